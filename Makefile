@@ -1,0 +1,41 @@
+# Everything lives in .venv and build/; nothing is installed outside this folder.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+WORKERS ?= 2
+
+.PHONY: setup test lint demo docs bench-peers clean
+
+setup: $(READY)
+
+# torch first and alone, so that a half-resolved second step can never bring another build of it
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[compile,dev]'
+	@touch $@
+
+test: lint
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+demo: $(READY)
+	@$(BIN)/python -m ferrum.cli.demo
+
+# builds llama.cpp from its package first; needs a quiet machine and about twenty minutes
+bench-peers: $(READY)
+	$(BIN)/python -m tests.bench.peers
+
+# docs/cli.md is made from the parsers
+docs: $(READY)
+	$(BIN)/python -m ferrum.cli.reference docs/cli.md
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
