@@ -1,0 +1,133 @@
+"""The numpy interpreter: the oracle for every pass and every kernel.
+
+It runs a graph of any stage, node by node, in float32 or float64. Values are freed after their last use; a weight matrix is
+multiplied in row chunks and an embedding is read by rows, so no large weight is ever expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ferrum.graphs.ir import Graph, Param
+from ferrum.graphs.numpy_ops import KERNELS, Array, KvState, Rows, Run, Weights
+
+__all__ = ["Array", "ArrayWeights", "KvState", "Rows", "Weights", "interpret", "reference_greedy", "reference_logits"]
+
+
+class ArrayWeights:
+    """Weights held in memory, by checkpoint name."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self.arrays = arrays
+
+    def get(self, param: Param) -> Array:
+        if param.data is not None:
+            return np.asarray(param.data, np.float64).reshape([int(d) for d in param.value.shape])
+        parts = [np.asarray(self.arrays[name]) for name in param.sources]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def rows(self, param: Param, ids: Rows) -> Array:
+        return np.asarray(self.get(param)[ids])
+
+
+def bind_dims(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
+    """Sizes of the symbolic dims, from the inputs' shapes. Raises ValueError when an input does not fit its declaration."""
+    dims: dict[str, int] = {}
+    for value in graph.inputs:
+        array = inputs[value.name]
+        if len(array.shape) != len(value.shape):
+            raise ValueError(f"input {value.name} needs {len(value.shape)} axes, not {len(array.shape)}")
+        for dim, size in zip(value.shape, array.shape, strict=True):
+            if (dims.setdefault(dim, size) if isinstance(dim, str) else dim) != size:
+                raise ValueError(f"input {value.name}: {dim} is {size} here and {dims.get(str(dim), dim)} elsewhere")
+    if "batch" in dims and "seq" in dims:
+        dims.setdefault("tokens", dims["batch"] * dims["seq"])
+    return dims
+
+
+def interpret(
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    weights: Weights,
+    dtype: type[np.floating[Any]] = np.float32,
+    kv: KvState | None = None,
+    query_start: Sequence[int] | None = None,
+    keep: Sequence[str] = (),
+) -> dict[str, Array]:
+    """The outputs of ``graph`` (and the values named in ``keep``) for ``inputs`` by name, computed in ``dtype``.
+
+    For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence), and
+    ``kv`` holds, and receives, the earlier and the new tokens' keys and values.
+    """
+    env = {value.name: np.asarray(inputs[value.name]) for value in graph.inputs}
+    dims = bind_dims(graph, env)
+    starts = query_start if query_start is not None else (0, dims.get("tokens", 0))
+    run = Run(graph, weights, dtype, env, dims, {p.name: p for p in graph.params}, KvState() if kv is None else kv, starts)
+    wanted = {*graph.outputs, *keep}
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    out: dict[str, Array] = {}
+    for i, node in enumerate(graph.nodes):
+        result = KERNELS[node.op](run, node)
+        env[node.output.name] = result
+        if node.output.name in wanted:
+            out[node.output.name] = result
+        for name in {*node.inputs, node.output.name}:
+            if name != "positions" and last_use.get(name, -1) <= i and name in env:
+                del env[name]
+    for name in wanted - out.keys():
+        out[name] = np.asarray(inputs[name]) if name in inputs else run.get(name)
+    return out
+
+
+def reference_logits(
+    graph: Graph,
+    tokens: Sequence[int],
+    weights: Weights,
+    dtype: type[np.floating[Any]] = np.float32,
+    last_only: bool = False,
+) -> Array:
+    """Logits ``[len(tokens), vocab]`` of a finished (paged) graph for one sequence; ``[1, vocab]`` with ``last_only``."""
+    rows = np.arange(len(tokens), dtype=np.int32)
+    inputs = {
+        "tokens": np.asarray(tokens, np.int32),
+        "positions": rows,
+        "sample_rows": rows[-1:] if last_only else rows,
+    }
+    return interpret(graph, inputs, weights, dtype)[graph.outputs[0]]
+
+
+def reference_greedy(
+    graph: Graph,
+    prompts: Sequence[Sequence[int]],
+    steps: int,
+    weights: Weights,
+    dtype: type[np.floating[Any]] = np.float32,
+) -> tuple[list[list[int]], Array]:
+    """Greedy continuations of several prompts, ``steps`` tokens each, and the prompts' last rows ``[len(prompts), vocab]``.
+
+    Each step reads the weights once for all prompts; earlier keys and values are kept.
+    """
+    kv = KvState()
+    pending = [list(prompt) for prompt in prompts]
+    done = [0] * len(pending)
+    out: list[list[int]] = [[] for _ in pending]
+    first = np.empty((0, 0), dtype)
+    for step in range(max(steps, 1)):
+        starts = np.concatenate([[0], np.cumsum([len(p) for p in pending])])
+        positions = np.concatenate([np.arange(n, n + len(p)) for n, p in zip(done, pending, strict=True)])
+        inputs = {
+            "tokens": np.concatenate(pending).astype(np.int32),
+            "positions": positions.astype(np.int32),
+            "sample_rows": (starts[1:] - 1).astype(np.int32),
+        }
+        logits = interpret(graph, inputs, weights, dtype, kv, starts.tolist())[graph.outputs[0]]
+        first = logits if step == 0 else first
+        done = [n + len(p) for n, p in zip(done, pending, strict=True)]
+        chosen = logits.argmax(axis=-1).tolist()
+        for row, token in enumerate(chosen[: len(out)] if steps else []):
+            out[row].append(int(token))
+        pending = [[int(token)] for token in chosen]
+    return out, first

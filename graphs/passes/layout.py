@@ -1,0 +1,75 @@
+"""layout: every weight gets a number format and a physical layout, and rows are converted before each product.
+
+What fits a target is decided by a ``LayoutPolicy`` that the code generator supplies; the pass only applies it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from ferrum.graphs.ir import Graph, Node, Param, Value
+
+EMBEDDING, HEAD, BODY = "embedding", "head", "body"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A weight's format and layout, and the activation format of products with it (``f32``: none to convert)."""
+
+    format: str
+    layout: str
+    act: str
+
+
+class LayoutPolicy(Protocol):
+    def matrix(self, role: str, n: int, k: int, halves: int) -> Choice:
+        """The choice for an ``[n, k]`` matrix; ``role`` is embedding (looked up only), head (the logits) or body."""
+
+
+def run(graph: Graph, policy: LayoutPolicy) -> Graph:
+    """Set format and layout of all parameters; insert a ``quantize`` node where a product wants other rows."""
+    choices = _choose(graph, policy)
+    params = tuple(_with_choice(p, choices.get(p.name)) for p in graph.params)
+    nodes: list[Node] = []
+    converted: dict[tuple[str, str], str] = {}
+    for node in graph.nodes:
+        if node.op == "linear" and choices[node.inputs[1]].act != "f32":
+            source, act = node.inputs[0], choices[node.inputs[1]].act
+            if (source, act) not in converted:
+                shape = graph.values()[source].shape if not nodes else _shape(graph, nodes, source)
+                output = Value(f"{source}.{act}", "q8" if act.startswith("q8") else act, shape)
+                nodes.append(Node("quantize", (source,), output, {"act": act}, node.origin))
+                converted[source, act] = output.name
+            node = replace(node, inputs=(converted[source, act], *node.inputs[1:]))
+        nodes.append(node)
+    return replace(graph, params=params, nodes=tuple(nodes))
+
+
+def _shape(graph: Graph, nodes: list[Node], name: str) -> tuple[int | str, ...]:
+    for node in reversed(nodes):
+        if node.output.name == name:
+            return node.output.shape
+    return graph.values()[name].shape
+
+
+def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
+    """A choice for each parameter that is multiplied with or looked up in; a product's needs win over a look-up's."""
+    choices: dict[str, Choice] = {}
+    shapes = {p.name: p.value.shape for p in graph.params}
+    heads = {graph.producers()[name].inputs[1] for name in graph.outputs}
+    for op in ("linear", "embedding"):
+        for node in graph.nodes:
+            if node.op != op or node.inputs[1] in choices:
+                continue
+            n, k = (int(d) for d in shapes[node.inputs[1]])
+            role = EMBEDDING if op == "embedding" else HEAD if node.inputs[1] in heads else BODY
+            halves = 2 if node.attrs.get("activation") == "silu_mul" else 1
+            choices[node.inputs[1]] = policy.matrix(role, n, k, halves)
+    return choices
+
+
+def _with_choice(param: Param, choice: Choice | None) -> Param:
+    if choice is None:
+        return replace(param, format="f32", layout="rows")
+    return replace(param, format=choice.format, layout=choice.layout)

@@ -1,0 +1,310 @@
+"""Position tables: values that depend on positions and constants only (masks, rope's cos and sin), evaluated at chosen points.
+
+How a model spells a mask or a rotation differs from model to model; what it computes does not. So these are recognized by
+their values: a table is evaluated in float64 at chosen coordinates, without ever being materialized, and compared with what
+the fused operation would compute there. The points sit around every boundary that the table's own constants can make.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.graphs.ir import Node, Param, Shape, Value
+from ferrum.graphs.ops import axes, integer
+
+Points: TypeAlias = NDArray[np.int64]
+Floats: TypeAlias = NDArray[np.float64]
+
+MAX_INNER = 256  # contracted elements of a product inside a table
+
+ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "neg": np.negative,
+    "reciprocal": np.reciprocal,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "exp": np.exp,
+    "cos": np.cos,
+    "sin": np.sin,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "not": np.logical_not,
+    "where": np.where,
+}
+SCALAR: Mapping[str, Callable[[Floats, float], Floats]] = {
+    "add_scalar": lambda x, v: x + v,
+    "mul_scalar": lambda x, v: x * v,
+    "pow_scalar": lambda x, v: x**v,
+}
+
+
+class NotATable(Exception):
+    """The value holds an op that cannot be evaluated at single points."""
+
+
+class Tables:
+    """Evaluates tables of one graph. ``dims`` gives the symbolic dims a size; points must lie inside of it."""
+
+    def __init__(
+        self, nodes: Mapping[str, Node], params: Mapping[str, Param], types: Mapping[str, Value], dims: Mapping[str, int]
+    ) -> None:
+        self.nodes = nodes
+        self.params = params
+        self.types = types
+        self.dims = dims
+
+    def shape(self, shape: Shape) -> tuple[int, ...]:
+        return tuple(dim if isinstance(dim, int) else self.dims[dim] for dim in shape)
+
+    def at(self, name: str, points: tuple[Points, ...]) -> Floats:
+        """The values at ``points`` (one index array per axis), where the points index any shape that ``name`` broadcasts to."""
+        shape = self.shape(self.types[name].shape)
+        if len(points) < len(shape):
+            raise NotATable(name)
+        points = points[len(points) - len(shape) :]
+        points = tuple(p if size != 1 else np.zeros_like(p) for p, size in zip(points, shape, strict=True))
+        with np.errstate(all="ignore"):
+            return self.evaluate(name, points)
+
+    def evaluate(self, name: str, points: tuple[Points, ...]) -> Floats:
+        node = self.nodes.get(name)
+        if node is None:
+            return self.parameter(name, points)
+        if node.op in ELEMENTWISE:
+            values = (self.at(i, points) if points else self.at(i, ()) for i in node.inputs)
+            return np.asarray(ELEMENTWISE[node.op](*values)).astype(np.float64)
+        if node.op in SCALAR:
+            value = node.attrs["value"]
+            assert isinstance(value, float)
+            return SCALAR[node.op](self.at(node.inputs[0], points), value)
+        if node.op in STRUCTURE:
+            return STRUCTURE[node.op](self, node, points)
+        raise NotATable(node.op)
+
+    def parameter(self, name: str, points: tuple[Points, ...]) -> Floats:
+        param = self.params.get(name)
+        if param is None or param.data is None:
+            raise NotATable(name)
+        return np.asarray(param.data, np.float64).reshape(self.shape(param.value.shape))[points]
+
+
+def _full(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    value: Any = node.attrs["value"]
+    return np.full(points[0].shape if points else (), value, np.float64)
+
+
+def _iota(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    start, step = integer(node.attrs, "start"), integer(node.attrs, "step")
+    return (start + step * points[0]).astype(np.float64)
+
+
+def _cast(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    x = t.at(node.inputs[0], points)
+    return x if node.output.dtype == "f32" else (x != 0).astype(np.float64) if node.output.dtype == "bool" else np.trunc(x)
+
+
+def _triangle(keep: Callable[[Points, int], Any]) -> Callable[[Tables, Node, tuple[Points, ...]], Floats]:
+    def evaluate(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+        diagonal = integer(node.attrs, "diagonal")
+        return np.where(keep(points[-1] - points[-2], diagonal), t.at(node.inputs[0], points), 0.0)
+
+    return evaluate
+
+
+def _reshape(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    old, new = t.shape(t.types[node.inputs[0]].shape), t.shape(node.output.shape)
+    if not points:
+        return t.at(node.inputs[0], tuple(np.zeros((), np.int64) for _ in old))
+    flat = np.ravel_multi_index(points, new)
+    return t.at(node.inputs[0], tuple(np.asarray(p) for p in np.unravel_index(flat, old)) if old else ())
+
+
+def _expand(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    x = t.at(node.inputs[0], points)
+    return np.broadcast_to(x, points[0].shape) if points else x
+
+
+def _permute(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    order = axes(node.attrs, "order")
+    return t.at(node.inputs[0], tuple(points[order.index(i)] for i in range(len(order))))
+
+
+def _slice(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    axis, start = integer(node.attrs, "axis"), integer(node.attrs, "start")
+    return t.at(node.inputs[0], tuple(p + start if i == axis else p for i, p in enumerate(points)))
+
+
+def _repeat(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    axis, times = integer(node.attrs, "axis"), integer(node.attrs, "times")
+    return t.at(node.inputs[0], tuple(p // times if i == axis else p for i, p in enumerate(points)))
+
+
+def _cat(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    axis = integer(node.attrs, "axis")
+    out, start = np.zeros(points[axis].shape), 0
+    for name in node.inputs:
+        size = t.shape(t.types[name].shape)[axis]
+        here = (points[axis] >= start) & (points[axis] < start + size)
+        local = tuple(np.where(here, p - start, 0) if i == axis else p for i, p in enumerate(points))
+        out = np.where(here, t.at(name, local), out)
+        start += size
+    return out
+
+
+def _matmul(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    a, b = node.inputs
+    inner = t.shape(t.types[a].shape)[-1]
+    if inner > MAX_INNER:
+        raise NotATable("matmul")
+    out = np.zeros(points[0].shape)
+    for k in range(inner):
+        at = np.full_like(points[0], k)
+        out = out + t.at(a, (*points[:-2], points[-2], at)) * t.at(b, (*points[:-2], at, points[-1]))
+    return out
+
+
+STRUCTURE: Mapping[str, Callable[[Tables, Node, tuple[Points, ...]], Floats]] = {
+    "full": _full,
+    "iota": _iota,
+    "cast": _cast,
+    "tril": _triangle(lambda offset, diagonal: offset <= diagonal),
+    "triu": _triangle(lambda offset, diagonal: offset >= diagonal),
+    "reshape": _reshape,
+    "expand": _expand,
+    "permute": _permute,
+    "slice": _slice,
+    "repeat": _repeat,
+    "cat": _cat,
+    "matmul": _matmul,
+}
+
+
+def constants(name: str, nodes: Mapping[str, Node]) -> set[int]:
+    """Every whole number that ``name`` is computed with; the boundaries of a mask are sums of them."""
+    found: set[int] = set()
+    seen: set[str] = set()
+    todo = [name]
+    while todo:
+        at = todo.pop()
+        node = nodes.get(at)
+        if node is None or at in seen:
+            continue
+        seen.add(at)
+        todo.extend(node.inputs)
+        for key in ("value", "diagonal", "start", "step"):
+            value = node.attrs.get(key)
+            if isinstance(value, int | float) and abs(value) < 1 << 24 and value == int(value):
+                found.add(abs(int(value)))
+    return found
+
+
+MASKED = -1e4  # what a float mask adds to a forbidden score is at most this
+
+
+def mask_window(name: str, nodes: Mapping[str, Node], params: Mapping[str, Param], types: Mapping[str, Value]) -> int | None:
+    """The window of a causal mask ``[.., seq, seq]``: 0 for plain causal, w when a query sees the last w keys, itself included.
+
+    None: the table is no such mask. A float mask is one that adds 0 where allowed and a large negative number elsewhere.
+    """
+    numbers = sorted(constants(name, nodes))
+    if len(numbers) > 64:
+        return None
+    windows = {0, *(n + d for n in numbers for d in (-1, 0, 1) if n + d > 0)}
+    size = 2 * max(windows) + 8
+    edges = sorted(
+        {e + d for e in windows for d in range(-3, 4)} | {-e + d for e in windows for d in range(-3, 4)} | set(numbers)
+    )
+    keys = np.array([0, 1, size // 3, size // 2, size - 1])
+    query = (keys[None, :] + np.array(edges)[:, None]).ravel()
+    key = np.broadcast_to(keys, (len(edges), len(keys))).ravel()
+    random = np.random.default_rng(0).integers(0, size, (2, 512))
+    query, key = np.concatenate([query, random[0]]), np.concatenate([key, random[1]])
+    inside = (query >= 0) & (query < size)
+    query, key = query[inside], key[inside]
+    rank = len(types[name].shape)
+    tables = Tables(nodes, params, types, {"batch": 2, "seq": size, "tokens": 2 * size})
+    others = [tuple(np.full_like(query, i) for _ in range(rank - 2)) for i in ((0, 1) if rank > 2 else (0,))]
+    shape = tables.shape(types[name].shape)
+    if rank < 2 or shape[-2:] != (size, size):
+        return None
+    try:
+        values = [tables.at(name, (*(np.minimum(p, s - 1) for p, s in zip(o, shape, strict=False)), query, key)) for o in others]
+    except NotATable:
+        return None
+    allowed = _allowed(values, types[name].dtype)
+    distance = query - key
+    fits = [w for w in sorted(windows) if allowed is not None and bool((allowed == _causal(distance, w)).all())]
+    return fits[0] if fits else None
+
+
+def _causal(distance: Points, window: int) -> Any:
+    return (distance >= 0) & ((distance < window) | (window == 0))
+
+
+def _allowed(values: list[Floats], dtype: str) -> Any:
+    """Where the mask allows, or None if it is not all or nothing or differs between batch entries or heads."""
+    if any(not np.array_equal(v, values[0]) for v in values[1:]):
+        return None
+    if dtype == "bool":
+        return values[0] != 0
+    zero, forbidden = values[0] == 0, values[0] <= MASKED
+    return zero if bool((zero | forbidden).all()) else None
+
+
+def rotation(
+    cos: str,
+    sin: str,
+    shape: Shape,
+    seq_axis: int,
+    nodes: Mapping[str, Node],
+    params: Mapping[str, Param],
+    types: Mapping[str, Value],
+) -> tuple[tuple[float, ...], float] | None:
+    """The rope that the tables ``cos`` and ``sin`` spell when they multiply a value of ``shape``.
+
+    Returns (inv_freq of the first half of the last axis, in radians per position and rounded to f32; the factor on cos and
+    sin). The second half must repeat the first when the tables are as wide as ``shape``. None: no rotation by positions.
+    """
+    width = shape[-1]
+    if not isinstance(width, int):
+        return None
+    tables = Tables(nodes, params, types, {"batch": 2, "seq": 8192, "tokens": 16384})
+    sizes = tables.shape(shape)
+    positions = np.array([0, 1, 2, 3, 17, 500, 1023, 4099, 8190])
+    at, column = (g.ravel() for g in np.meshgrid(positions, np.arange(width), indexing="ij"))
+    values: list[tuple[Floats, Floats]] = []
+    for other in (0, 1):
+        points = tuple(
+            at if axis == seq_axis else column if axis == len(sizes) - 1 else np.full_like(at, min(other, size - 1))
+            for axis, size in enumerate(sizes)
+        )
+        try:
+            values.append((tables.at(cos, points), tables.at(sin, points)))
+        except NotATable:
+            return None
+    if any(not np.array_equal(a, b) for a, b in zip(values[0], values[1], strict=True)):
+        return None
+    c, s = (v.reshape(len(positions), width) for v in values[0])
+    scale = float(c[0, 0])
+    if not np.isfinite(c).all() or not np.isfinite(s).all() or scale <= 0:
+        return None
+    freq = np.arctan2(s[1], c[1])
+    angle = positions[:, None] * freq
+    if not (
+        np.allclose(c, scale * np.cos(angle), atol=1e-6 * scale) and np.allclose(s, scale * np.sin(angle), atol=1e-6 * scale)
+    ):
+        return None
+    return tuple(float(np.float32(f)) for f in freq), scale

@@ -1,0 +1,1 @@
+"""The built-in model: how its data, tokenizer and weights are made, and how well it answers."""

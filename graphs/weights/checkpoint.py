@@ -1,0 +1,173 @@
+"""A checkpoint folder: one safetensors file or several with an index, read by tensor name without a copy."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.errors import FerrumError
+from ferrum.graphs.weights.safetensors import SafetensorsFile, strict_json
+from ferrum.pack.names import check_relative_path
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MAX_INDEX_BYTES = 64 << 20
+PICKLED = (".bin", ".pt", ".pth", ".ckpt")
+DIGEST_CHUNK = 16 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """All tensors of a model, mapped. ``files`` are the shards in name order; ``where`` says which shard has a tensor."""
+
+    folder: Path
+    files: tuple[SafetensorsFile, ...]
+    where: dict[str, SafetensorsFile]
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.where))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.where
+
+    def info(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """(dtype as f32, bf16, f16, i8 …, shape). Raises FerrumError (tensor-missing)."""
+        info = self._file(name).tensors[name]
+        return info.dtype, info.shape
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A read-only view of the mapped file; bf16 as uint16 bits. Raises FerrumError (tensor-missing)."""
+        return self._file(name).read(name)
+
+    def nbytes(self) -> int:
+        return sum(info.nbytes for file in self.files for info in file.tensors.values())
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over names, dtypes, shapes and bytes of all tensors in name order: the same for any sharding."""
+        total = hashlib.sha256()
+        for name in self.names():
+            dtype, shape = self.info(name)
+            total.update(f"{name}\0{dtype}\0{','.join(map(str, shape))}\0".encode())
+            data = self.read(name).reshape(-1).view(np.uint8)
+            for start in range(0, len(data), DIGEST_CHUNK):
+                total.update(data[start : start + DIGEST_CHUNK].data)
+        return total.hexdigest()
+
+    def close(self) -> None:
+        """Unmap the files; views that are still held keep their file mapped."""
+        for file in self.files:
+            try:
+                file.map.close()
+            except BufferError:
+                continue
+
+    def __enter__(self) -> Checkpoint:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _file(self, name: str) -> SafetensorsFile:
+        if name not in self.where:
+            raise FerrumError(
+                "tensor-missing", f"there is no tensor {name}", self.folder.name, "compare the model with its config"
+            )
+        return self.where[name]
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder``.
+
+    Raises FerrumError: checkpoint-missing (no weights, or a shard is not there), checkpoint-pickle (only pickled weights),
+    checkpoint-corrupt (header or index), bad-path (a name that leads out of the folder).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FerrumError(
+            "checkpoint-missing", "there is no such folder", str(folder), "name a folder with config.json and weights"
+        )
+    if (folder / INDEX).exists():
+        return _open_sharded(folder)
+    single = SINGLE if (folder / SINGLE).exists() else _only_file(folder)
+    file = SafetensorsFile(inside(folder, single))
+    return Checkpoint(folder, (file,), dict.fromkeys(file.tensors, file))
+
+
+def _only_file(folder: Path) -> str:
+    names = sorted(entry.name for entry in folder.iterdir())
+    found = [name for name in names if name.endswith(".safetensors")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        what = f"{len(found)} safetensors files without {INDEX}"
+        raise FerrumError("checkpoint-missing", what, folder.name, "download the index too")
+    pickled = [name for name in names if name.endswith(PICKLED)]
+    if pickled:
+        what = f"{pickled[0]} is pickled: loading it can run any code"
+        raise FerrumError("checkpoint-pickle", what, folder.name, "use a safetensors version of the model")
+    raise FerrumError("checkpoint-missing", "there are no weights", folder.name, f"put {SINGLE} there")
+
+
+def _open_sharded(folder: Path) -> Checkpoint:
+    path = inside(folder, INDEX)
+    try:
+        if path.stat().st_size > MAX_INDEX_BYTES:
+            raise ValueError("too large")
+        index = strict_json(path.read_bytes())
+        table = index["weight_map"]
+        if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):
+            raise ValueError("weight_map is not a table of names")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        what = f"weight_map cannot be read: {type(error).__name__}"
+        raise FerrumError("checkpoint-corrupt", what, INDEX, "download the file again") from None
+    shards = sorted(set(table.values()))
+    wrong = [shard for shard in shards if "/" in shard or not shard.endswith(".safetensors")]
+    if wrong:
+        what = f"{wrong[0][:80]!r} is not a safetensors file of this folder"
+        raise FerrumError("bad-path", what, INDEX, "use a safetensors version of the model")
+    missing = [shard for shard in shards if not (folder / check_relative_path(shard, INDEX)).exists()]
+    if missing:
+        what = f"{len(missing)} of {len(shards)} files are missing: {', '.join(missing[:3])}"
+        raise FerrumError("checkpoint-missing", what, folder.name, "finish the download")
+    files: dict[str, SafetensorsFile] = {}
+    try:
+        for shard in shards:
+            files[shard] = SafetensorsFile(inside(folder, shard))
+        absent = [name for name, shard in table.items() if name not in files[shard].tensors]
+        if absent:
+            what = f"{len(absent)} tensors are not in their files, first {absent[0][:80]}"
+            raise FerrumError("checkpoint-corrupt", what, INDEX, "download the files again")
+    except BaseException:
+        for file in files.values():
+            file.map.close()
+        raise
+    return Checkpoint(folder, tuple(files.values()), {name: files[shard] for name, shard in table.items()})
+
+
+def inside(folder: Path, name: str) -> Path:
+    """The regular file ``name`` of ``folder``. A link may lead to the hub cache's blobs beside ``folder``, nowhere else."""
+    check_relative_path(name, folder.name)
+    root = Path(os.path.realpath(folder))
+    target = Path(os.path.realpath(root / name))
+    roots = [root]
+    if root.parent.name == "snapshots":
+        roots.append(root.parent.parent / "blobs")
+    if not any(target.is_relative_to(allowed) for allowed in roots):
+        raise FerrumError(
+            "bad-path", f"{name!r} leads out of its folder through a link", folder.name, "use a plain copy of the file"
+        )
+    try:
+        mode = target.stat().st_mode
+    except OSError as error:
+        raise FerrumError("checkpoint-unreadable", f"cannot be read: {error.strerror}", name, "download it again") from None
+    if not stat.S_ISREG(mode):
+        raise FerrumError("bad-path", f"{name!r} is not a regular file", folder.name, "use a plain copy of the file")
+    return target
