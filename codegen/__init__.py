@@ -1,0 +1,1 @@
+"""How a graph runs on a machine: kernels are selected, planned, rendered, built and packed."""

@@ -1,0 +1,264 @@
+"""The compiler: one straight list of stages from a model folder to a pack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from ferrum.codegen.manifest import count_parameters, make_manifest, plan_json, tensor_records
+from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.plan import Plan, plan
+from ferrum.codegen.prove import make_selftest, prove, runs_here
+from ferrum.codegen.render import render_step
+from ferrum.codegen.select import Call, CpuLayoutPolicy, select
+from ferrum.codegen.store import write_weights
+from ferrum.codegen.target import Target, parse_target
+from ferrum.codegen.text import licence_of, read_text
+from ferrum.codegen.toolchains.cxx import CToolchain, find_compiler
+from ferrum.errors import FerrumError
+from ferrum.graphs.findings import Finding
+from ferrum.graphs.ir import Graph
+from ferrum.graphs.models.config import ModelConfig
+from ferrum.graphs.models.registry import build, checkpoint_names, load_config
+from ferrum.graphs.passes import layout
+from ferrum.graphs.pipeline import STAGE_NAMES as GRAPH_STAGES
+from ferrum.graphs.pipeline import load_graph, run_pipeline
+from ferrum.graphs.survey import survey
+from ferrum.graphs.text import print_graph
+from ferrum.graphs.verify import verify
+from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
+from ferrum.graphs.weights.match import match
+from ferrum.pack.check import contract_hash
+from ferrum.pack.schema import ModelRecord, SelfTest
+from ferrum.pack.writer import PackWriter
+
+# In order; each name is a dump's name and a value of --stop-after. --start-from takes those up to "select".
+STAGES = (*GRAPH_STAGES, "layout", "select", "plan", "render", "build", "pack", "prove")
+_LAYOUT = STAGES.index("layout")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all stages read."""
+
+    options: CompileOptions
+    folder: Path
+    target: Target
+    config: ModelConfig
+    progress: Progress
+
+    @property
+    def name(self) -> str:
+        return self.options.name or self.folder.resolve().name
+
+    @property
+    def output(self) -> Path:
+        quant = "" if self.options.quant == "none" else f".{self.options.quant}"
+        return self.options.output or Path(f"{self.name}.{self.target.name}{quant}.fpk")
+
+    @property
+    def max_model_len(self) -> int:
+        return self.config.max_model_len or self.config.max_position_embeddings
+
+    def stops(self, stage: str) -> bool:
+        return bool(self.options.stop_after) and STAGES.index(self.options.stop_after) <= STAGES.index(stage)
+
+    def dump(self, stage: str, text: str, suffix: str = "txt") -> Path:
+        """Where a stage's result is; written when the user asked for dumps or stops here."""
+        folder = self.options.dump_dir or Path("build") / "dump" / self.name
+        path = folder / f"{STAGES.index(stage) + 1:02d}-{stage}.{suffix}"
+        if self.options.dump_dir or self.options.stop_after == stage:
+            folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        return path
+
+
+def compile_model(options: CompileOptions, progress: Progress | None = None) -> Path:
+    """Compile a model folder; the pack's path, or the last dump's with ``stop_after``.
+
+    ``progress(stage, done, total)`` is called along the way. Raises FerrumError for everything that is the user's to mend.
+    """
+    job = _open_job(options, progress or (lambda stage, done, total: None))
+    if job.stops(GRAPH_STAGES[-1]):
+        return job.dump(options.stop_after, print_graph(_graph_stages(job)))
+    with closing(open_checkpoint(job.folder)) as checkpoint:  # before tracing: a damaged download is told at once
+        graph = _graph_stages(job)
+        match(graph, checkpoint)
+        return _machine_stages(job, graph, checkpoint)
+
+
+def check_model(options: CompileOptions) -> tuple[Finding, ...]:
+    """Everything that keeps a model from being compiled, at once; empty when it can be."""
+    from ferrum.graphs.frontend.torch_export import import_module
+
+    job = _open_job(options, lambda stage, done, total: None)
+    with closing(open_checkpoint(job.folder)) as checkpoint:
+        return survey(lambda: import_module(build(job.config), job.config, job.name, checkpoint_names(job.config)), checkpoint)
+
+
+def _open_job(options: CompileOptions, progress: Progress) -> Job:
+    for option, value in (("--stop-after", options.stop_after), ("--start-from", options.start_from)):
+        if value and value not in STAGES:
+            raise FerrumError("stage-unknown", f"no stage is called {value!r}", option, "one of " + ", ".join(STAGES))
+    if options.start_from and STAGES.index(options.start_from) > _LAYOUT + 1:
+        raise FerrumError(
+            "stage-unknown", f"{options.start_from} has no input in text form", "--start-from", "start from select or earlier"
+        )
+    target = parse_target(options.target)
+    folder = Path(options.model)
+    if not folder.is_dir():
+        raise FerrumError(
+            "model-not-found", "there is no such model folder", str(folder), "give a folder with config.json and *.safetensors"
+        )
+    config = load_config(folder)
+    longest = int(config.max_position_embeddings * (config.rope.factor if config.rope.kind != "default" else 1))
+    if options.max_model_len > max(longest, config.max_position_embeddings):
+        what = f"the model knows positions up to {longest} and {options.max_model_len} were asked for"
+        raise FerrumError("bad-option", what, "--max-model-len", "give a smaller length")
+    return Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
+
+
+def _graph_stages(job: Job) -> Graph:
+    """The graph after the last graph stage that is to run, traced from the model or read from a dump."""
+    options, start = job.options, job.options.start_from
+    job.progress("graph", 0, 1)
+    if start and STAGES.index(start) > 0:
+        previous = STAGES[STAGES.index(start) - 1]
+        graph = load_graph(
+            job.dump(previous, "")
+            if not options.dump_dir
+            else options.dump_dir / f"{STAGES.index(previous) + 1:02d}-{previous}.txt"
+        )
+    else:
+        from ferrum.graphs.frontend.torch_export import import_module
+
+        graph = import_module(build(job.config), job.config, job.name, checkpoint_names(job.config))
+    if not start or start in GRAPH_STAGES:
+        stop = options.stop_after if options.stop_after in GRAPH_STAGES else ""
+        graph = run_pipeline(graph, start, stop, options.dump_dir)
+    job.progress("graph", 1, 1)
+    return graph
+
+
+def _machine_stages(job: Job, graph: Graph, checkpoint: Checkpoint) -> Path:
+    options, target = job.options, job.target
+    laid_out = graph
+    if options.start_from != "select":
+        laid_out = verify(layout.run(graph, CpuLayoutPolicy(target, options.quant)), "layout")
+    path = job.dump("layout", print_graph(laid_out))
+    if job.stops("layout"):
+        return path
+    calls = select(laid_out, target, options.quant)
+    path = job.dump("select", _calls_text(calls))
+    if job.stops("select"):
+        return path
+    made = plan(laid_out, calls, options.quant)
+    path = job.dump("plan", plan_json(made).decode(), "json")
+    if job.stops("plan"):
+        return path
+    contract = contract_hash(tensor_records(made))
+    source = render_step(made, target, contract)
+    path = job.dump("render", source, "c")
+    if job.stops("render"):
+        return path
+    toolchain = find_compiler(target.arch)
+    job.progress("build", 0, 1)
+    code = toolchain.compile(source, target, options.dump_dir)
+    job.progress("build", 1, 1)
+    if job.stops("build"):
+        return path
+    return _pack(job, graph, made, source, code, contract, toolchain, checkpoint)
+
+
+def _calls_text(calls: list[Call]) -> str:
+    """One line per call: what runs, where it came from, why."""
+    return "".join(f"{c.kernel.symbol}  {c.output} <- {', '.join((*c.inputs, *c.params))}  # {c.kernel.why()}\n" for c in calls)
+
+
+def _pack(
+    job: Job, graph: Graph, made: Plan, source: str, code: bytes, contract: str, toolchain: CToolchain, checkpoint: Checkpoint
+) -> Path:
+    options = job.options
+    text = read_text(job.folder)
+    size = made.tensors[-1].offset + made.tensors[-1].nbytes
+    with PackWriter(job.output, _manifest_room(made), expected_bytes=size + len(code) + len(source)) as writer:
+        writer.add("graph.txt", print_graph(made.graph).encode())
+        writer.add("plan.json", plan_json(made))
+        writer.add("code/step.so", code)
+        writer.add("code/step.c", source.encode())
+        if text.tokenizer:
+            writer.add("tokenizer.json", text.tokenizer)
+        if text.template:
+            writer.add("chat_template.jinja", text.template.encode())
+        with writer.member("weights") as sink:
+            write_weights(
+                made.graph, made.tensors, checkpoint, sink, options.jobs, lambda done, total: job.progress("pack", done, total)
+            )
+        test = None
+        if options.prove and not job.stops("pack"):
+            job.progress("prove", 0, 2)
+            test = make_selftest(
+                graph,
+                made.tensors,
+                _weights_of(writer, size),
+                options.quant,
+                made.vocab_size,
+                count_parameters(made),
+                job.max_model_len,
+            )
+            writer.add("selftest.json", msgspec.json.encode(test, order="sorted"))
+            job.progress("prove", 1, 2)
+        manifest = make_manifest(
+            made,
+            options,
+            job.target,
+            _model_record(job, made),
+            text.record,
+            contract=contract,
+            toolchain=toolchain.version,
+            source_sha256=checkpoint.digest(),
+            has_text=bool(text.tokenizer),
+            has_selftest=test is not None,
+        )
+        writer.finish(manifest, prove=_prover(job, test))
+    job.progress("prove", 2, 2)
+    return job.output
+
+
+def _prover(job: Job, test: SelfTest | None) -> Callable[[Path], None] | None:
+    """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it."""
+    if test is None or not runs_here(job.target.arch, job.target.requires):
+        return None
+    return lambda path: (prove(path, test), None)[1]
+
+
+def _weights_of(writer: PackWriter, size: int) -> memoryview:
+    """The member ``weights`` of an unfinished pack, mapped until the view is gone."""
+    path, start = writer.written("weights")
+    return np.memmap(path, np.uint8, "r", start, (size,)).data
+
+
+def _manifest_room(made: Plan) -> int:
+    """Bytes kept for the manifest: it grows with the number of tensors and kernels."""
+    return -(-(64 * 1024 + 400 * len(made.tensors) + 4096 * len(made.kernels)) // 16384) * 16384
+
+
+def _model_record(job: Job, made: Plan) -> ModelRecord:
+    options = job.options
+    return ModelRecord(
+        name=job.name,
+        family=job.config.family,
+        source=options.name,
+        revision=options.revision,
+        licence=licence_of(job.folder),
+        num_parameters=count_parameters(made),
+        vocab_size=made.vocab_size,
+        max_model_len=job.max_model_len,
+        quant=options.quant,
+    )

@@ -1,0 +1,54 @@
+"""Formats of activations between kernels: what a producer writes and a matrix product reads."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ferrum.codegen.layouts import Format
+
+
+@dataclass(frozen=True)
+class ActFormat:
+    """Rows of activations. ``kind``: f32, bf16, or q8 (signed bytes, a float32 scale and an int32 bias per group).
+
+    The bias of a group is ``-zero * sum(q)``: it starts the integer sum of products with unsigned weights, whose stored
+    ``zero`` means 0. ``asymmetric`` adds ``-sum(q)`` per group for weights with zero points of their own.
+    """
+
+    kind: str
+    group: int = 0
+    zero: int = 0
+    asymmetric: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"q8-g{self.group}-z{self.zero}{'a' if self.asymmetric else ''}" if self.kind == "q8" else self.kind
+
+    def padded_k(self, k: int) -> int:
+        step = self.group or (2 if self.kind == "bf16" else 1)
+        return -(-k // step) * step
+
+    def groups(self, k: int) -> int:
+        return self.padded_k(k) // self.group if self.group else 0
+
+    def row_bytes(self, k: int) -> int:
+        """Bytes of one row of ``k`` values, a multiple of 4."""
+        per_group = 12 if self.asymmetric else 8
+        size = self.padded_k(k) * {"f32": 4, "bf16": 2, "q8": 1}[self.kind] + self.groups(k) * per_group
+        return -(-size // 4) * 4
+
+
+def parse_act(name: str) -> ActFormat:
+    match = re.fullmatch(r"q8-g(\d+)-z(\d+)(a?)", name)
+    if match:
+        return ActFormat("q8", int(match[1]), int(match[2]), bool(match[3]))
+    assert name in ("f32", "bf16"), name
+    return ActFormat(name)
+
+
+def act_for(weight: Format) -> ActFormat:
+    """The activation format that a weight format is multiplied with."""
+    if weight.group:
+        return ActFormat("q8", weight.group, weight.zero, weight.kind == "int4a")
+    return ActFormat(weight.kind)

@@ -1,0 +1,75 @@
+"""What a kernel spec is: frozen parameters, a symbol derived from them, a cost, a reference and a template."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Work of one launch: weight bytes once, and per row the bytes of activations moved and the operations."""
+
+    weight_bytes: int = 0
+    row_bytes: int = 0
+    row_flops: int = 0
+
+
+@dataclass(frozen=True)
+class Kernel(ABC):
+    """One specialised kernel. Subclasses add parameters; ``stem`` is their file's and their template's name.
+
+    ``row_wise`` kernels are cheap and run on every thread when rows are few, instead of paying a barrier.
+    """
+
+    stem: ClassVar[str] = ""
+    row_wise: ClassVar[bool] = False
+
+    @property
+    def params(self) -> dict[str, int | float | str | bool]:
+        """The parameters as plain values, for the manifest and the symbol."""
+        plain = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            plain[field.name] = value if isinstance(value, (bool, int, float, str)) else value.name
+        return plain
+
+    @property
+    def symbol(self) -> str:
+        """A C identifier derived from every parameter: equal kernels share code, different ones never clash."""
+        text = ";".join(f"{k}={v!r}" for k, v in sorted(self.params.items()))
+        return f"{self.stem}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @abstractmethod
+    def cost(self) -> Cost:
+        """The work of one launch."""
+
+    @abstractmethod
+    def why(self) -> str:
+        """One sentence: why this kernel and these numbers."""
+
+    def context(self) -> dict[str, object]:
+        """Names that the template reads, besides the parameters."""
+        return {}
+
+    def template_context(self) -> dict[str, object]:
+        return {f.name: getattr(self, f.name) for f in fields(self)} | {"symbol": self.symbol} | self.context()
+
+
+def c_float(value: float) -> str:
+    """A C literal (without suffix) that reads back as the same float32."""
+    text = f"{float(np.float32(value)):.9g}"
+    return text if "." in text or "e" in text else text + ".0"
+
+
+def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:
+    """Kernels in order of first appearance, one of each symbol."""
+    return list({kernel.symbol: kernel for kernel in kernels}.values())

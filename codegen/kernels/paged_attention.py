@@ -1,0 +1,102 @@
+"""Causal attention over the paged cache with q/k-norm, rotation and the cache write fused in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ferrum.codegen.kernels.base import F32, Cost, Kernel, c_float
+
+BLOCK_SIZE = 16
+_TILE_ROWS = 24
+
+
+@dataclass(frozen=True)
+class PagedAttention(Kernel):
+    """``qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim]``.
+
+    ``window`` 0 attends to everything before. ``mr`` rows by four vectors of keys are held in registers.
+    """
+
+    stem: ClassVar[str] = "paged_attention"
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    rope_dim: int
+    window: int
+    qk_norm: bool
+    eps: float
+    softmax_scale: float
+    kv_dtype: str
+    lanes: int
+    mr: int
+
+    @property
+    def element_bytes(self) -> int:
+        return 2 if self.kv_dtype == "bf16" else 4
+
+    @property
+    def padded_d(self) -> int:
+        return -(-self.head_dim // self.lanes) * self.lanes
+
+    @property
+    def key_bytes(self) -> int:
+        return BLOCK_SIZE * self.head_dim * self.element_bytes
+
+    @property
+    def head_bytes(self) -> int:
+        """Keys and values of one KV head in one block."""
+        return self.key_bytes + BLOCK_SIZE * self.padded_d * self.element_bytes
+
+    @property
+    def group(self) -> int:
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def tile_tokens(self) -> int:
+        """Query tokens of one work item."""
+        return max(1, _TILE_ROWS // self.group)
+
+    def cost(self) -> Cost:
+        width = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        return Cost(
+            0,
+            4 * width + 4 * self.num_heads * self.head_dim + 2 * self.num_kv_heads * self.head_dim * self.element_bytes,
+            8 * width,
+        )
+
+    def why(self) -> str:
+        return (
+            f"{self.group} query heads share each key and value load; a decoding sequence writes its own token's KV in its unit, "
+            f"prompts do it in a phase before; keys {self.kv_dtype}, softmax streamed over {4 * self.lanes} keys"
+        )
+
+    def context(self) -> dict[str, object]:
+        vectors = self.padded_d // self.lanes
+        return {
+            "vectors": 4,
+            "keys": 4 * self.lanes,
+            "value_vectors": max(v for v in (1, 2, 3, 4) if vectors % v == 0),
+            "padded_d": self.padded_d,
+            "key_bytes": self.key_bytes,
+            "head_bytes": self.head_bytes,
+            "q_bytes": self.head_dim * self.element_bytes,
+            "tile_rows": self.tile_tokens * self.group,
+            "scale": c_float(self.softmax_scale),
+            "eps": c_float(self.eps),
+        }
+
+    @staticmethod
+    def reference(q: F32, k: F32, v: F32, scale: float, window: int) -> F32:
+        """One sequence, after norm and rotation: ``q [T, H, D]``, ``k, v [L, Hkv, D]``, the last T of L positions."""
+        tokens, length, group = q.shape[0], k.shape[0], q.shape[1] // k.shape[1]
+        position = np.arange(length - tokens, length)[:, None]
+        key = np.arange(length)[None]
+        allowed = (key <= position) & ((key > position - window) if window else True)
+        scores = np.einsum("thd,lhd->htl", q, np.repeat(k, group, 1), dtype=np.float64) * scale
+        scores = np.where(allowed, scores, -np.inf)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        return np.einsum("htl,lhd->thd", weights, np.repeat(v, group, 1)).astype(np.float32)

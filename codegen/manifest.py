@@ -1,0 +1,144 @@
+"""The manifest of a finished plan."""
+
+from __future__ import annotations
+
+import json
+import math
+
+from ferrum import __version__
+from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.plan import REPLICATE_ROWS, Plan
+from ferrum.codegen.render import templates_digest
+from ferrum.codegen.target import Target
+from ferrum.pack.schema import (
+    FORMAT_VERSION,
+    KernelRecord,
+    KvRecord,
+    Manifest,
+    MemoryRecord,
+    ModelRecord,
+    Provenance,
+    TargetRecord,
+    TensorRecord,
+    TextRecord,
+)
+
+_TILE_BYTES, _COUNTER_BYTES = 12, 64
+
+
+def tensor_records(plan: Plan) -> list[TensorRecord]:
+    return [
+        TensorRecord(name=t.name, shape=list(t.shape), format=t.format, layout=t.layout, offset=t.offset, nbytes=t.nbytes)
+        for t in plan.tensors
+    ]
+
+
+def memory_record(plan: Plan) -> MemoryRecord:
+    """The arena as a formula; rounding to cache lines is inside ``fixed``."""
+    last = plan.tensors[-1]
+    per_row = [sum(s.row_bytes for s in plan.slots if s.rows == rows) for rows in (0, 1)]
+    private = REPLICATE_ROWS * sum(s.row_bytes for s in plan.slots)
+    return MemoryRecord(
+        weights=last.offset + last.nbytes,
+        fixed=_COUNTER_BYTES * (len(plan.launches) + len(plan.slots) + 4),
+        per_token=per_row[0] + _TILE_BYTES,
+        per_sample=per_row[1] + _TILE_BYTES,
+        per_thread=plan.scratch_bytes + private,
+    )
+
+
+def kernel_records(plan: Plan) -> list[KernelRecord]:
+    records = []
+    for kernel in plan.kernels:
+        calls = sum(call.kernel.symbol == kernel.symbol for call in plan.calls)
+        cost = kernel.cost()
+        records.append(
+            KernelRecord(
+                symbol=kernel.symbol,
+                spec=kernel.stem,
+                params=kernel.params,
+                why=kernel.why(),
+                calls=calls,
+                weight_bytes=calls * cost.weight_bytes,
+                flops_per_token=calls * cost.row_flops,
+                bytes_per_token=calls * cost.row_bytes,
+            )
+        )
+    return records
+
+
+def plan_json(plan: Plan) -> bytes:
+    """The launch table, the arena and the origin of each call, for ``explain``."""
+    launches = [vars(launch) | {"weights": list(launch.weights)} for launch in plan.launches]
+    calls = [
+        {
+            "symbol": c.kernel.symbol,
+            "spec": c.kernel.stem,
+            "inputs": list(c.inputs),
+            "output": c.output,
+            "params": list(c.params),
+            "rows": c.rows,
+            "origin": c.origin,
+        }
+        for c in plan.calls
+    ]
+    slots = [{"rows": "samples" if s.rows else "tokens", "row_bytes": s.row_bytes} for s in plan.slots]
+    value = {
+        "calls": calls,
+        "launches": launches,
+        "slots": slots,
+        "scratch_bytes": plan.scratch_bytes,
+        "logits_slot": plan.logits_slot,
+    }
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+def make_manifest(
+    plan: Plan,
+    options: CompileOptions,
+    target: Target,
+    model: ModelRecord,
+    text: TextRecord,
+    contract: str,
+    toolchain: str,
+    source_sha256: str,
+    has_text: bool,
+    has_selftest: bool,
+) -> Manifest:
+    """Everything but the members, which the writer fills in."""
+    kv = plan.kv
+    chosen = {"quant": options.quant, "target": target.name, "max_model_len": str(model.max_model_len)}
+    return Manifest(
+        format=FORMAT_VERSION,
+        reader_min=FORMAT_VERSION,
+        required=["code", "graph", "plan", "weights", *(["text"] if has_text else []), *(["selftest"] if has_selftest else [])],
+        model=model,
+        target=TargetRecord(name=target.name, device=target.device, arch=target.arch, features=list(target.requires)),
+        contract=contract,
+        tensors=tensor_records(plan),
+        kv=KvRecord(
+            num_layers=kv.num_layers,
+            num_kv_heads=kv.num_kv_heads,
+            head_dim=kv.head_dim,
+            block_size=16,
+            dtype=kv.dtype,
+            bytes_per_block=kv.bytes_per_block,
+        ),
+        memory=memory_record(plan),
+        kernels=kernel_records(plan),
+        text=text,
+        endpoints=["chat.completions", "completions"] if has_text else ["completions"],
+        selftest=has_selftest,
+        provenance=Provenance(
+            compiler=f"ferrum {__version__}",
+            toolchain=toolchain,
+            templates_sha256=templates_digest(target.device),
+            source_sha256=source_sha256,
+            options=chosen,
+        ),
+        members=[],
+    )
+
+
+def count_parameters(plan: Plan) -> int:
+    return sum(math.prod(t.shape) for t in plan.tensors)

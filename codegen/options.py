@@ -1,0 +1,40 @@
+"""What the user asked the compiler for; one frozen record that every stage reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ferrum.errors import FerrumError
+
+QUANTS = ("none", "f32", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """``model`` is a local folder (names and aliases are resolved before). ``max_model_len`` 0 takes the model's own.
+
+    ``quant``: ``none`` stores bfloat16. ``start_from`` names a stage whose dumped input is read from ``dump_dir``;
+    ``stop_after`` names the last stage to run. ``jobs`` 0 uses every core.
+    """
+
+    model: str
+    target: str = "cpu"
+    quant: str = "none"
+    max_model_len: int = 0
+    output: Path | None = None
+    dump_dir: Path | None = None
+    stop_after: str = ""
+    start_from: str = ""
+    jobs: int = 0
+    prove: bool = True
+    revision: str = ""
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.quant not in QUANTS:
+            raise FerrumError(
+                "bad-option", f"no quantization is called {self.quant!r}", "--quant", "use one of " + ", ".join(QUANTS)
+            )
+        if self.max_model_len < 0:
+            raise FerrumError("bad-option", "a context length cannot be negative", "--max-model-len", "give 1 or more tokens")

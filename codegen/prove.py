@@ -1,0 +1,114 @@
+"""The proof inside a pack: prompts with the interpreter's answers, computed from the stored weights, then run on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.layouts import decode, decode_rows, parse_tiled, to_f32
+from ferrum.codegen.plan import Tensor
+from ferrum.devices.base import DeviceOptions, Executor
+from ferrum.devices.host import machine_arch, machine_features
+from ferrum.errors import FerrumError
+from ferrum.graphs.interpret import reference_greedy
+from ferrum.graphs.ir import Graph, Param
+from ferrum.pack.reader import Pack, open_pack
+from ferrum.pack.schema import SelfTest, SelfTestCase
+from ferrum.pack.verify import run_case
+
+# Largest error of a logit, relative to the largest one: rounding of activations to the products' formats, layer by layer.
+TOLERANCE = {"f32": 1e-3, "none": 4e-2, "int8": 1e-1}
+_QUANTIZED_TOLERANCE = 1.5e-1
+_TOP = 16
+_SMALL_MODEL = 100_000_000  # parameters; of larger ones fewer tokens are followed, since each step decodes all weights
+_PROMPT_LENGTHS = (33, 1, 9)
+_GREEDY, _GREEDY_LARGE = 8, 2
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """Parameters as float32, decoded from the packed bytes: quantization is the pack's, not an error of the kernels."""
+
+    tensors: dict[str, Tensor]
+    data: memoryview
+
+    def _raw(self, tensor: Tensor) -> memoryview:
+        return self.data[tensor.offset : tensor.offset + tensor.nbytes]
+
+    def get(self, param: Param) -> NDArray[np.float32]:
+        tensor = self.tensors[param.name]
+        if tensor.layout == "rows":
+            return to_f32(np.frombuffer(self._raw(tensor), np.float32)).reshape(tensor.shape)
+        return decode(self._raw(tensor), parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1])))
+
+    def rows(self, param: Param, ids: slice | NDArray[np.integer]) -> NDArray[np.float32]:
+        tensor = self.tensors[param.name]
+        ids = np.arange(*ids.indices(tensor.shape[0])) if isinstance(ids, slice) else ids
+        layout = parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
+        return decode_rows(self._raw(tensor), layout, ids)
+
+
+def make_selftest(
+    graph: Graph, tensors: Sequence[Tensor], data: memoryview, quant: str, vocab_size: int, parameters: int, max_len: int
+) -> SelfTest:
+    """Prompts of fixed random tokens and what the interpreter makes of them."""
+    weights = StoredWeights({t.name: t for t in tensors}, data)
+    random = np.random.default_rng(2024)
+    steps = _GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE
+    prompts = [random.integers(0, vocab_size, min(n, max(1, max_len - _GREEDY))).tolist() for n in _PROMPT_LENGTHS]
+    greedy, rows = reference_greedy(graph, prompts, steps, weights)
+    cases = []
+    for tokens, continuation, row in zip(prompts, greedy, rows, strict=True):
+        top = np.argsort(-row, kind="stable")[:_TOP]
+        cases.append(
+            SelfTestCase(
+                tokens=tokens,
+                top_tokens=top.tolist(),
+                top_logits=row[top].astype(float).tolist(),
+                logit_norm=float(np.linalg.norm(row)),
+                greedy=continuation,
+            )
+        )
+    return SelfTest(tolerance=TOLERANCE.get(quant, _QUANTIZED_TOLERANCE), cases=cases)
+
+
+def runs_here(arch: str, features: Sequence[str]) -> bool:
+    return arch == machine_arch() and machine_features().issuperset(features)
+
+
+def load_for_proof(pack: Pack) -> Executor:
+    """The pack on its device, with just enough memory for the self-test."""
+    from ferrum.devices.cpu import CpuDevice
+
+    tokens = max(_PROMPT_LENGTHS) + _GREEDY
+    length = min(tokens, pack.manifest.model.max_model_len)
+    blocks = -(-length // pack.manifest.kv.block_size)
+    options = DeviceOptions(
+        max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=blocks * pack.manifest.kv.bytes_per_block
+    )
+    return CpuDevice().load(pack, options)
+
+
+def prove(path: Path, test: SelfTest) -> float:
+    """Run the self-test on the device; the largest error seen. Raises FerrumError when the pack and the interpreter differ."""
+    worst = 0.0
+    with open_pack(path, trust=True) as pack:
+        executor = load_for_proof(pack)
+        try:
+            for index, case in enumerate(test.cases):
+                report = run_case(executor, case, index, test.tolerance)
+                worst = max(worst, report.error)
+                if report.error > test.tolerance or report.diverged_at_token >= 0:
+                    raise FerrumError(
+                        "proof-failed",
+                        f"code and interpreter differ by {report.error:.2e} (allowed {test.tolerance:.0e}) on case {index}",
+                        "stage prove",
+                        "this is a fault of ferrum: report it with the model's config.json; --no-prove skips the check",
+                    )
+        finally:
+            executor.close()
+    return worst

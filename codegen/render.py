@@ -1,0 +1,55 @@
+"""jinja2 templates to one C file. A name that a template misses is an error, never an empty string."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import jinja2
+
+from ferrum.codegen.plan import REPLICATE_ROWS, Plan
+from ferrum.codegen.target import Target
+
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+
+
+@cache
+def environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=False,
+        lstrip_blocks=False,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def templates_digest(device: str) -> str:
+    """SHA-256 over names and bytes of a device's templates."""
+    digest = hashlib.sha256()
+    for path in sorted((TEMPLATES / device).rglob("*")):
+        if path.is_file():
+            digest.update(f"{path.relative_to(TEMPLATES).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def render_step(plan: Plan, target: Target, contract: str) -> str:
+    """The whole step as one C source."""
+    env = environment()
+    sources = [env.get_template(f"{target.device}/{k.stem}.c.j2").render(k.template_context()) for k in plan.kernels]
+    return env.get_template(f"{target.device}/step.c.j2").render(
+        name=plan.graph.name.replace("*/", ""),
+        target=target,
+        contract=contract,
+        vocab_size=plan.vocab_size,
+        replicate_rows=REPLICATE_ROWS,
+        scratch_bytes=plan.scratch_bytes,
+        slots=plan.slots,
+        launches=plan.launches,
+        kernels=sources,
+        tile_tokens=plan.tile_tokens,
+        kv=plan.kv,
+        logits_slot=plan.logits_slot,
+    )

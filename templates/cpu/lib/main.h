@@ -1,0 +1,66 @@
+/* Opening a step, laying out its arena, and running the list of launches. */
+
+/* A launch's barrier: after every kernel, but not after replicated row-wise ones, nor after a KV write that the
+   attention units do themselves. */
+enum { SYNC_ALWAYS, SYNC_IF_SHARED, SYNC_IF_PREFILL };
+
+INLINE int64_t align64(int64_t n) { return (n + 63) & ~(int64_t)63; }
+
+/* Bytes of the arena; with a context, also where everything in it starts. */
+static int64_t arena_layout(const FerrumConfig *f, Ctx *c) {
+  int64_t at = 0;
+  for (int i = 0; i < NUM_SLOTS; ++i) {
+    if (c) c->slot[i] = f->arena + at;
+    const int64_t rows = SLOT_ROWS[i] == ROWS_TOKENS ? f->max_tokens : f->max_samples;
+    const int64_t private_rows = (int64_t)f->num_threads * REPLICATE_ROWS;
+    at += align64((rows > private_rows ? rows : private_rows) * SLOT_ROW_BYTES[i]);
+  }
+  if (c) c->tiles = (QueryTile *)(f->arena + at);
+  at += align64((int64_t)(f->max_tokens + f->max_seqs) * (int64_t)sizeof(QueryTile));
+  if (c) c->counters = (Counter *)(f->arena + at);
+  at += align64(NUM_LAUNCHES * (int64_t)sizeof(Counter));
+  if (c) c->scratch = f->arena + at;
+  return at + align64(f->num_threads * (int64_t)SCRATCH_BYTES);
+}
+
+static void run_launches(Ctx *c, const Launch *launches, int count, int thread) {
+  for (int i = 0; i < count; ++i) {
+    const Launch *l = &launches[i];
+    l->run(c, l, thread);
+    const int skip = (l->row_wise == SYNC_IF_SHARED && replicated(launch_rows(c, l))) || (l->row_wise == SYNC_IF_PREFILL && c->decode_only);
+    if (!skip) barrier_wait(&c->pool.barrier);
+  }
+}
+
+static void run_step(Ctx *c, int count) {
+  const FerrumStep *s = c->step;
+  c->num_tiles = 0;
+  c->decode_only = s->num_tokens == s->num_seqs;
+  for (int seq = 0; seq < s->num_seqs; ++seq)
+    for (int t = s->query_start[seq]; t < s->query_start[seq + 1]; t += TILE_TOKENS)
+      c->tiles[c->num_tiles++] = (QueryTile){seq, t, min_int(TILE_TOKENS, s->query_start[seq + 1] - t)};
+  for (int i = 0; i < count; ++i) atomic_store_explicit(&c->counters[i].next, 0, memory_order_relaxed);
+  pool_run(&c->pool);
+}
+
+/* 0 or an errno value. The arena and the KV memory belong to the caller. */
+static int open_context(const FerrumConfig *config, FerrumStep *step, void (*work)(void *, int), void **handle) {
+  Ctx *c = NULL;
+  if (posix_memalign((void **)&c, CACHE_LINE, sizeof *c)) return ENOMEM;
+  memset(c, 0, sizeof *c);
+  c->config = *config;
+  c->step = step;
+  arena_layout(config, c);
+  const int error = pool_start(&c->pool, config->num_threads, config->cpus, config->spin, work, c);
+  if (error) {
+    free(c);
+    return error;
+  }
+  *handle = c;
+  return 0;
+}
+
+static void close_context(Ctx *c) {
+  pool_stop(&c->pool, c->pool.threads);
+  free(c);
+}

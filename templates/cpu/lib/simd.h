@@ -1,0 +1,121 @@
+/* Vectors of LANES 32-bit values and the three operations that differ between instruction sets:
+   dot_u8s8 (four unsigned weights times four signed activations per lane), dot_bf16 (two bfloat16 pairs per lane) and
+   load_f16. All else is the compilers' vector extension. */
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef float vf_u __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+typedef int32_t vi_u __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
+typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vf vf_set(float x) { return x - (vf){0}; }
+INLINE vi vi_set(int32_t x) { return x - (vi){0}; }
+INLINE vf vf_load(const float *p) { return *(const vf_u *)p; }
+INLINE void vf_store(float *p, vf v) { *(vf_u *)p = v; }
+INLINE vi vi_load(const void *p) { return *(const vi_u *)p; }
+INLINE vf vf_cvt(vi v) { return __builtin_convertvector(v, vf); }
+INLINE int32_t load_i32(const void *p) { int32_t v; memcpy(&v, p, 4); return v; }
+
+/* DOT_BIAS: subtracted from every unsigned weight by the instruction at hand; the caller's zero point shrinks by it. */
+#if defined(SIMD_avx512_bf16) || defined(SIMD_avx512_vnni)
+#define DOT_BIAS 0
+INLINE vi dot_u8s8(vi acc, vi w, vi a) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)a); }
+#elif defined(SIMD_avx512)
+#define DOT_BIAS 0
+INLINE vi dot_u8s8(vi acc, vi w, vi a) {
+  const __m512i even = _mm512_set1_epi32(0x00ff00ff), x = (__m512i)w, y = (__m512i)a;
+  __m512i lo = _mm512_madd_epi16(_mm512_and_si512(x, even), _mm512_srai_epi16(_mm512_slli_epi16(y, 8), 8));
+  __m512i hi = _mm512_madd_epi16(_mm512_srli_epi16(x, 8), _mm512_srai_epi16(y, 8));
+  return acc + (vi)lo + (vi)hi;
+}
+#elif defined(SIMD_avx2)
+#define DOT_BIAS 0
+INLINE vi dot_u8s8(vi acc, vi w, vi a) {
+  const __m256i even = _mm256_set1_epi32(0x00ff00ff), x = (__m256i)w, y = (__m256i)a;
+  __m256i lo = _mm256_madd_epi16(_mm256_and_si256(x, even), _mm256_srai_epi16(_mm256_slli_epi16(y, 8), 8));
+  __m256i hi = _mm256_madd_epi16(_mm256_srli_epi16(x, 8), _mm256_srai_epi16(y, 8));
+  return acc + (vi)lo + (vi)hi;
+}
+#elif defined(SIMD_sse2)
+#define DOT_BIAS 0
+INLINE vi dot_u8s8(vi acc, vi w, vi a) {
+  const __m128i even = _mm_set1_epi32(0x00ff00ff), x = (__m128i)w, y = (__m128i)a;
+  __m128i lo = _mm_madd_epi16(_mm_and_si128(x, even), _mm_srai_epi16(_mm_slli_epi16(y, 8), 8));
+  __m128i hi = _mm_madd_epi16(_mm_srli_epi16(x, 8), _mm_srai_epi16(y, 8));
+  return acc + (vi)lo + (vi)hi;
+}
+#elif defined(SIMD_neon_i8mm)
+#define DOT_BIAS 0
+INLINE vi dot_u8s8(vi acc, vi w, vi a) { return (vi)vusdotq_s32((int32x4_t)acc, (uint8x16_t)w, (int8x16_t)a); }
+#elif defined(SIMD_neon_dotprod)
+#define DOT_BIAS 128
+INLINE vi dot_u8s8(vi acc, vi w, vi a) {
+  return (vi)vdotq_s32((int32x4_t)acc, (int8x16_t)veorq_u8((uint8x16_t)w, vdupq_n_u8(0x80)), (int8x16_t)a);
+}
+#elif defined(SIMD_neon)
+#define DOT_BIAS 128
+INLINE vi dot_u8s8(vi acc, vi w, vi a) {
+  int8x16_t x = (int8x16_t)veorq_u8((uint8x16_t)w, vdupq_n_u8(0x80)), y = (int8x16_t)a;
+  int32x4_t lo = vpaddlq_s16(vmull_s8(vget_low_s8(x), vget_low_s8(y)));
+  int32x4_t hi = vpaddlq_s16(vmull_s8(vget_high_s8(x), vget_high_s8(y)));
+  return acc + (vi)vpaddq_s32(lo, hi);
+}
+#endif
+
+/* w: LANES pairs of bfloat16; a: one pair, broadcast. */
+#if defined(SIMD_avx512_bf16)
+INLINE vf dot_bf16(vf acc, vi w, vi a) { return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)a); }
+#else
+INLINE vf dot_bf16(vf acc, vi w, vi a) {
+  const vi high = vi_set((int32_t)0xffff0000);
+  acc += (vf)(w << 16) * (vf)(a << 16);
+  return acc + (vf)(w & high) * (vf)(a & high);
+}
+#endif
+
+INLINE float f16_to_f32(uint16_t h) {
+#if defined(__F16C__)
+  return _cvtsh_ss(h);
+#else
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, body = (uint32_t)(h & 0x7fff) << 13, bits;
+  float magnitude;
+  memcpy(&magnitude, &body, 4);
+  magnitude *= 0x1p112f; /* moves the exponent bias from 15 to 127, denormals included */
+  memcpy(&bits, &magnitude, 4);
+  bits |= sign;
+  memcpy(&magnitude, &bits, 4);
+  return magnitude;
+#endif
+}
+
+INLINE vf load_f16(const uint16_t *p) {
+#if LANES == 16
+  return (vf)_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p));
+#elif LANES == 8
+  return (vf)_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p));
+#elif defined(__aarch64__)
+  return (vf)vcvt_f32_f16(vld1_f16((const __fp16 *)p));
+#else
+  vf v;
+  for (int i = 0; i < LANES; ++i) v[i] = f16_to_f32(p[i]);
+  return v;
+#endif
+}
+
+INLINE vf load_u8(const uint8_t *p) {
+#if LANES == 16
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#else
+  vf v;
+  for (int i = 0; i < LANES; ++i) v[i] = (float)p[i];
+  return v;
+#endif
+}

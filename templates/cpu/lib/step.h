@@ -1,0 +1,70 @@
+/* What all kernels of a step share: the context, the launch record, slots of the arena, and how work is claimed. */
+
+enum { ROWS_TOKENS, ROWS_SAMPLES };
+
+typedef struct {
+  _Alignas(CACHE_LINE) _Atomic int32_t next;
+} Counter;
+
+/* One attention work item: `count` query tokens of one sequence from token `first` on; all of its KV heads. */
+typedef struct {
+  int32_t seq, first, count;
+} QueryTile;
+
+typedef struct Ctx {
+  FerrumConfig config;
+  FerrumStep *step;
+  Pool pool;
+  uint8_t *slot[NUM_SLOTS + 1];
+  uint8_t *scratch; /* threads * SCRATCH_BYTES */
+  QueryTile *tiles;
+  Counter *counters;
+  int32_t num_tiles, decode_only;
+} Ctx;
+
+/* One call of one kernel: slots of the arena, offsets into the weights, and the KV layer. */
+typedef struct Launch {
+  void (*run)(const Ctx *, const struct Launch *, int thread);
+  int32_t index, rows, in, in_private, out, residual, layer, row_wise;
+  int64_t weight, weight2, weight3;
+} Launch;
+
+INLINE int launch_rows(const Ctx *c, const Launch *l) {
+  return l->rows == ROWS_TOKENS ? c->step->num_tokens : c->step->num_samples;
+}
+
+/* Cheap row-wise kernels run on every thread into private rows when there are few of them: that costs less than the
+   barrier that shared rows would need. */
+INLINE int replicated(int rows) { return rows <= REPLICATE_ROWS; }
+
+INLINE uint8_t *private_slot(const Ctx *c, int slot, int rows, int thread) {
+  uint8_t *base = c->slot[slot];
+  return replicated(rows) ? base + (size_t)thread * REPLICATE_ROWS * SLOT_ROW_BYTES[slot] : base;
+}
+
+INLINE const uint8_t *input_slot(const Ctx *c, const Launch *l, int rows, int thread) {
+  return l->in_private ? private_slot(c, l->in, rows, thread) : c->slot[l->in];
+}
+
+INLINE int claim(const Ctx *c, const Launch *l, int grain) {
+  return atomic_fetch_add_explicit(&c->counters[l->index].next, grain, memory_order_relaxed);
+}
+
+/* Units per claim: about eight claims a thread, so that the counter stays cheap and a slow thread is relieved. */
+INLINE int claim_grain(const Ctx *c, int units) {
+  int grain = units / (c->pool.threads * 8);
+  return grain < 1 ? 1 : grain;
+}
+
+INLINE int min_int(int a, int b) { return a < b ? a : b; }
+INLINE int max_int(int a, int b) { return a > b ? a : b; }
+
+/* The rows of one claim of a row-wise kernel; all rows at once when they are replicated. */
+INLINE int claim_rows(const Ctx *c, const Launch *l, int rows, int *first, int *state) {
+  if (replicated(rows)) {
+    *first = 0;
+    return (*state)++ ? 0 : rows;
+  }
+  *first = claim(c, l, 4);
+  return *first < rows ? min_int(4, rows - *first) : 0;
+}
