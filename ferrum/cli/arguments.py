@@ -1,0 +1,63 @@
+"""Options that several verbs share, and how the verbs find the pack that a user's text means."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ferrum.cli.options import non_negative
+from ferrum.cli.output import Progress, stage_progress
+
+QUANTS = ("none", "f32", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
+MODEL_HELP = "a pack, a folder, an alias such as qwen3:0.6b, or org/name[@revision]"
+
+
+def add_model(parser: argparse.ArgumentParser, metavar: str = "PACK|MODEL") -> None:
+    parser.add_argument("model", metavar=metavar, help=MODEL_HELP)
+
+
+def add_compile_choices(parser: argparse.ArgumentParser) -> None:
+    """What decides a pack that has to be compiled first."""
+    parser.add_argument("--target", default="cpu", help="machine to compile for (default cpu, which is this machine)")
+    parser.add_argument("--quant", default="none", choices=QUANTS, help="number format of the weights (default none: bf16)")
+    parser.add_argument(
+        "--max-model-len", type=non_negative, default=0, metavar="N", help="longest sequence in tokens (default: the model's)"
+    )
+
+
+def add_load_choices(parser: argparse.ArgumentParser) -> None:
+    """How a pack is loaded."""
+    parser.add_argument("--threads", type=non_negative, default=0, metavar="N", help="CPU threads (default: all cores)")
+    parser.add_argument("--trust", action="store_true", help="open a pack that was neither built here nor signed")
+
+
+@contextmanager
+def progress_of(args: argparse.Namespace) -> Iterator[Progress]:
+    """Progress of downloads and stages on stderr; silent with --json."""
+    with stage_progress(quiet=bool(args.json)) as progress:
+        yield progress
+
+
+def find_pack(args: argparse.Namespace) -> Path:
+    """The pack for ``args.model``: opened as it is, remembered, or pulled and compiled now with a progress bar."""
+    from ferrum.hub import parse_name
+    from ferrum.store import PackRequest, resolve_pack
+
+    name = parse_name(args.model)
+    if name.kind == "pack":
+        assert name.path is not None
+        return name.path
+    with progress_of(args) as progress:
+        request = PackRequest(args.target, args.quant, args.max_model_len)
+        path = resolve_pack(args.model, request, on_file=file_progress(progress), on_stage=progress)
+    if args.verbose:
+        print(f"pack: {path}", file=sys.stderr)
+    return path
+
+
+def file_progress(progress: Progress) -> Progress:
+    """Bytes of a file as whole MiB, so that a bar shows ``12/1434``."""
+    return lambda file, done, total: progress(f"{file} (MiB)", done >> 20, max(total >> 20, 1) if done < total else done >> 20)

@@ -1,0 +1,41 @@
+"""``ferrum check``: everything in a model that cannot be compiled yet, all at once."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from ferrum.cli.arguments import add_compile_choices, file_progress, progress_of
+from ferrum.cli.output import print_json
+from ferrum.errors import EXIT_FAILURE
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a folder, an alias such as qwen3:0.6b, or org/name[@revision]")
+    add_compile_choices(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ferrum.hub import parse_name
+    from ferrum.store import local_source, require_compiler
+
+    name = parse_name(args.model)
+    try:
+        from ferrum.codegen.driver import check_model
+        from ferrum.codegen.options import CompileOptions
+    except ModuleNotFoundError as error:
+        raise require_compiler(error) from error
+    with progress_of(args) as progress:
+        source = local_source(name, file_progress(progress))
+    options = CompileOptions(
+        model=str(source), target=args.target, quant=args.quant, max_model_len=args.max_model_len, name=name.short
+    )
+    findings = check_model(options)
+    if args.json:
+        print_json({"model": args.model, "ok": not findings, "findings": [asdict(f) for f in findings]})
+    elif findings:
+        for finding in findings:
+            print(" · ".join(part for part in (finding.what, finding.module, finding.source, finding.nearest) if part))
+    else:
+        print(f"{args.model} can be compiled for {args.target}")
+    return EXIT_FAILURE if findings else 0

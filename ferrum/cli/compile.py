@@ -1,0 +1,62 @@
+"""``ferrum compile``: a model becomes a .fpk."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from ferrum.cli.arguments import add_compile_choices, file_progress, progress_of
+from ferrum.cli.options import non_negative
+from ferrum.cli.output import print_json, size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="a folder, an alias such as qwen3:0.6b, or org/name[@revision]")
+    add_compile_choices(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="the pack's path (default NAME.TARGET.fpk in this folder)")
+    parser.add_argument("--dump-ir", action="store_true", help="write the graph after every stage to build/dump/NAME")
+    parser.add_argument("--dump-dir", metavar="DIR", help="write the graph after every stage to DIR")
+    parser.add_argument("--stop-after", default="", metavar="STAGE", help="end after this stage and write no pack")
+    parser.add_argument("--start-from", default="", metavar="STAGE", help="go on from the dump of the stage before this one")
+    parser.add_argument("--jobs", type=non_negative, default=0, metavar="N", help="threads that encode weights (default: all)")
+    parser.add_argument("--no-prove", dest="prove", action="store_false", help="leave out the run against the interpreter")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ferrum.hub import parse_name
+    from ferrum.store import local_source, require_compiler
+
+    name = parse_name(args.model)
+    try:
+        from ferrum.codegen.driver import compile_model
+        from ferrum.codegen.options import CompileOptions
+    except ModuleNotFoundError as error:
+        raise require_compiler(error) from error
+    started = time.monotonic()
+    with progress_of(args) as progress:
+        source = local_source(name, file_progress(progress))
+        dump = args.dump_dir or (str(Path("build") / "dump" / name.short) if args.dump_ir or args.start_from else None)
+        options = CompileOptions(
+            model=str(source),
+            target=args.target,
+            quant=args.quant,
+            max_model_len=args.max_model_len,
+            output=Path(args.output) if args.output else None,
+            dump_dir=Path(dump) if dump else None,
+            stop_after=args.stop_after,
+            start_from=args.start_from,
+            jobs=args.jobs,
+            prove=args.prove,
+            revision=source.name if name.kind == "hub" else "",
+            name=name.short,
+        )
+        path = compile_model(options, progress)
+    seconds = time.monotonic() - started
+    if args.json:
+        print_json({"path": str(path), "bytes": path.stat().st_size, "seconds": round(seconds, 3)})
+    elif path.is_file():
+        print(f"{path}  {size(path.stat().st_size)}  in {seconds:.1f} s")
+    else:
+        print(path)
+    return 0

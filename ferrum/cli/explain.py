@@ -1,0 +1,160 @@
+"""``ferrum explain``: what is in a pack, what a stage does, what an error code means."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ferrum.cli.machine import known_roofs
+from ferrum.cli.output import count, print_json, print_table, size
+from ferrum.cli.stages import STAGES
+from ferrum.errors import FerrumError
+from ferrum.pack.schema import KernelRecord, Manifest
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subject", metavar="PACK|STAGE|CODE", help="a .fpk, a compiler stage such as fuse_norm, or an error code")
+    parser.add_argument("--kernel", metavar="NAME", default="", help="one kernel in full: parameters, cost, reason")
+    parser.add_argument("--source", action="store_true", help="print the generated source (with --kernel: of that kernel)")
+    parser.add_argument("--why", action="store_true", help="why each kernel was chosen")
+    parser.add_argument("--graph", action="store_true", help="print the final graph's text")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ferrum.cli.error_codes import ERROR_CODES
+
+    subject = args.subject
+    for table, kind in ((STAGES, "stage"), (ERROR_CODES, "error code")):
+        if subject in table and not Path(subject).is_file():
+            return _explain_word(subject, kind, table[subject], args.json)
+    if subject.endswith(".fpk") and not Path(subject).is_file():
+        raise FerrumError("pack-missing", "there is no such pack", subject, "check the path")
+    if not Path(subject).is_file():
+        step = "give a .fpk, a stage (" + ", ".join(STAGES) + ") or an error code"
+        raise FerrumError("subject-unknown", "neither a pack nor a stage nor an error code", subject, step)
+    return _explain_pack(args)
+
+
+def _explain_word(word: str, kind: str, text: str, as_json: bool) -> int:
+    if as_json:
+        print_json({"name": word, "kind": kind, "text": text})
+    else:
+        print(f"{word} ({kind}): {text}")
+    return 0
+
+
+def _explain_pack(args: argparse.Namespace) -> int:
+    from ferrum.pack.reader import open_pack
+
+    # Nothing is executed here, so a pack from elsewhere may be looked at before it is trusted.
+    with open_pack(args.subject, trust=True) as pack:
+        manifest = pack.manifest
+        if args.graph:
+            print(bytes(pack.member("graph.txt")).decode("utf-8"), end="")
+        elif args.source:
+            source = bytes(pack.member("code/step.c")).decode("utf-8")
+            print(_function(source, _kernel(manifest, args.kernel).symbol) if args.kernel else source, end="")
+        elif args.json:
+            print_json(_as_json(manifest, args.kernel))
+        elif args.kernel:
+            _print_kernel(_kernel(manifest, args.kernel))
+        else:
+            _print_pack(manifest, bytes(pack.member("graph.txt")).decode("utf-8"), args.why)
+    return 0
+
+
+def _kernel(manifest: Manifest, name: str) -> KernelRecord:
+    """By symbol or, when it is the only one, by spec."""
+    found = [k for k in manifest.kernels if k.symbol == name] or [k for k in manifest.kernels if k.spec == name]
+    if not found:
+        raise FerrumError(
+            "kernel-unknown", "the pack has no such kernel", name, "one of " + ", ".join(k.symbol for k in manifest.kernels)
+        )
+    return found[0]
+
+
+def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
+    model, target, kv, memory = manifest.model, manifest.target, manifest.kv, manifest.memory
+    print(f"model    {model.name}: {model.family}, {count(model.num_parameters)} parameters, vocabulary {model.vocab_size}")
+    print(f"         up to {model.max_model_len} tokens, weights {model.quant}, {size(memory.weights)}")
+    print(f"target   {target.name} ({target.arch}: {', '.join(target.features) or 'baseline'})")
+    print(f"made by  {manifest.provenance.compiler}, {manifest.provenance.toolchain}")
+    print(f"graph    {_graph_summary(graph)}")
+    print(f"KV       {kv.num_layers} layers, {kv.num_kv_heads} heads of {kv.head_dim}, {kv.dtype}: {kv.bytes_per_block} bytes")
+    print(f"         per block of {kv.block_size} tokens")
+    print("memory   weights + blocks * block + fixed + tokens * per token + samples * per sample + threads * per thread")
+    print(f"         {memory.weights} + blocks * {kv.bytes_per_block} + {memory.fixed} + tokens * {memory.per_token}")
+    print(f"         + samples * {memory.per_sample} + threads * {memory.per_thread} bytes")
+    print()
+    if why:
+        for kernel in manifest.kernels:
+            print(f"{kernel.symbol}: {kernel.why}")
+        return
+    roof = known_roofs()
+    rows = [_row(kernel, roof) for kernel in manifest.kernels]
+    print_table(("KERNEL", "CALLS", "WEIGHTS", "FLOP/TOKEN", "BYTES/TOKEN", "FLOP/BYTE", "LIMIT AT 1 TOKEN"), rows)
+    if roof:
+        total = sum(_seconds(kernel, roof)[0] for kernel in manifest.kernels)
+        print(f"\nroofline of this machine: {1 / total:.0f} tokens/s for one sequence" if total else "")
+    else:
+        print("\nferrum bench measures this machine; then each kernel's roofline is shown")
+
+
+def _row(kernel: KernelRecord, roof: dict[str, float]) -> tuple[str, ...]:
+    moved = kernel.weight_bytes + kernel.bytes_per_token
+    intensity = f"{kernel.flops_per_token / moved:.2f}" if moved else "-"
+    limit = "-"
+    if roof:
+        seconds, what = _seconds(kernel, roof)
+        limit = f"{what}, {seconds * 1e6:.1f} us"
+    flops, moved_text = count(kernel.flops_per_token), size(kernel.bytes_per_token)
+    return kernel.symbol, str(kernel.calls), size(kernel.weight_bytes), flops, moved_text, intensity, limit
+
+
+def _seconds(kernel: KernelRecord, roof: dict[str, float]) -> tuple[float, str]:
+    """Least time of all calls in a step of one token, and what bounds it."""
+    memory = (kernel.weight_bytes + kernel.bytes_per_token) / (roof["read_gb_per_s"] * 1e9)
+    arithmetic = kernel.flops_per_token / (roof["f32_tflops"] * 1e12)
+    return max((memory, "memory"), (arithmetic, "arithmetic"))
+
+
+def _graph_summary(text: str) -> str:
+    """``197 nodes: 85 linear, 57 rms_norm, ...`` from the text form."""
+    import re
+    from collections import Counter
+
+    ops = Counter(m.group(1) for line in text.splitlines() if (m := re.match(r"\S+: \w+\[.*?\] = ([a-z_]\w*)\(", line)))
+    listed = ", ".join(f"{n} {op}" for op, n in ops.most_common())
+    return f"{sum(ops.values())} nodes: {listed}" if ops else f"{len(text.splitlines())} lines"
+
+
+def _print_kernel(kernel: KernelRecord) -> None:
+    print(f"{kernel.symbol} ({kernel.spec}), {kernel.calls} calls in a step")
+    for name, value in kernel.params.items():
+        print(f"  {name} = {value}")
+    print(f"  reads {size(kernel.weight_bytes)} of weights in a step")
+    print(f"  {count(kernel.flops_per_token)} FLOP and {size(kernel.bytes_per_token)} of activations per token")
+    print(f"  why: {kernel.why}")
+
+
+def _as_json(manifest: Manifest, kernel: str) -> Any:
+    if kernel:
+        return msgspec.to_builtins(_kernel(manifest, kernel))
+    table: dict[str, Any] = msgspec.to_builtins(manifest)
+    table["tensors"] = len(manifest.tensors)
+    return table
+
+
+def _function(source: str, symbol: str) -> str:
+    """The text of one C function: from the line that defines it to its closing brace in the first column."""
+    lines = source.splitlines()
+    for start, line in enumerate(lines):
+        if f"{symbol}(" in line and not line.rstrip().endswith(";") and not line.startswith((" ", "\t", "//", "/*", "*")):
+            end = next((i for i in range(start, len(lines)) if lines[i].startswith("}")), len(lines) - 1)
+            return "\n".join(lines[start : end + 1]) + "\n"
+    raise FerrumError(
+        "kernel-unknown", "the source has no function of this name", symbol, "ferrum explain PACK --source prints all"
+    )

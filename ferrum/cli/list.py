@@ -1,0 +1,96 @@
+"""``ferrum list``: models in the Hugging Face cache and packs that ferrum made."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ferrum import env
+from ferrum.cli.output import print_json, print_table, size
+from ferrum.errors import FerrumError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line. ``kind`` is "model" or "pack"; ``bytes`` counts each stored file once."""
+
+    name: str
+    kind: str
+    bytes: int
+    status: str
+    modified: str
+    path: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", nargs="*", metavar="FOLDER", help="more folders to look for packs in (default: this one)")
+
+
+def run(args: argparse.Namespace) -> int:
+    folders = [env.packs_dir(), *map(Path, args.folder or ["."])]
+    entries = [*hub_models(), *(entry for folder in dict.fromkeys(folders) for entry in packs(folder))]
+    if args.json:
+        print_json([asdict(e) for e in entries])
+    elif entries:
+        rows = [(e.name, size(e.bytes), e.status, e.modified) for e in entries]
+        print_table(("NAME", "SIZE", "STATUS", "MODIFIED"), rows)
+    else:
+        print("nothing here yet · ferrum pull MODEL or ferrum compile MODEL")
+    return 0
+
+
+def hub_models() -> list[Entry]:
+    """Repositories in the hub cache that hold safetensors or are on their way."""
+    from huggingface_hub import constants
+
+    entries = []
+    for storage in sorted(Path(constants.HF_HUB_CACHE).glob("models--*--*")):
+        blobs = [f for f in storage.glob("blobs/*") if f.is_file()]
+        if not blobs:
+            continue
+        name = storage.name.removeprefix("models--").replace("--", "/")
+        newest = max(f.stat().st_mtime for f in blobs)
+        total = sum(f.stat().st_size for f in blobs)
+        entries.append(Entry(name, "model", total, model_status(storage), _when(newest), str(storage)))
+    return entries
+
+
+def model_status(storage: Path) -> str:
+    """Is it "ready": when the newest complete pull has all files that its index names."""
+    from ferrum.hub import missing_files
+
+    for ref in storage.glob("refs/**/*"):
+        if ref.is_file() and ref.suffix != ".incomplete":
+            folder = storage / "snapshots" / ref.read_text(encoding="ascii", errors="replace").strip()
+            try:
+                if folder.is_dir() and not missing_files(folder):
+                    return "ready"
+            except FerrumError:
+                continue
+    complete = any(folder.is_dir() and not missing_files(folder) for folder in storage.glob("snapshots/*"))
+    return "ready" if complete else "incomplete"
+
+
+def packs(folder: Path) -> list[Entry]:
+    """The packs in a folder; one whose manifest cannot be read is incomplete."""
+    entries = []
+    for path in sorted(folder.glob("*.fpk")):
+        status = path.stat()
+        entries.append(Entry(path.name, "pack", status.st_size, pack_status(path), _when(status.st_mtime), str(path)))
+    return entries
+
+
+def pack_status(path: Path) -> str:
+    from ferrum.pack.reader import read_manifest
+
+    try:
+        read_manifest(path)
+    except (FerrumError, OSError):
+        return "incomplete"
+    return "ready"
+
+
+def _when(timestamp: float) -> str:
+    return datetime.fromtimestamp(timestamp, UTC).astimezone().strftime("%Y-%m-%d %H:%M")

@@ -1,0 +1,188 @@
+"""``ferrum run``: chat in the terminal, streaming; one answer with --prompt or from a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ferrum.cli.arguments import add_compile_choices, add_load_choices, add_model, find_pack
+from ferrum.cli.options import fraction, is_interactive, non_negative, penalty, positive, temperature
+from ferrum.errors import FerrumError
+
+if TYPE_CHECKING:
+    from ferrum.engine.sampling import SamplingParams
+    from ferrum.llm import LLM
+
+LEAVE = ("/bye", "exit", "quit")
+DIM, PLAIN = "\033[2m", "\033[0m"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model(parser)
+    add_compile_choices(parser)
+    add_load_choices(parser)
+    add = parser.add_argument
+    add("--prompt", default=None, metavar="TEXT", help="answer this and end (default: chat, or the prompt from a pipe)")
+    add("--system", default="", metavar="TEXT", help="system message")
+    add("--max-tokens", type=positive, default=1024, metavar="N", help="longest answer in tokens (default 1024)")
+    add("--stop", action="append", default=None, metavar="TEXT", help="end the answer at this text (repeatable)")
+    add("--temperature", type=temperature, default=None, metavar="T", help="0 is greedy (default: the model's)")
+    add("--top-k", type=non_negative, default=None, metavar="K", help="sample among the K likeliest tokens; 0 is all")
+    add("--top-p", type=fraction, default=None, metavar="P", help="sample among the likeliest tokens of this total probability")
+    add("--repeat-penalty", type=penalty, default=None, metavar="R", help="penalty for tokens that were there already; 1 is none")
+    add("--seed", type=non_negative, default=None, metavar="N", help="make sampling repeatable")
+    thinking = parser.add_mutually_exclusive_group()
+    thinking.add_argument(
+        "--enable-thinking", dest="thinking", action="store_true", default=None, help="let the model reason first"
+    )
+    thinking.add_argument("--disable-thinking", dest="thinking", action="store_false", default=None, help="answer directly")
+    add("--output-format", default="text", choices=("text", "jsonl"), help="jsonl: one JSON object for each piece (default text)")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ferrum.hub import parse_name
+    from ferrum.llm import LLM
+    from ferrum.pack.reader import read_manifest
+
+    parse_name(args.model)  # a wrong name is said before a prompt is read
+    prompt = _given_prompt(args)
+    path = find_pack(args)
+    with LLM(path, max_num_seqs=1, max_model_len=args.max_model_len, num_threads=args.threads, trust=args.trust) as llm:
+        text = read_manifest(path).text
+        chat = Chat(llm, _sampling(llm, args), args, (text.reasoning_start, text.reasoning_end))
+        if prompt is not None:
+            chat.answer(prompt)
+            return 0
+        return _converse(chat)
+
+
+def _given_prompt(args: argparse.Namespace) -> str | None:
+    """The one prompt of a one-shot run; None for a conversation."""
+    if args.prompt is not None:
+        text = str(args.prompt)
+    elif sys.stdin.isatty():
+        return None
+    else:
+        text = sys.stdin.read().rstrip("\r\n")  # the newline that ends a line is the shell's, not the prompt's
+    if not text.strip():
+        raise FerrumError("prompt-empty", "the prompt is empty", "--prompt or stdin", "give a text")
+    return text
+
+
+def _sampling(llm: LLM, args: argparse.Namespace) -> SamplingParams:
+    """The model's defaults with the flags that were given in their place."""
+    given = {
+        "max_tokens": args.max_tokens,
+        "temperature": args.temperature,
+        "top_k": args.top_k,
+        "top_p": args.top_p,
+        "repetition_penalty": args.repeat_penalty,
+        "seed": args.seed,
+        "stop": tuple(args.stop) if args.stop else None,
+    }
+    return dataclasses.replace(llm.default_params, **{name: value for name, value in given.items() if value is not None})
+
+
+def _converse(chat: Chat) -> int:
+    if is_interactive():
+        print("/clear forgets the conversation, /bye or Ctrl-D ends", file=sys.stderr)
+        _line_editing()
+    while True:
+        try:
+            text = input(">>> ").strip()
+        except EOFError:
+            print()
+            return 0
+        if text in LEAVE:
+            return 0
+        if text == "/clear":
+            chat.clear()
+        elif text.startswith("/"):
+            print(f"{text.split()[0]} is not known; there are /clear and /bye", file=sys.stderr)
+        elif text:
+            _answer_or_report(chat, text)
+
+
+def _answer_or_report(chat: Chat, text: str) -> None:
+    """An answer that fails or is interrupted ends itself, not the conversation."""
+    try:
+        chat.answer(text)
+    except KeyboardInterrupt:
+        print("\n(interrupted)", file=sys.stderr)
+    except FerrumError as error:
+        print(f"error: {error}", file=sys.stderr)
+
+
+def _line_editing() -> None:
+    import contextlib
+
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  importing it gives input() history and arrow keys
+
+
+class Chat:
+    """A conversation with one model; ``answer`` streams to stdout and remembers both sides."""
+
+    def __init__(self, llm: LLM, params: SamplingParams, args: argparse.Namespace, tags: tuple[str, str]) -> None:
+        self.llm, self.params, self.tags = llm, params, tags
+        self.jsonl: bool = args.output_format == "jsonl" or args.json
+        self.template: dict[str, Any] = {} if args.thinking is None else {"enable_thinking": args.thinking}
+        self.system = [{"role": "system", "content": args.system}] if args.system else []
+        self.messages: list[dict[str, str]] = list(self.system)
+
+    def clear(self) -> None:
+        self.messages = list(self.system)
+
+    def answer(self, text: str) -> None:
+        """Say ``text`` and stream the answer. On an error the conversation is as before."""
+        messages = [*self.messages, {"role": "user", "content": text}]
+        prompt = self.llm.chat_prompt(messages, **self.template)
+        write: Callable[[str, str], None] = _write_json if self.jsonl else _Writer().write
+        splitter = self._splitter(prompt)
+        content, tokens, reason = "", 0, ""
+        for piece in self.llm.stream(prompt, self.params):
+            tokens += len(piece.token_ids)
+            reason = piece.finish_reason
+            for thought, said in [splitter.feed(piece.text), *([splitter.finish()] if reason else [])]:
+                content += said
+                write("reasoning", thought)
+                write("text", said)
+        self.messages = [*messages, {"role": "assistant", "content": content}]
+        if self.jsonl:
+            usage = {"prompt_tokens": len(prompt), "completion_tokens": tokens}
+            print(json.dumps({"type": "done", "finish_reason": reason, "usage": usage}), flush=True)
+        else:
+            print(flush=True)
+
+    def _splitter(self, prompt: list[int]) -> Any:
+        """Separates what is thought from what is said, by the tags that the pack names."""
+        from ferrum.text.reasoning import ReasoningSplitter
+
+        start, end = self.tags
+        opened = bool(start) and self.llm.tokenizer.decode(prompt[-8:]).rstrip().endswith(start)
+        return ReasoningSplitter(start, end, opened=opened)
+
+
+def _write_json(kind: str, text: str) -> None:
+    if text:
+        print(json.dumps({"type": kind, "text": text}, ensure_ascii=False), flush=True)
+
+
+class _Writer:
+    """Streams text; what a model thinks is dim in a terminal and left out elsewhere."""
+
+    def __init__(self) -> None:
+        self.dim = False
+
+    def write(self, kind: str, text: str) -> None:
+        if not text or (kind == "reasoning" and not sys.stdout.isatty()):
+            return
+        if sys.stdout.isatty() and self.dim != (kind == "reasoning"):
+            self.dim = kind == "reasoning"
+            sys.stdout.write(DIM if self.dim else PLAIN + "\n")
+        sys.stdout.write(text)
+        sys.stdout.flush()

@@ -1,0 +1,46 @@
+"""``ferrum verify``: every hash, the signature, the machine and, with --numeric, the answers of a pack."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ferrum.cli.output import print_json, print_table
+from ferrum.errors import EXIT_FAILURE, FerrumError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("pack", metavar="PACK", help="a .fpk file")
+    parser.add_argument("--numeric", action="store_true", help="run the pack and compare with the vectors inside it")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ferrum.cli.machine import this_machine
+    from ferrum.pack.verify import verify_pack
+
+    path = Path(args.pack)
+    if not path.is_file():
+        raise FerrumError("pack-missing", "there is no such pack", args.pack, "check the path")
+    report = verify_pack(path, args.numeric, make_executor=_load, machine=this_machine())
+    if args.json:
+        checks = [{"name": c.name, "state": c.state, "detail": c.detail} for c in report.checks]
+        print_json({"path": str(path), "ok": report.ok, "checks": checks})
+    else:
+        print_table(("CHECK", "STATE", "DETAIL"), [(c.name, c.state, c.detail) for c in report.checks])
+    if report.ok:
+        return 0
+    bad = next(c for c in report.checks if c.state == "failed")
+    if args.json:
+        return EXIT_FAILURE
+    raise FerrumError("pack-verify-failed", f"{bad.name}: {bad.detail or 'failed'}", str(path), "copy or build the pack again")
+
+
+def _load(pack: Any) -> Any:
+    """The pack on its device with room for one short sequence."""
+    from ferrum.devices.base import DeviceOptions
+    from ferrum.engine.load import find_device
+
+    blocks = -(-pack.manifest.model.max_model_len // pack.manifest.kv.block_size)
+    room = min(blocks, 64) * pack.manifest.kv.bytes_per_block
+    return find_device(pack.manifest.target.device).load(pack, DeviceOptions(max_seqs=1, max_tokens=64, kv_cache_bytes=room))

@@ -1,0 +1,257 @@
+"""The CPU device: a generated shared object, a pinned pool inside it, weights read where the pack is mapped."""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import mmap
+import os
+import tempfile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.devices.base import MAX_LOGPROBS, DeviceOptions, Limits, StepBuffers
+from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
+from ferrum.errors import FerrumError
+from ferrum.pack.reader import Pack
+from ferrum.pack.schema import Manifest
+
+ABI = 1
+# Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
+_SPIN = 3000
+# Share of the free memory that the KV cache may take when no size is given.
+_KV_SHARE = 0.5
+
+
+class _Config(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("weights", "kv", "arena", "cpus")),
+        ("num_blocks", ctypes.c_int64),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("max_tokens", "max_seqs", "max_samples", "max_blocks_per_seq", "num_threads", "spin")
+        ),
+    ]
+
+
+# In the order of the generated code's step record.
+_ARRAYS = (
+    "tokens", "positions", "query_start", "context_len", "block_table", "sample_rows", "temperature", "top_k",
+    "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "draw", "num_logprobs",
+    "penalty_start", "penalty_token", "penalty_count", "bias_start", "bias_token", "bias_value", "use_mask", "mask",
+    "out_token", "out_logprob", "top_token", "top_logprob",
+)  # fmt: skip
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_samples", "unused")),
+        *((name, ctypes.c_void_p) for name in _ARRAYS),
+    ]
+
+
+def _code_file(code: memoryview) -> tuple[int, str]:
+    """An open file with ``code`` and a path under which the loader can read it: in memory on Linux, else temporary.
+
+    The file stays open as long as the code is loaded: the loader knows libraries by path, and a path that is used again
+    for other code would give the old one.
+    """
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("ferrum-step", os.MFD_CLOEXEC)
+        path = f"/proc/self/fd/{fd}"
+    else:
+        fd, path = tempfile.mkstemp(suffix=".so")
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(code)
+    return fd, path
+
+
+class Library:
+    """The pack's shared object, with the signatures of its entry points."""
+
+    def __init__(self, pack: Pack) -> None:
+        where = f"{pack.path.name}: code/step.so"
+        self._fd, path = _code_file(pack.member("code/step.so"))
+        try:
+            self.lib = ctypes.CDLL(path)
+        except OSError as error:
+            os.close(self._fd)
+            raise FerrumError(
+                "code-unloadable", f"the code cannot be loaded: {error}", where, "compile the pack on this machine"
+            ) from None
+        lib = self.lib
+        lib.ferrum_arena_bytes.restype = ctypes.c_int64
+        lib.ferrum_arena_bytes.argtypes = [ctypes.POINTER(_Config)]
+        lib.ferrum_open.restype = ctypes.c_int32
+        lib.ferrum_open.argtypes = [ctypes.POINTER(_Config), ctypes.POINTER(_Step), ctypes.POINTER(ctypes.c_void_p)]
+        lib.ferrum_step.restype = lib.ferrum_close.restype = lib.ferrum_copy_block.restype = None
+        lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = lib.ferrum_logits.argtypes = [ctypes.c_void_p]
+        lib.ferrum_copy_block.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        lib.ferrum_logits.restype = ctypes.c_void_p
+        lib.ferrum_roof_read.restype = lib.ferrum_roof_dot.restype = ctypes.c_double
+        lib.ferrum_roof_read.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+        lib.ferrum_roof_dot.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        abi = lib.ferrum_abi()
+        contract = ctypes.cast(lib.ferrum_contract, ctypes.c_char_p).value or b""
+        if abi != ABI:
+            raise FerrumError(
+                "pack-version", f"the code speaks ABI {abi} and this ferrum speaks {ABI}", where, "compile the pack again"
+            )
+        if contract.decode("ascii", "replace") != pack.manifest.contract:
+            raise FerrumError("contract-mismatch", "code and weights do not belong together", where, "compile the pack again")
+
+    def close(self) -> None:
+        """Unload the code; nothing of it may run any more."""
+        _ctypes.dlclose(self.lib._handle)
+        os.close(self._fd)
+
+
+class CpuExecutor:
+    """A model on the CPU. ``limits`` are fixed at load; the KV cache is reserved then and touched as it is used."""
+
+    def __init__(self, pack: Pack, options: DeviceOptions) -> None:
+        self._handle = ctypes.c_void_p()
+        manifest = pack.manifest
+        cpus = usable_cpus()
+        threads = options.num_threads or len(cpus)
+        # More threads than cores share them; pinning would only make that worse.
+        self._cpus = np.array(cpus if threads == len(cpus) else [-1] * threads, np.int32)
+        self.limits = choose_limits(manifest, options, threads)
+        self.buffers = StepBuffers(self.limits)
+        self._library = Library(pack)
+        # Spinning helps only while every thread has a core of its own.
+        self._config = self._make_config(pack, threads, _SPIN if threads <= len(cpus) else 0)
+        arena_bytes = self._library.lib.ferrum_arena_bytes(ctypes.byref(self._config))
+        self._kv = _reserve(self.limits.num_blocks * manifest.kv.bytes_per_block)
+        self._arena = _reserve(arena_bytes)
+        self._config.kv, self._config.arena = self._kv.ctypes.data, self._arena.ctypes.data
+        self._step = _Step(**{name: getattr(self.buffers, name).ctypes.data for name in _ARRAYS})
+        error = self._library.lib.ferrum_open(ctypes.byref(self._config), ctypes.byref(self._step), ctypes.byref(self._handle))
+        if error:
+            raise FerrumError(
+                "device-failed", f"the worker threads cannot start: {os.strerror(error)}", "cpu", "lower the number of threads"
+            )
+        self._run = self._library.lib.ferrum_step
+        self._logits = self._map_logits()
+
+    def _make_config(self, pack: Pack, threads: int, spin: int) -> _Config:
+        limits = self.limits
+        return _Config(
+            weights=pack.address("weights"),
+            cpus=self._cpus.ctypes.data,
+            num_blocks=limits.num_blocks,
+            max_tokens=limits.max_tokens,
+            max_seqs=limits.max_seqs,
+            max_samples=limits.max_samples,
+            max_blocks_per_seq=limits.max_blocks_per_seq,
+            num_threads=threads,
+            spin=spin,
+        )
+
+    def _map_logits(self) -> NDArray[np.float32]:
+        shape = (self.limits.max_samples, self.limits.vocab_size)
+        address = self._library.lib.ferrum_logits(self._handle)
+        start = (address - self._arena.ctypes.data) // 4
+        return self._arena.view(np.float32)[start : start + shape[0] * shape[1]].reshape(shape)
+
+    def step(self) -> None:
+        """Run the step that ``buffers`` describe."""
+        buffers, step = self.buffers, self._step
+        step.num_tokens, step.num_seqs, step.num_samples = buffers.num_tokens, buffers.num_seqs, buffers.num_samples
+        self._run(self._handle)
+
+    def logits(self) -> NDArray[np.float32]:
+        return self._logits[: self.buffers.num_samples]
+
+    def copy_block(self, source: int, target: int) -> None:
+        self._library.lib.ferrum_copy_block(self._handle, source, target)
+
+    def measure_roofs(self) -> dict[str, float]:
+        """What this machine gives the same threads: GB/s of reading, and 10^12 operations/s of each dot product."""
+        data = np.ones(256 << 20, np.uint8)
+        lib = self._library.lib
+        read = max(lib.ferrum_roof_read(self._handle, data.ctypes.data, data.nbytes) for _ in range(5))
+        dots = [max(lib.ferrum_roof_dot(self._handle, kind) for _ in range(3)) for kind in range(3)]
+        return {
+            "read_gb_per_s": read / 1e9,
+            "f32_tflops": dots[0] / 1e12,
+            "bf16_tflops": dots[1] / 1e12,
+            "int8_tops": dots[2] / 1e12,
+        }
+
+    def close(self) -> None:
+        if self._handle:
+            self._library.lib.ferrum_close(self._handle)
+            self._handle = ctypes.c_void_p()
+            self._library.close()
+
+
+def _reserve(nbytes: int) -> NDArray[np.uint8]:
+    """Zeroed, page-aligned memory that is committed when it is touched; large pages where the system gives them."""
+    try:
+        memory = mmap.mmap(-1, max(nbytes, mmap.PAGESIZE))
+    except (OSError, ValueError, OverflowError):
+        raise FerrumError(
+            "out-of-memory",
+            f"{nbytes >> 20} MiB cannot be reserved",
+            "cpu",
+            "give a smaller --kv-cache-memory or --max-num-batched-tokens",
+        ) from None
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(memory, np.uint8)
+
+
+def choose_limits(manifest: Manifest, options: DeviceOptions, threads: int) -> Limits:
+    """Capacities that fit: KV blocks for every sequence at full length, less when memory or the user says so.
+
+    Raises FerrumError when not even one sequence of the context length fits.
+    """
+    kv, model, memory = manifest.kv, manifest.model, manifest.memory
+    length = options.max_model_len or model.max_model_len
+    per_seq = -(-length // kv.block_size)
+    max_samples = options.max_samples or options.max_seqs
+    fixed = memory.fixed + options.max_tokens * memory.per_token + max_samples * memory.per_sample + threads * memory.per_thread
+    budget = options.kv_cache_bytes or int(max(0, free_memory() - fixed) * _KV_SHARE)
+    num_blocks = min(budget // kv.bytes_per_block, per_seq * options.max_seqs)
+    if num_blocks < 1 or (options.kv_cache_bytes == 0 and num_blocks * kv.block_size < min(length, 256)):
+        raise FerrumError(
+            "kv-memory-too-small",
+            f"{budget >> 20} MiB hold {num_blocks} KV blocks of {kv.block_size} tokens",
+            "--kv-cache-memory",
+            f"{length} tokens need {per_seq * kv.bytes_per_block >> 20} MiB: free memory or lower --max-model-len",
+        )
+    return Limits(
+        max_tokens=options.max_tokens,
+        max_seqs=options.max_seqs,
+        max_samples=max_samples,
+        num_blocks=int(num_blocks),
+        block_size=kv.block_size,
+        max_blocks_per_seq=per_seq,
+        vocab_size=model.vocab_size,
+        max_adjust=max(1 << 16, max_samples * 1024),
+    )
+
+
+class CpuDevice:
+    """Loads packs for this CPU."""
+
+    name = "cpu"
+
+    def load(self, pack: Pack, options: DeviceOptions) -> CpuExecutor:
+        """Raises FerrumError when the pack was made for another machine or memory cannot fit."""
+        target = pack.manifest.target
+        missing = sorted(set(target.features) - machine_features())
+        if target.device != self.name or target.arch != machine_arch() or missing:
+            lacks = f", which lacks {', '.join(missing)}" if missing and target.arch == machine_arch() else ""
+            raise FerrumError(
+                "wrong-machine",
+                f"the pack is for {target.name} and this is {machine_arch()}{lacks}",
+                pack.path.name,
+                "compile with --target cpu on this machine",
+            )
+        return CpuExecutor(pack, options)
+
+
+assert MAX_LOGPROBS == 20  # the generated code's constant

@@ -1,0 +1,59 @@
+"""This machine as a pack sees it: architecture, CPU features, cores, memory that is free."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+
+PROC = Path("/proc")
+
+
+def machine_arch() -> str:
+    """``x86_64`` or ``aarch64``, whatever the system calls it."""
+    machine = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+
+
+def machine_features(proc: Path = PROC) -> frozenset[str]:
+    """CPU features in the Linux kernel's words; empty where the system does not list them."""
+    try:
+        lines = (proc / "cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
+
+
+def usable_cpus() -> list[int]:
+    """Ids of the logical CPUs this process may use, one per physical core (the second thread of a core adds no bandwidth)."""
+    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    seen: set[str] = set()
+    cores = []
+    for cpu in allowed:
+        try:
+            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+        except OSError:
+            siblings = str(cpu)
+        if siblings not in seen:
+            seen.add(siblings)
+            cores.append(cpu)
+    return cores
+
+
+def free_memory(proc: Path = PROC) -> int:
+    """Bytes that can be allocated without swapping: the system's estimate, or the cgroup's remainder if that is less."""
+    available = 1 << 62
+    try:
+        for line in (proc / "meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                available = int(line.split()[1]) * 1024
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        if limit != "max":
+            available = min(available, int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):
+        pass
+    return max(available, 0)

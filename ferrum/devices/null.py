@@ -1,0 +1,133 @@
+"""A device without hardware: its KV memory holds token ids, and its logits are a hash of the tokens it reads back.
+
+Every token of a step is written to its slot; the history of a sampled row is then read through the block table. An
+engine that mixes blocks, forgets to recompute after preemption or shares a wrong prefix therefore gets other tokens than
+``null_logits`` gives for the plain history. The device also checks the contract of ``StepBuffers`` at every step and raises
+AssertionError when the engine breaks it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ferrum.devices.base import DeviceOptions, Executor, Limits, StepBuffers
+from ferrum.engine.sampling import sample_reference
+
+if TYPE_CHECKING:
+    from ferrum.pack.schema import Manifest
+
+DEFAULT_NUM_BLOCKS = 1024
+STALE = -1  # content of a slot that was never written
+
+
+def null_logits(history: ArrayLike, vocab_size: int) -> NDArray[np.float32]:
+    """Logits ``[vocab_size]`` in [-8, 8) after the tokens ``history``: SHA-256 of them, spread by splitmix64."""
+    data = np.ascontiguousarray(history, dtype="<i4").tobytes()
+    seed = np.uint64(int.from_bytes(hashlib.sha256(data).digest()[:8], "little"))
+    x = np.arange(1, vocab_size + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + seed
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return ((x >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-20) - np.float32(8.0)).astype(np.float32)
+
+
+class NullExecutor:
+    """An ``Executor`` over ``limits`` that needs no model."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.buffers = StepBuffers(limits)
+        self.memory = np.full((limits.num_blocks, limits.block_size), STALE, np.int32)
+        self.num_steps = 0
+        self.closed = False
+        self._logits = np.zeros((limits.max_samples, limits.vocab_size), np.float32)
+
+    def step(self) -> None:
+        assert not self.closed, "a step after close"
+        b = self.buffers
+        self._check(b)
+        for s in range(b.num_seqs):
+            begin, end = int(b.query_start[s]), int(b.query_start[s + 1])
+            blocks, slots = self._places(s, b.positions[begin:end])
+            self.memory[blocks, slots] = b.tokens[begin:end]
+        starts = b.query_start[: b.num_seqs + 1]
+        for row in range(b.num_samples):
+            at = int(b.sample_rows[row])
+            s = int(np.searchsorted(starts, at, side="right")) - 1
+            blocks, slots = self._places(s, np.arange(int(b.positions[at]) + 1, dtype=np.int32))
+            self._logits[row] = null_logits(self.memory[blocks, slots], self.limits.vocab_size)
+        sample_reference(self._logits, b)
+        self.num_steps += 1
+
+    def logits(self) -> NDArray[np.float32]:
+        return self._logits[: self.buffers.num_samples]
+
+    def copy_block(self, source: int, target: int) -> None:
+        self.memory[target] = self.memory[source]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _places(self, s: int, positions: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        size = self.limits.block_size
+        return self.buffers.block_table[s, positions // size], positions % size
+
+    def _check(self, b: StepBuffers) -> None:
+        limits = self.limits
+        assert 0 < b.num_tokens <= limits.max_tokens and 0 < b.num_seqs <= limits.max_seqs, "a step out of its limits"
+        assert 0 <= b.num_samples <= limits.max_samples, "too many samples"
+        starts = b.query_start[: b.num_seqs + 1]
+        assert starts[0] == 0 and starts[-1] == b.num_tokens and (np.diff(starts) > 0).all(), "query_start"
+        tokens = b.tokens[: b.num_tokens]
+        assert (tokens >= 0).all() and (tokens < limits.vocab_size).all(), "a token out of the vocabulary"
+        rows = b.sample_rows[: b.num_samples]
+        assert (np.diff(rows) > 0).all() and (rows >= 0).all() and (rows < b.num_tokens).all(), "sample_rows"
+        for starts_of_lists in (b.penalty_start, b.bias_start):
+            list_starts = starts_of_lists[: b.num_samples + 1]
+            assert list_starts[0] == 0 and (np.diff(list_starts) >= 0).all() and list_starts[-1] <= limits.max_adjust
+        self._check_blocks(b)
+
+    def _check_blocks(self, b: StepBuffers) -> None:
+        """Positions follow each other, and no block that is written in this step is seen by another sequence."""
+        size = self.limits.block_size
+        written: dict[int, int] = {}
+        seen: list[NDArray[np.int32]] = []
+        for s in range(b.num_seqs):
+            positions = b.positions[b.query_start[s] : b.query_start[s + 1]]
+            assert (np.diff(positions) == 1).all() and positions[0] >= 0, "positions"
+            assert b.context_len[s] == positions[-1] + 1, "context_len"
+            used = -(-int(b.context_len[s]) // size)
+            assert used <= self.limits.max_blocks_per_seq, "a sequence of too many blocks"
+            blocks = b.block_table[s, :used]
+            assert (blocks >= 0).all() and (blocks < self.limits.num_blocks).all(), "a block out of the pool"
+            assert np.unique(blocks).size == used, "a block twice in one table"
+            seen.append(blocks)
+            written.update((int(block), s) for block in blocks[int(positions[0]) // size :])
+        for s, blocks in enumerate(seen):
+            assert all(written.get(int(block), s) == s for block in blocks), "a block is written while another sequence uses it"
+
+
+class NullDevice:
+    """Loads the sizes of a pack and nothing else."""
+
+    name = "null"
+
+    def load(self, pack: object, options: DeviceOptions) -> Executor:
+        manifest: Manifest = pack.manifest  # type: ignore[attr-defined]
+        kv = manifest.kv
+        num_blocks = options.kv_cache_bytes // kv.bytes_per_block if options.kv_cache_bytes else DEFAULT_NUM_BLOCKS
+        max_model_len = min(options.max_model_len or manifest.model.max_model_len, manifest.model.max_model_len)
+        limits = Limits(
+            max_tokens=options.max_tokens,
+            max_seqs=options.max_seqs,
+            max_samples=options.max_samples or options.max_seqs,
+            num_blocks=max(num_blocks, 1),
+            block_size=kv.block_size,
+            max_blocks_per_seq=-(-max_model_len // kv.block_size),
+            vocab_size=manifest.model.vocab_size,
+        )
+        return NullExecutor(limits)

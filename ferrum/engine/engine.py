@@ -1,0 +1,301 @@
+"""The engine: requests in, tokens out, one step at a time, on one thread.
+
+Life of a request: ``add`` checks it against the limits and queues it; ``step`` schedules, fills the device's arrays, runs
+the device, takes the sampled tokens and returns one event per token; the last event of a choice has a finish reason.
+
+What ends a choice here is what can be seen in tokens: end and stop tokens, ``max_tokens``, the context's length. Stop
+strings are seen by whoever turns tokens into text: it calls ``abort`` (which emits no event) and reports "stop" itself.
+Between two steps ``abort`` takes effect at once, so no further token is computed and the blocks are free. A consumer in
+another process may find some more events under way; it drops events of choices that it has ended.
+"""
+
+from __future__ import annotations
+
+import secrets
+from array import array
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Many
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.devices.base import Executor
+from ferrum.engine.batch import fill_step
+from ferrum.engine.messages import EngineStats, TokenEvent
+from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.scheduler import EngineOptions, Planned, Scheduler
+from ferrum.engine.sequence import Sequence, State, TokenMask
+from ferrum.errors import FerrumError
+
+
+@dataclass(slots=True)
+class Counters:
+    requests: int = 0
+    rejected: int = 0
+    tokens_generated: int = 0
+    iterations: int = 0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    batch_size: int = 0
+
+
+class Engine:
+    """Continuous batching over one executor. Not thread-safe: one thread calls everything.
+
+    ``eos_token_ids`` end an output unless the request says ``ignore_eos``. ``masks`` turns ``SamplingParams.grammar`` into a
+    ``TokenMask``; without it a request with a grammar is refused.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        options: EngineOptions | None = None,
+        *,
+        eos_token_ids: Iterable[int] = (),
+        masks: Callable[[str], TokenMask] | None = None,
+    ) -> None:
+        options = options or EngineOptions()
+        limits = executor.limits
+        self.executor = executor
+        self.options = options
+        self.eos_token_ids = frozenset(eos_token_ids)
+        self.masks = masks
+        self.scheduler = Scheduler(limits, options)
+        capacity = min(limits.num_blocks, limits.max_blocks_per_seq) * limits.block_size
+        self.max_model_len = min(options.max_model_len or capacity, capacity)
+        self.counters = Counters()
+        self._sequences: dict[str, dict[int, Sequence]] = {}
+        self._arrivals = 0
+
+    def add(self, request_id: str, prompt: Many[int], params: SamplingParams, *, salt: str = "") -> None:
+        """Queue ``params.n`` choices. Prefixes are shared among requests of equal ``salt`` only.
+
+        Raises FerrumError: a request that can never run ("prompt-empty", "prompt-too-long", "request-too-long",
+        "invalid-token", "invalid-parameter", "duplicate-request") or that cannot be queued now ("queue-full").
+        """
+        try:
+            tokens = self._checked_prompt(prompt)
+            max_tokens = self._checked_length(len(tokens), params)
+            self._check_params(request_id, len(tokens) + max_tokens, params)
+            masks = [self.masks(params.grammar) if params.grammar and self.masks else None for _ in range(params.n)]
+        except FerrumError:
+            self.counters.rejected += 1
+            raise
+        self.counters.requests += 1
+        fresh = secrets.randbits(64)
+        shared_salt = self._salt(params, salt)
+        choices = self._sequences[request_id] = {}
+        for index in range(params.n):
+            choices[index] = Sequence(
+                request_id,
+                index,
+                tokens,
+                params,
+                arrival=self._arrivals,
+                seed=params.seed_of(index, fresh),
+                max_tokens=max_tokens,
+                stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids),
+                salt=shared_salt,
+                leader=choices.get(0),
+                mask=masks[index],
+            )
+            self._arrivals += 1
+            self.scheduler.add(choices[index])
+
+    def step(self) -> list[TokenEvent]:
+        """Run one step; the events of all sampled tokens. Empty when nothing was sampled or there is nothing to do.
+
+        An exception from the device leaves the engine unusable.
+        """
+        plan = self.scheduler.schedule()
+        if not plan:
+            assert not self.scheduler.waiting and not self.scheduler.running, "work is left but none was scheduled"
+            return []
+        fill_step(self.executor.buffers, plan)
+        self.executor.step()
+        self._count(plan)
+        return self._collect(plan)
+
+    def abort(self, request_id: str, index: int | None = None) -> bool:
+        """End one choice or all choices of a request and free its blocks; False if there is nothing to end."""
+        choices = self._sequences.get(request_id, {})
+        ended = [s for s in choices.values() if index is None or s.index == index]
+        for sequence in ended:
+            self._end(sequence)
+        return bool(ended)
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def stats(self) -> EngineStats:
+        scheduler, counters, cache = self.scheduler, self.counters, self.scheduler.cache.counters
+        decoding = sum(1 for s in scheduler.running if s.num_pending == 1)
+        return EngineStats(
+            queue_depth=len(scheduler.waiting),
+            active_prefill=len(scheduler.running) - decoding,
+            active_decode=decoding,
+            current_batch_size=counters.batch_size if scheduler.running else 0,
+            blocks_total=scheduler.pool.num_blocks,
+            blocks_used=scheduler.pool.num_used,
+            prefix_cache_entries=scheduler.cache.num_entries,
+            num_requests=counters.requests,
+            num_rejected=counters.rejected,
+            num_tokens_generated=counters.tokens_generated,
+            num_preemptions=scheduler.preemptions,
+            num_iterations=counters.iterations,
+            num_prefill_tokens=counters.prefill_tokens,
+            num_decode_tokens=counters.decode_tokens,
+            prefix_cache_hits=cache.hits,
+            prefix_cache_misses=cache.misses,
+            prefix_cache_evictions=cache.evictions,
+            prefix_cache_saved_tokens=cache.saved_tokens,
+        )
+
+    def logits(self, prompt: Many[int]) -> NDArray[np.float32]:
+        """Raw logits ``[len(prompt), vocab_size]`` after every token, in steps of their own. Only while the engine is idle.
+
+        Raises FerrumError as ``add``, and "engine-busy".
+        """
+        tokens = self._checked_prompt(prompt)
+        if self.has_work:
+            raise FerrumError("engine-busy", "logits are computed only while no request runs", "", "finish or abort the requests")
+        if len(tokens) > self.max_model_len:
+            raise _too_long(len(tokens), 0, self.max_model_len)
+        params = SamplingParams(temperature=0.0, max_tokens=1)
+        sequence = Sequence("", 0, tokens, params, arrival=0, seed=0, max_tokens=1, stop_ids=frozenset(), salt=None)
+        pool, limits, buffers = self.scheduler.pool, self.executor.limits, self.executor.buffers
+        sequence.blocks.extend(pool.take() for _ in range(-(-len(tokens) // limits.block_size)))
+        result = np.empty((len(tokens), limits.vocab_size), np.float32)
+        chunk = min(limits.max_tokens, limits.max_samples)
+        try:
+            for start in range(0, len(tokens), chunk):
+                count = min(chunk, len(tokens) - start)
+                fill_step(buffers, [Planned(sequence, count, True)])
+                _sample_every_row(self.executor)
+                self.executor.step()
+                result[start : start + count] = self.executor.logits()[:count]
+                sequence.num_computed += count
+        finally:
+            for block in sequence.blocks:
+                pool.release(block, keep=False)
+        return result
+
+    def close(self) -> None:
+        """End all requests and free the device."""
+        for request_id in list(self._sequences):
+            self.abort(request_id)
+        self.executor.close()
+
+    def _salt(self, params: SamplingParams, salt: str) -> bytes | None:
+        """With the prefix cache off, only the choices of one request share: under a salt that nobody else can have."""
+        if self.options.prefix_cache:
+            return b"user" + salt.encode("utf-8", "surrogatepass")
+        return b"once" + self._arrivals.to_bytes(8, "little") if params.n > 1 else None
+
+    def _checked_prompt(self, prompt: Many[int]) -> array[int]:
+        vocab_size = self.executor.limits.vocab_size
+        if not len(prompt):
+            raise FerrumError("prompt-empty", "the prompt has no tokens", "prompt", "send at least one token")
+        try:
+            tokens = array("i", prompt)
+        except (TypeError, OverflowError):
+            raise FerrumError("invalid-token", "token ids must be whole numbers", "prompt") from None
+        if min(tokens) < 0 or max(tokens) >= vocab_size:
+            raise FerrumError("invalid-token", f"token ids must be from 0 to {vocab_size - 1}", "prompt")
+        return tokens
+
+    def _checked_length(self, num_prompt: int, params: SamplingParams) -> int:
+        """``max_tokens`` with None resolved. A request must be able to run to its end alone in the KV memory."""
+        room = self.max_model_len - num_prompt
+        if room < 1 or (params.max_tokens or 0) > room:
+            raise _too_long(num_prompt, params.max_tokens or 0, self.max_model_len)
+        return params.max_tokens or room
+
+    def _check_params(self, request_id: str, num_tokens: int, params: SamplingParams) -> None:
+        limits = self.executor.limits
+        largest, where = params.largest_token_id()
+        if largest >= limits.vocab_size:
+            raise FerrumError("invalid-parameter", f"{where} names token {largest} of {limits.vocab_size}", where)
+        if params.grammar and self.masks is None:
+            raise FerrumError("invalid-parameter", "grammars are not supported by this engine", "grammar")
+        distinct = min(num_tokens, limits.vocab_size) if params.penalized else 0
+        banned = len(params.stop_token_ids) + len(self.eos_token_ids)
+        if max(distinct, len(params.logit_bias) + banned) > limits.max_adjust:
+            raise FerrumError("invalid-parameter", "penalties or biases exceed the device's lists", "repetition_penalty")
+        if request_id in self._sequences:
+            raise FerrumError("duplicate-request", "a request of this id is running", "request_id")
+        scheduler = self.scheduler
+        unfinished = len(scheduler.waiting) + len(scheduler.running)
+        if unfinished + params.n > self.options.max_queue + scheduler.max_seqs:
+            raise queue_full(unfinished)
+
+    def _count(self, plan: list[Planned]) -> None:
+        counters = self.counters
+        counters.iterations += 1
+        counters.batch_size = len(plan)
+        for sequence, num_tokens, samples in plan:
+            if samples and num_tokens == 1 and sequence.num_output:
+                counters.decode_tokens += 1
+            else:
+                counters.prefill_tokens += num_tokens
+
+    def _collect(self, plan: list[Planned]) -> list[TokenEvent]:
+        events: list[TokenEvent] = []
+        for planned in plan:
+            sequence = planned.sequence
+            self.scheduler.complete(planned)
+            if planned.samples:
+                events.append(self._take(sequence, len(events)))
+        self.counters.tokens_generated += len(events)
+        return events
+
+    def _take(self, sequence: Sequence, row: int) -> TokenEvent:
+        buffers = self.executor.buffers
+        token = int(buffers.out_token[row])
+        logprob: float | None = None
+        top: tuple[tuple[int, float], ...] = ()
+        wanted = sequence.params.logprobs
+        if wanted is not None:
+            logprob = float(buffers.out_logprob[row])
+            wanted = min(wanted, self.executor.limits.vocab_size)
+            top = tuple(zip(buffers.top_token[row, :wanted].tolist(), buffers.top_logprob[row, :wanted].tolist(), strict=True))
+        reason = sequence.append(token)
+        if reason:
+            self._end(sequence)
+        return TokenEvent(sequence.request_id, sequence.index, token, reason, logprob, top, max(sequence.cached_tokens, 0))
+
+    def _end(self, sequence: Sequence) -> None:
+        if sequence.state is not State.FINISHED:
+            self.scheduler.remove(sequence)
+        choices = self._sequences[sequence.request_id]
+        del choices[sequence.index]
+        if not choices:
+            del self._sequences[sequence.request_id]
+
+
+def _sample_every_row(executor: Executor) -> None:
+    """Turn a filled step of one sequence into one that computes the logits of all its rows, greedily."""
+    buffers = executor.buffers
+    count = buffers.num_samples = buffers.num_tokens
+    buffers.sample_rows[:count] = range(count)
+    buffers.penalty_start[: count + 1] = 0
+    buffers.bias_start[: count + 1] = 0
+    for name in ("temperature", "top_k", "min_p", "presence_penalty", "frequency_penalty", "use_mask", "seed", "draw"):
+        getattr(buffers, name)[:count] = 0
+    buffers.top_p[:count] = 1
+    buffers.repetition_penalty[:count] = 1
+    buffers.num_logprobs[:count] = -1
+
+
+def queue_full(unfinished: int) -> FerrumError:
+    return FerrumError("queue-full", f"the queue is full: {unfinished} sequences run or wait", "", "try again later")
+
+
+def _too_long(num_prompt: int, max_tokens: int, limit: int) -> FerrumError:
+    if num_prompt >= limit or max_tokens == 0:
+        what = f"the prompt has {num_prompt} tokens; this model takes {limit} tokens of prompt and output together"
+        return FerrumError("prompt-too-long", what, "prompt", "shorten the prompt")
+    what = f"{num_prompt} tokens of prompt and {max_tokens} of output exceed {limit}"
+    return FerrumError("request-too-long", what, "max_tokens", f"ask for at most {limit - num_prompt} tokens")

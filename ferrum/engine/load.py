@@ -1,0 +1,110 @@
+"""From a pack's path to an engine that is ready for its first request."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from ferrum.devices.base import Device, DeviceOptions, Executor
+from ferrum.engine.engine import Engine
+from ferrum.engine.messages import EngineInfo
+from ferrum.engine.scheduler import EngineOptions
+from ferrum.errors import FerrumError
+from ferrum.pack.reader import Pack, open_pack
+
+# name: module and class, imported when the device is used
+DEVICES = {"cpu": ("ferrum.devices.cpu", "CpuDevice"), "null": ("ferrum.devices.null", "NullDevice")}
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """An open pack, its executor and the engine over it. ``close`` frees everything."""
+
+    pack: Pack
+    executor: Executor
+    engine: Engine
+    info: EngineInfo
+
+    def close(self) -> None:
+        self.engine.close()
+        self.pack.close()
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    *,
+    device: str = AUTO,
+    trust: bool = False,
+    device_options: DeviceOptions | None = None,
+    engine_options: EngineOptions | None = None,
+) -> LoadedModel:
+    """Open the pack at ``path`` on ``device`` ("auto": the one it was compiled for).
+
+    Raises FerrumError: a bad pack or option, an unknown device, a machine or memory that does not fit.
+    """
+    device_options = device_options or DeviceOptions()
+    engine_options = engine_options or EngineOptions()
+    _check_options(device_options)
+    pack = open_pack(Path(path), trust=trust)
+    try:
+        record = pack.manifest
+        name = record.target.device if device == AUTO else device
+        length = _model_len(record.model.max_model_len, device_options, engine_options)
+        executor = find_device(name).load(pack, replace(device_options, max_model_len=length))
+        try:
+            engine = Engine(executor, replace(engine_options, max_model_len=length), eos_token_ids=record.text.eos_token_ids)
+        except BaseException:
+            executor.close()
+            raise
+    except BaseException:
+        pack.close()
+        raise
+    return LoadedModel(pack, executor, engine, _info(pack, name, engine))
+
+
+def find_device(name: str) -> Device:
+    """The device called ``name``. Raises FerrumError for a name that is not in ``DEVICES``."""
+    if name not in DEVICES:
+        known = ", ".join(DEVICES)
+        raise FerrumError("unknown-device", f"there is no device {name!r}", "device", f"use auto or one of: {known}")
+    module, attribute = DEVICES[name]
+    device: Device = getattr(importlib.import_module(module), attribute)()
+    return device
+
+
+def _model_len(longest: int, device_options: DeviceOptions, engine_options: EngineOptions) -> int:
+    wanted = [n for n in (device_options.max_model_len, engine_options.max_model_len) if n]
+    if max(wanted, default=0) > longest:
+        what = f"max_model_len {max(wanted)} exceeds {longest}, for which the pack was compiled"
+        raise FerrumError("invalid-option", what, "max_model_len", "compile with a larger --max-model-len")
+    return min(wanted, default=longest)
+
+
+def _check_options(options: DeviceOptions) -> None:
+    for field in fields(options):
+        value = getattr(options, field.name)
+        smallest = 1 if field.name in ("max_seqs", "max_tokens") else 0
+        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
+            raise FerrumError("invalid-option", f"{field.name} must be a whole number, {smallest} or more", field.name)
+
+
+def _info(pack: Pack, device: str, engine: Engine) -> EngineInfo:
+    record, limits, scheduler = pack.manifest, engine.executor.limits, engine.scheduler
+    return EngineInfo(
+        model=record.model.name,
+        device=device,
+        vocab_size=limits.vocab_size,
+        max_model_len=engine.max_model_len,
+        max_num_seqs=scheduler.max_seqs,
+        max_num_batched_tokens=scheduler.max_tokens,
+        max_queue=engine.options.max_queue,
+        num_blocks=limits.num_blocks,
+        block_size=limits.block_size,
+        bytes_per_block=record.kv.bytes_per_block,
+        weight_bytes=record.memory.weights,
+        kv_bytes=limits.num_blocks * record.kv.bytes_per_block,
+        prefix_cache=engine.options.prefix_cache,
+    )

@@ -1,0 +1,215 @@
+"""What is said between the engine's process and its client, and how it is framed.
+
+Frame: 4 bytes little-endian length, then that many bytes of MessagePack. A message is a msgspec struct encoded as an
+array whose first element is the tag; unknown tags, wrong types and frames over ``MAX_FRAME`` end the connection.
+
+client → engine: ``Start`` once, then ``Generate``, ``Abort``, ``GetStats``, ``Shutdown``.
+engine → client: ``Ready`` or ``Failed`` once, then ``Refused``, ``Events`` (all tokens of one step), ``Stats``; ``Failed``
+at any time means that the engine is gone.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TypeAlias
+
+import msgspec
+
+from ferrum.devices.base import DeviceOptions
+from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.scheduler import EngineOptions
+from ferrum.errors import FerrumError
+
+MAX_FRAME = 64 * 1024 * 1024
+HEADER = struct.Struct("<I")
+
+
+class Message(msgspec.Struct, array_like=True, tag=True, frozen=True, forbid_unknown_fields=True):
+    """Base of everything that crosses the socket."""
+
+
+class TokenEvent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One sampled token of choice ``index`` of a request.
+
+    ``finish_reason``: "" while it goes on, "stop" when ``token`` is an end or stop token (it belongs to the token ids and
+    the usage, not to the text), "length". ``logprob`` and ``top`` ((token, logprob), descending) as far as asked for.
+    ``cached_tokens``: prompt tokens that were not computed because the prefix cache had them.
+    """
+
+    request_id: str
+    index: int
+    token: int
+    finish_reason: str = ""
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+    cached_tokens: int = 0
+
+
+class EngineStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Gauges of now, and counters (``num_*``, ``prefix_cache_*``) since the start."""
+
+    queue_depth: int
+    active_prefill: int
+    active_decode: int
+    current_batch_size: int  # sequences in the last step
+    blocks_total: int
+    blocks_used: int
+    prefix_cache_entries: int
+    num_requests: int
+    num_rejected: int
+    num_tokens_generated: int
+    num_preemptions: int
+    num_iterations: int
+    num_prefill_tokens: int
+    num_decode_tokens: int
+    prefix_cache_hits: int
+    prefix_cache_misses: int
+    prefix_cache_evictions: int
+    prefix_cache_saved_tokens: int
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was loaded. ``max_model_len``: most tokens (prompt and output) of one sequence, also bounded by the KV memory."""
+
+    model: str
+    device: str
+    vocab_size: int
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    max_queue: int
+    num_blocks: int
+    block_size: int
+    bytes_per_block: int
+    weight_bytes: int
+    kv_bytes: int
+    prefix_cache: bool
+
+
+class Start(Message, tag="start", frozen=True):
+    pack: str
+    device: str
+    trust: bool
+    device_options: DeviceOptions
+    engine_options: EngineOptions
+
+
+class Generate(Message, tag="generate", frozen=True):
+    request_id: str
+    prompt: list[int]
+    params: SamplingParams
+    salt: str = ""
+
+
+class Abort(Message, tag="abort", frozen=True):
+    """``index`` -1: all choices."""
+
+    request_id: str
+    index: int = -1
+
+
+class GetStats(Message, tag="get-stats", frozen=True):
+    call: int
+
+
+class Shutdown(Message, tag="shutdown", frozen=True):
+    pass
+
+
+class Ready(Message, tag="ready", frozen=True):
+    info: EngineInfo
+
+
+class Failed(Message, tag="failed", frozen=True):
+    code: str
+    what: str
+    where: str
+    next_step: str
+
+
+class Refused(Message, tag="refused", frozen=True):
+    request_id: str
+    code: str
+    what: str
+    where: str
+    next_step: str
+
+
+class Events(Message, tag="events", frozen=True):
+    events: list[TokenEvent]
+
+
+class Stats(Message, tag="stats", frozen=True):
+    call: int
+    stats: EngineStats
+
+
+ToEngine: TypeAlias = Start | Generate | Abort | GetStats | Shutdown
+FromEngine: TypeAlias = Ready | Failed | Refused | Events | Stats
+
+_encoder = msgspec.msgpack.Encoder()
+_to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)
+_from_engine: msgspec.msgpack.Decoder[FromEngine] = msgspec.msgpack.Decoder(FromEngine)
+
+
+def encode(message: Message) -> bytes:
+    """One frame. Raises FerrumError when it exceeds ``MAX_FRAME`` or holds a text that UTF-8 cannot express."""
+    try:
+        payload = _encoder.encode(message)
+    except UnicodeEncodeError:
+        raise FerrumError("bad-message", "a text holds half of a surrogate pair", "engine socket") from None
+    check_length(len(payload))
+    return HEADER.pack(len(payload)) + payload
+
+
+def check_length(length: int) -> int:
+    if length > MAX_FRAME:
+        raise FerrumError("frame-too-large", f"a message of {length} bytes exceeds {MAX_FRAME}", "engine socket")
+    return length
+
+
+def decode_to_engine(payload: bytes | bytearray | memoryview) -> ToEngine:
+    """Raises FerrumError for anything that is not a message."""
+    try:
+        return _to_engine.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FerrumError("bad-message", f"not a message: {error}", "engine socket") from None
+
+
+def decode_from_engine(payload: bytes | bytearray | memoryview) -> FromEngine:
+    """Raises FerrumError for anything that is not a message."""
+    try:
+        return _from_engine.decode(payload)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise FerrumError("bad-message", f"not a message: {error}", "engine socket") from None
+
+
+class FrameReader:
+    """Cuts a byte stream into payloads."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The payloads that ``data`` completes. Raises FerrumError for a frame over ``MAX_FRAME``."""
+        buffer = self._buffer
+        buffer += data
+        payloads: list[bytes] = []
+        at = 0
+        while len(buffer) - at >= HEADER.size:
+            length = check_length(HEADER.unpack_from(buffer, at)[0])
+            end = at + HEADER.size + length
+            if len(buffer) < end:
+                break
+            payloads.append(bytes(buffer[at + HEADER.size : end]))
+            at = end
+        del buffer[:at]
+        return payloads
+
+
+def failure(error: FerrumError) -> Failed:
+    return Failed(error.code, error.what, error.where, error.next_step)
+
+
+def to_error(message: Failed | Refused) -> FerrumError:
+    return FerrumError(message.code, message.what, message.where, message.next_step)

@@ -1,0 +1,229 @@
+"""Which sequences take part in the next step, with how many tokens, and who owns which KV blocks. Plain data, no device.
+
+A step has a budget of tokens and of sampled rows. It is filled in this order, each time first come first served:
+
+1. sequences in decode (one token each);
+2. sequences in prefill, a chunk each;
+3. waiting sequences, when all blocks of their tokens fit, leaving one block for each running sequence (so that a sequence
+   that was just preempted is not admitted only to be preempted again).
+
+All blocks of the tokens known so far are taken at admission, so only decode can run out of blocks. Then the youngest
+running sequence gives back all its blocks and waits again; later its tokens are computed anew (unless they are still in
+the prefix cache) and its output goes on unchanged. The oldest sequence is never preempted by others and the engine
+refuses what could not run alone, so every sequence finishes.
+
+The first waiting sequence is never overtaken for want of memory. Only the further choices of one request (n > 1) let
+others pass while their first choice computes the prompt they share.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from ferrum.devices.base import Limits
+from ferrum.engine.kv_blocks import BlockPool
+from ferrum.engine.prefix_cache import PrefixCache
+from ferrum.engine.sequence import Sequence, State
+from ferrum.errors import FerrumError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """Limits of the scheduler; 0 means "as much as the device was loaded for".
+
+    ``max_num_seqs``: sequences that run at once. ``max_num_batched_tokens``: tokens in a step. ``max_prefill_chunk``:
+    prompt tokens of one sequence in a step. ``max_model_len``: prompt and output of one sequence. ``max_queue``: sequences
+    that may wait, beyond ``max_num_seqs`` that run, before requests are refused.
+    """
+
+    max_num_seqs: int = 0
+    max_num_batched_tokens: int = 0
+    max_prefill_chunk: int = 0
+    max_model_len: int = 0
+    max_queue: int = 1024
+    prefix_cache: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("max_num_seqs", "max_num_batched_tokens", "max_prefill_chunk", "max_model_len", "max_queue"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise FerrumError("invalid-option", f"{name} must be a whole number, 0 or more", name)
+        if self.max_queue < 1:
+            raise FerrumError("invalid-option", "max_queue must be at least 1", "max_queue")
+
+
+class Planned(NamedTuple):
+    """``num_tokens`` of ``sequence`` from its ``num_computed`` on; ``samples``: they reach the end, so a token is sampled."""
+
+    sequence: Sequence
+    num_tokens: int
+    samples: bool
+
+
+@dataclass(slots=True)
+class Budget:
+    """What is left of a step."""
+
+    tokens: int
+    samples: int
+    penalties: int
+    biases: int
+
+
+class Scheduler:
+    """Queues and block tables. ``waiting`` and ``running`` are in order of arrival."""
+
+    def __init__(self, limits: Limits, options: EngineOptions) -> None:
+        self.limits = limits
+        self.block_size = limits.block_size
+        self.max_seqs = min(options.max_num_seqs or limits.max_seqs, limits.max_seqs)
+        self.max_tokens = min(options.max_num_batched_tokens or limits.max_tokens, limits.max_tokens)
+        self.max_chunk = min(options.max_prefill_chunk or self.max_tokens, self.max_tokens)
+        self.pool = BlockPool(limits.num_blocks)
+        self.cache = PrefixCache(self.pool, limits.block_size, retain=options.prefix_cache)
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        insort(self.waiting, sequence, key=_arrival)
+
+    def remove(self, sequence: Sequence) -> None:
+        """End a sequence in whatever state it is; its blocks are free afterwards."""
+        (self.running if sequence.state is State.RUNNING else self.waiting).remove(sequence)
+        sequence.state = State.FINISHED
+        self._release_blocks(sequence)
+
+    def schedule(self) -> list[Planned]:
+        """The next step. Empty only when there is nothing to do."""
+        limits = self.limits
+        budget = Budget(self.max_tokens, limits.max_samples, limits.max_adjust, limits.max_adjust)
+        plan: list[Planned] = []
+        for sequence in [s for s in self.running if s.num_pending == 1]:
+            # an earlier one may have preempted it: the youngest goes first, so it is not in the plan yet
+            if sequence.state is State.RUNNING and self._fits(sequence, 1, budget) and self._grow(sequence):
+                self._plan(sequence, budget, plan)
+        for sequence in self.running:
+            if sequence.num_pending > 1:
+                self._plan(sequence, budget, plan)
+        self._admit_waiting(budget, plan)
+        return plan
+
+    def complete(self, planned: Planned) -> None:
+        """The step has run: the tokens' keys and values are there, and full blocks may be shared."""
+        sequence = planned.sequence
+        first = sequence.num_computed // self.block_size
+        sequence.num_computed += planned.num_tokens
+        full = sequence.num_computed // self.block_size
+        if sequence.salt is not None and first < full:
+            self.cache.extend_chain(sequence.chain, sequence.salt, sequence.tokens)
+            for index in range(first, full):
+                self.cache.insert(sequence.chain, sequence.salt, sequence.tokens, index, sequence.blocks[index])
+
+    def _plan(self, sequence: Sequence, budget: Budget, plan: list[Planned]) -> None:
+        """Put as much of the sequence in the plan as the budget allows; its blocks are there already."""
+        pending = sequence.num_pending
+        chunk = min(pending, budget.tokens, self.max_chunk)
+        if chunk == pending and not self._fits(sequence, chunk, budget):
+            chunk -= 1  # no room to sample: the last token waits for a later step
+        if chunk <= 0:
+            return
+        samples = chunk == pending
+        budget.tokens -= chunk
+        if samples:
+            budget.samples -= 1
+            budget.penalties -= len(sequence.counts.tokens)
+            budget.biases -= len(sequence.bias_tokens) + sequence.num_banned
+        plan.append(Planned(sequence, chunk, samples))
+
+    def _fits(self, sequence: Sequence, chunk: int, budget: Budget) -> bool:
+        """Whether ``chunk`` tokens and a sampled row fit in the budget."""
+        return (
+            chunk <= budget.tokens
+            and budget.samples > 0
+            and len(sequence.counts.tokens) <= budget.penalties
+            and len(sequence.bias_tokens) + sequence.num_banned <= budget.biases
+        )
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """Make room for the token to be decoded, preempting younger sequences. False: it was preempted itself."""
+        if len(sequence.tokens) <= len(sequence.blocks) * self.block_size:
+            return True
+        while self.pool.available == 0:
+            youngest = self.running[-1]
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        sequence.blocks.append(self.pool.take())
+        return True
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._release_blocks(sequence)
+        sequence.num_computed = 0
+        sequence.state = State.WAITING
+        insort(self.waiting, sequence, key=_arrival)
+        self.preemptions += 1
+
+    def _admit_waiting(self, budget: Budget, plan: list[Planned]) -> None:
+        place = 0
+        while place < len(self.waiting) and budget.tokens > 0 and len(self.running) < self.max_seqs:
+            sequence = self.waiting[place]
+            if self._held(sequence):
+                place += 1
+                continue
+            if not self._admit(sequence):
+                return
+            del self.waiting[place]
+            insort(self.running, sequence, key=_arrival)
+            sequence.state = State.RUNNING
+            self._plan(sequence, budget, plan)
+
+    def _held(self, sequence: Sequence) -> bool:
+        """Whether it is worth waiting until the first choice of the request has computed the shared prompt."""
+        leader = sequence.leader
+        if leader is None or leader.state is State.FINISHED or leader.num_prompt <= self.block_size:
+            return False
+        return leader.num_computed < leader.num_prompt
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """Take all blocks of the sequence's tokens, shared ones first; False when they do not fit now."""
+        found: list[int] = []
+        if sequence.salt is not None:
+            self.cache.extend_chain(sequence.chain, sequence.salt, sequence.tokens)
+            found = self.cache.find(sequence.chain, sequence.salt, sequence.tokens)
+        missing = -(-len(sequence.tokens) // self.block_size) - len(found)
+        idle = sum(1 for block in found if self.pool.references[block] == 0)
+        if missing + len(self.running) > self.pool.available - idle:
+            return False
+        for block in found:
+            self.pool.share(block)
+        sequence.blocks.extend(found)
+        for _ in range(missing):
+            sequence.blocks.append(self.pool.take())
+        sequence.num_computed = len(found) * self.block_size
+        if sequence.cached_tokens < 0:
+            self._count_lookup(sequence)
+        return True
+
+    def _count_lookup(self, sequence: Sequence) -> None:
+        sequence.cached_tokens = sequence.num_computed
+        if sequence.salt is not None:
+            counters = self.cache.counters
+            counters.saved_tokens += sequence.cached_tokens
+            if sequence.cached_tokens:
+                counters.hits += 1
+            else:
+                counters.misses += 1
+
+    def _release_blocks(self, sequence: Sequence) -> None:
+        """The last blocks first: a cached block is of no use without those before it, so it should be evicted earlier."""
+        for block in reversed(sequence.blocks):
+            self.cache.release(block)
+        del sequence.blocks[:]
+
+
+def _arrival(sequence: Sequence) -> int:
+    return sequence.arrival

@@ -1,0 +1,1 @@
+"""The ``.fpk`` file: written by the compiler, opened by the runtime. docs/pack-format.md describes the bytes."""

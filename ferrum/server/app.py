@@ -1,0 +1,77 @@
+"""The Sanic application: HTTP only, one process, one event loop. The engine runs in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from sanic import Sanic
+from sanic.config import Config
+
+from ferrum.server.errors import ApiError
+from ferrum.server.guard import ApiErrorHandler, make_guard
+from ferrum.server.options import ServeOptions
+from ferrum.server.routes import chat, completions, openapi, status, tokens
+from ferrum.server.state import ServerState
+
+ROUTES = (
+    ("POST", "/v1/chat/completions", chat.chat_completions),
+    ("POST", "/v1/completions", completions.completions),
+    ("POST", "/tokenize", tokens.tokenize),
+    ("POST", "/detokenize", tokens.detokenize),
+    ("GET", "/v1/models", status.models),
+    ("GET", "/v1/models/<name:path>", status.one_model),
+    ("GET", "/health", status.health),
+    ("GET", "/ready", status.ready),
+    ("GET", "/metrics", status.show_metrics),
+    ("GET", "/openapi.json", openapi.openapi),
+)
+REQUEST_SECONDS = 60  # for the headers and each piece of the body to arrive
+KEEP_ALIVE_SECONDS = 75
+ANSWER_SECONDS = 24 * 3600  # Sanic's 60 s would cut long answers; a client that reads nothing is dropped by ``sse``
+MAX_HEADER_BYTES = 16 * 1024
+
+_numbers = itertools.count(1)
+
+
+def create_app(state: ServerState) -> Sanic[Any, Any]:
+    """The application over ``state``. Each has a name of its own, because Sanic keeps a table of names."""
+    config: Config = Config(env_prefix="")
+    config.update(
+        ACCESS_LOG=False,
+        AUTO_EXTEND=False,
+        FALLBACK_ERROR_FORMAT="json",
+        GRACEFUL_SHUTDOWN_TIMEOUT=1.0,
+        GRACEFUL_TCP_CLOSE_TIMEOUT=1.0,
+        KEEP_ALIVE_TIMEOUT=KEEP_ALIVE_SECONDS,
+        MOTD=False,
+        REQUEST_MAX_HEADER_SIZE=MAX_HEADER_BYTES,
+        REQUEST_MAX_SIZE=state.options.max_body_bytes,
+        REQUEST_TIMEOUT=REQUEST_SECONDS,
+        RESPONSE_TIMEOUT=ANSWER_SECONDS,
+        TOUCHUP=False,  # it rewrites Sanic's own methods from their source, once per process, and gains nothing here
+    )
+    app: Sanic[Any, Any] = Sanic(
+        f"ferrum-{os.getpid()}-{next(_numbers)}", config=config, error_handler=ApiErrorHandler(), configure_logging=False
+    )
+    for name in ("sanic.root", "sanic.error", "sanic.access", "sanic.server"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # they would write URLs and addresses
+    app.ctx.state = state
+    app.exception(ApiError)(lambda _, error: error.response())
+    app.signal("http.routing.before")(make_guard(state.options))
+    for method, path, handler in ROUTES:
+        app.add_route(handler, path, methods=[method], name=handler.__name__)
+    return app
+
+
+def serve(pack_path: Path | str, options: ServeOptions | None = None) -> int:
+    """Serve the pack until SIGTERM or SIGINT; the exit status. Raises FerrumError when it cannot start."""
+    from ferrum.server.lifecycle import run_server
+
+    return run_server(Path(pack_path), options or ServeOptions())
+
+
+__all__ = ["ServeOptions", "ServerState", "create_app", "serve"]

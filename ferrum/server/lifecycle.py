@@ -1,0 +1,314 @@
+"""From a pack to a running server and to its end.
+
+Start: the port is bound first (a busy one costs nothing), then the engine's process loads the pack while this one reads
+the tokenizer. End: SIGTERM or SIGINT stops admission, running requests get ``drain_seconds``, what is left ends with an
+error event; a second signal ends everything at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sanic import Sanic
+
+from ferrum.devices.base import DeviceOptions
+from ferrum.engine.client import EngineClient
+from ferrum.engine.scheduler import EngineOptions
+from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
+from ferrum.pack.reader import open_pack
+from ferrum.pack.schema import Manifest
+from ferrum.server.app import create_app
+from ferrum.server.guard import limited_protocol
+from ferrum.server.options import ServeOptions
+from ferrum.server.state import ServerState
+from ferrum.text.chat_template import ChatTemplate
+from ferrum.text.tokenizer import Tokenizer
+
+BACKLOG = 1024
+FLUSH_SECONDS = 1.0  # for error events to leave after the engine was closed
+WATCH_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class PackText:
+    """What the server itself needs of a pack."""
+
+    manifest: Manifest
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+
+
+def load_text(path: Path, trust: bool) -> PackText:
+    """Manifest, tokenizer and chat template of a pack. Raises FerrumError."""
+    with open_pack(path, trust=trust) as pack:
+        text = pack.manifest.text
+        tokenizer = Tokenizer(pack.member("tokenizer.json"), bos_token_id=text.bos_token_id, add_bos=text.add_bos)
+        template = None
+        if "chat_template.jinja" in pack:
+            special = {"bos_token": text.bos_token, "eos_token": text.eos_token}
+            template = ChatTemplate(str(pack.member("chat_template.jinja"), "utf-8"), special_tokens=special)
+        return PackText(pack.manifest, tokenizer, template)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises FerrumError for a busy port or an address that is not this machine's."""
+    where = f"{host}:{port}"
+    try:
+        found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, address = min(found, key=lambda f: f[0] != socket.AF_INET)  # localhost may also be ::1
+    except (OSError, UnicodeError):
+        raise FerrumError("bad-address", "the host name is not known", where, "check --host") from None
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        if isinstance(error, PermissionError):
+            raise FerrumError("port-denied", "this user may not listen on the port", where, "use --port 1024 or higher") from None
+        step = "stop the other server, or use another --port"
+        raise FerrumError("port-busy", f"cannot listen: {os.strerror(error.errno or 0)}", where, step) from None
+    return sock
+
+
+def run_server(path: Path, options: ServeOptions) -> int:
+    """Serve until a signal; the exit status."""
+    sock = bind(options.host, options.port)
+    with sock, asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(path, options, sock))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _serve(path: Path, options: ServeOptions, sock: socket.socket) -> int:
+    stop = Stop()
+    with stop.on_signals():
+        state = await _start(path, options, stop)
+        if state is None:
+            return 0
+        try:
+            state.stats = await state.backend.stats()
+            server = HttpServer(state, sock)
+            await server.start()
+            host, port = sock.getsockname()[:2]
+            with _pid_file(options.pid_file, host, port):
+                _announce(state, host, port)
+                await stop.first(state)
+                await shut_down(state, server, stop)
+            return EXIT_FAILURE if stop.died else EXIT_INTERRUPTED if stop.interrupted else 0
+        finally:
+            await state.backend.close()
+            state.pool.shutdown(wait=False, cancel_futures=True)
+
+
+async def _start(path: Path, options: ServeOptions, stop: Stop) -> ServerState | None:
+    """Load everything; None when a signal came meanwhile. Raises FerrumError."""
+    engine = asyncio.ensure_future(start_engine(path, options))
+    text = asyncio.ensure_future(asyncio.to_thread(load_text, path, options.trust))
+    signalled = asyncio.ensure_future(stop.signalled.wait())
+    try:
+        both = asyncio.gather(engine, text)
+        waited: list[asyncio.Future[Any]] = [both, signalled]
+        await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+        if not both.done():
+            both.cancel()
+            await asyncio.gather(both, return_exceptions=True)
+            return None
+        backend, loaded = both.result()
+        return_memory()
+        return make_state(options, backend, loaded)
+    except BaseException:
+        engine.cancel()
+        done = (await asyncio.gather(engine, return_exceptions=True))[0]
+        if isinstance(done, EngineClient):
+            await done.close()
+        raise
+    finally:
+        signalled.cancel()
+
+
+def return_memory() -> None:
+    """Give back what reading a large tokenizer left behind: about 50 MB with glibc, which keeps it otherwise."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+async def start_engine(path: Path, options: ServeOptions) -> EngineClient:
+    """The engine in its process. Raises FerrumError."""
+    return await EngineClient.start(
+        path,
+        device=options.device,
+        trust=options.trust,
+        device_options=DeviceOptions(
+            max_seqs=options.max_num_seqs,
+            max_tokens=options.max_num_batched_tokens,
+            max_model_len=options.max_model_len,
+            kv_cache_bytes=options.kv_cache_memory,
+            num_threads=options.num_threads,
+        ),
+        engine_options=EngineOptions(max_queue=options.max_queue, prefix_cache=options.enable_prefix_caching),
+    )
+
+
+def make_state(options: ServeOptions, backend: Any, loaded: PackText) -> ServerState:
+    manifest = loaded.manifest
+    return ServerState(
+        options=options,
+        backend=backend,
+        tokenizer=loaded.tokenizer,
+        template=loaded.template,
+        text=manifest.text,
+        model_name=options.served_model_name or manifest.model.name,
+        fingerprint=f"fp_{manifest.contract[:16]}",
+    )
+
+
+class HttpServer:
+    """Sanic on a socket that is already bound."""
+
+    def __init__(self, state: ServerState, sock: socket.socket) -> None:
+        self._app = create_app(state)
+        self._sock = sock
+        self._protocol = limited_protocol(state.options.max_connections)
+        self._server: Any = None
+
+    async def start(self) -> None:
+        """Accept connections from now on."""
+        self._server = await self._app.create_server(
+            sock=self._sock,
+            protocol=self._protocol,
+            backlog=BACKLOG,
+            return_asyncio_server=True,
+            asyncio_server_kwargs={"start_serving": False},
+        )
+        assert self._server is not None
+        await self._server.startup()
+        await self._server.before_start()
+        await self._server.start_serving()
+
+    async def close(self) -> None:
+        """Stop listening and end every connection."""
+        self._server.close()
+        for connection in list(self._server.connections):
+            connection.close_if_idle()
+        for connection in list(self._server.connections):
+            connection.abort()
+        with contextlib.suppress(KeyError):
+            Sanic._app_registry.pop(self._app.name)
+
+
+class Stop:
+    """The signals that end the server, and the death of its engine."""
+
+    def __init__(self) -> None:
+        self.signalled = asyncio.Event()
+        self.at_once = asyncio.Event()
+        self.died = False
+        self.interrupted = False  # the first signal was Ctrl-C
+
+    @contextlib.contextmanager
+    def on_signals(self) -> Any:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.note, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    def note(self, number: int) -> None:
+        """One signal came."""
+        if self.signalled.is_set():
+            self.at_once.set()
+        else:
+            self.interrupted = number == signal.SIGINT
+        self.signalled.set()
+
+    async def first(self, state: ServerState) -> None:
+        """Wait for a signal or for the end of the engine."""
+        while not self.signalled.is_set():
+            if not state.backend.alive:
+                self.died = True
+                print("error: the engine ended unexpectedly · engine process · start the server again", file=sys.stderr)
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.signalled.wait(), WATCH_SECONDS)
+
+
+async def shut_down(state: ServerState, server: HttpServer, stop: Stop) -> None:
+    """Drain, then end what is left."""
+    state.draining = True
+    drained = asyncio.ensure_future(state.wait_idle(0 if stop.died else state.options.drain_seconds))
+    at_once = asyncio.ensure_future(stop.at_once.wait())
+    await asyncio.wait({drained, at_once}, return_when=asyncio.FIRST_COMPLETED)
+    if stop.at_once.is_set():
+        drained.cancel()
+        kill(state.backend)
+    closing = asyncio.ensure_future(state.backend.close())
+    if state.active:
+        await state.wait_idle(FLUSH_SECONDS)
+    await server.close()
+    at_once.cancel()
+    await closing
+
+
+def kill(backend: Any) -> None:
+    """End the engine's process without waiting for the step that it is in."""
+    process = getattr(backend, "process", None)
+    if process is not None:
+        process.kill()
+
+
+@contextlib.contextmanager
+def _pid_file(path: Path | None, host: str, port: int) -> Any:
+    """The record that ``ferrum stop`` reads, there while the server accepts requests."""
+    if path is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    record = {"pid": os.getpid(), "started": start_time(os.getpid()), "host": host, "port": port}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(record), encoding="utf-8")
+    temporary.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def start_time(pid: int) -> int:
+    """Ticks since boot at which the process started (field 22 of /proc/PID/stat); 0 where there is no /proc."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return int(fields[19])
+
+
+def _announce(state: ServerState, host: str, port: int) -> None:
+    if state.options.quiet:
+        return
+    shown = f"[{host}]" if ":" in host else host
+    info = state.backend.info
+    print(f"serving {state.model_name} on http://{shown}:{port}/v1 ({info.device}, {info.max_model_len} tokens)", flush=True)

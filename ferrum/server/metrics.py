@@ -1,0 +1,81 @@
+"""Counters and histograms in Prometheus' text format (version 0.0.4), written by hand: it is a few lines."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass, field
+
+from ferrum.engine.messages import EngineInfo, EngineStats
+
+_SHORT = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+_LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+
+
+class Histogram:
+    """Seconds in buckets; ``bounds`` ascend, and one bucket more takes the rest."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, seconds: float) -> None:
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.total += seconds
+
+    def lines(self, name: str) -> list[str]:
+        lines = [f"# TYPE {name} histogram"]
+        running = 0
+        for bound, count in zip((*map(_number, self.bounds), "+Inf"), self.counts, strict=True):
+            running += count
+            lines.append(f'{name}_bucket{{le="{bound}"}} {running}')
+        return [*lines, f"{name}_sum {_number(self.total)}", f"{name}_count {running}"]
+
+
+@dataclass
+class Metrics:
+    """What the server itself counts; the engine counts the rest. ``rejected``: answers 429 and 503 before the engine."""
+
+    requests: int = 0
+    rejected: int = 0
+    ttft: Histogram = field(default_factory=lambda: Histogram(_LONG))
+    tpot: Histogram = field(default_factory=lambda: Histogram(_SHORT))
+    itl: Histogram = field(default_factory=lambda: Histogram(_SHORT))
+    request_duration: Histogram = field(default_factory=lambda: Histogram(_LONG))
+
+
+def render(metrics: Metrics, stats: EngineStats, info: EngineInfo) -> str:
+    """The page. ``ferrum_prefix_cache_bytes`` counts whole blocks."""
+    gauges = {
+        "ferrum_prefix_cache_entries": stats.prefix_cache_entries,
+        "ferrum_prefix_cache_bytes": stats.prefix_cache_entries * info.bytes_per_block,
+        "ferrum_admission_queue_depth": stats.queue_depth,
+        "ferrum_admission_active_prefill": stats.active_prefill,
+        "ferrum_admission_active_decode": stats.active_decode,
+        "ferrum_admission_current_batch_size": stats.current_batch_size,
+        "ferrum_kv_blocks_used": stats.blocks_used,
+        "ferrum_kv_blocks": stats.blocks_total,
+    }
+    counters = {
+        "ferrum_prefix_cache_hits_total": stats.prefix_cache_hits,
+        "ferrum_prefix_cache_misses_total": stats.prefix_cache_misses,
+        "ferrum_prefix_cache_evictions_total": stats.prefix_cache_evictions,
+        "ferrum_prefix_cache_saved_prefill_tokens_total": stats.prefix_cache_saved_tokens,
+        "ferrum_admission_rejected_requests_total": stats.num_rejected + metrics.rejected,
+        "ferrum_engine_requests_total": stats.num_requests,
+        "ferrum_engine_tokens_generated_total": stats.num_tokens_generated,
+        "ferrum_engine_preemptions_total": stats.num_preemptions,
+        "ferrum_engine_iterations_total": stats.num_iterations,
+        "ferrum_engine_prefill_tokens_total": stats.num_prefill_tokens,
+        "ferrum_engine_decode_tokens_total": stats.num_decode_tokens,
+    }
+    lines = [line for name, value in gauges.items() for line in (f"# TYPE {name} gauge", f"{name} {value}")]
+    lines += [line for name, value in counters.items() for line in (f"# TYPE {name} counter", f"{name} {value}")]
+    for name in ("ttft", "tpot", "itl", "request_duration"):
+        histogram: Histogram = getattr(metrics, name)
+        lines += histogram.lines(f"ferrum_engine_{name}_seconds")
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:.9g}"

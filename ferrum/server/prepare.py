@@ -1,0 +1,203 @@
+"""From a checked request to what the engine is given: token ids, sampling parameters, and how to read the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from ferrum.engine.sampling import SamplingParams
+from ferrum.errors import FerrumError
+from ferrum.server.choice import TextOptions
+from ferrum.server.errors import from_ferrum, invalid, unsupported
+from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, TemplateOptions, Tool
+from ferrum.server.state import ServerState
+from ferrum.server.wire import BadRequest
+from ferrum.text.reasoning import prompt_opens
+
+COMPLETION_TOKENS = 16  # OpenAI's default for text completions
+CHAT_PARAMS: Mapping[str, str] = {"prompt": "messages"}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request that is ready to run. ``params`` names fields in errors of the engine."""
+
+    prompts: list[list[int]]
+    sampling: SamplingParams
+    text: TextOptions
+    param_names: Mapping[str, str]
+
+
+async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> Prepared:
+    """``size``: bytes of the request. Raises ApiError."""
+    tools = request.tools if request.tools and request.tool_choice != "none" else None
+    if tools and state.tool_format is None:
+        raise unsupported("tools", "this model has no tool format")
+    options = template_options(state, request.chat_template_kwargs, request.reasoning_effort)
+    text, ids = await chat_tokens(state, request.messages, tools, options, size)
+    names = dict(CHAT_PARAMS)
+    if request.max_completion_tokens is not None:
+        names["max_tokens"] = "max_completion_tokens"
+    wanted = (request.top_logprobs or 0) if request.logprobs else None
+    limit = request.max_completion_tokens or request.max_tokens
+    sampling = sampling_params(state, request, limit, wanted)
+    reading = text_options(state, request, uses_tools=bool(tools), prompt=text)
+    return Prepared([ids], sampling, reading, names)
+
+
+async def prepare_completion(state: ServerState, request: CompletionRequest) -> Prepared:
+    """Raises ApiError."""
+    prompts: list[list[int]] = []
+    limit = max_chars(state)
+    try:
+        given = request.prompts()
+    except BadRequest as error:
+        raise invalid(error.message, error.param) from None
+    for prompt in given:
+        if isinstance(prompt, list):
+            prompts.append(prompt)
+            continue
+        check_size(len(prompt), limit, "prompt")
+        try:
+            prompts.append(await state.off_loop(len(prompt), state.tokenizer.encode, prompt))
+        except FerrumError as error:
+            raise from_ferrum(error) from None
+    longest = max(len(p) for p in prompts)
+    room = state.backend.info.max_model_len - longest
+    max_tokens = request.max_tokens or max(1, min(COMPLETION_TOKENS, room))
+    sampling = sampling_params(state, request, max_tokens, request.logprobs)
+    reading = TextOptions(stops=request.stops, logprobs=request.logprobs is not None)
+    if len(prompts) * sampling.n > state.backend.info.max_queue:
+        raise invalid(f"prompts times n must not exceed {state.backend.info.max_queue}", "n")
+    return Prepared(prompts, sampling, reading, {})
+
+
+async def chat_tokens(
+    state: ServerState,
+    messages: Sequence[Message],
+    tools: Sequence[Tool] | None,
+    options: Mapping[str, Any],
+    size: int,
+    *,
+    add_generation_prompt: bool = True,
+) -> tuple[str, list[int]]:
+    """The rendered prompt and its tokens. ``size``: bytes of the request. Raises ApiError."""
+    template = state.template
+    if template is None:
+        raise invalid("this model has no chat template; use /v1/completions", "messages")
+    limit = max_chars(state)
+
+    def work() -> tuple[str, list[int]]:
+        conversation, declared = plain(messages), plain(tools) if tools else None
+        check_size(sum(map(weight, conversation)), limit, "messages")
+        text = template.render(conversation, tools=declared, options=options, add_generation_prompt=add_generation_prompt)
+        check_size(len(text), 2 * limit, "messages")
+        return text, state.tokenizer.encode(text, special=False)
+
+    try:
+        return await state.off_loop(size, work)
+    except FerrumError as error:
+        raise from_ferrum(error, CHAT_PARAMS) from None
+
+
+def plain(value: Any) -> list[dict[str, Any]]:
+    """Structs as dicts without the fields that were not given; ``role`` and ``type`` included."""
+    return [_without_none(v) for v in msgspec.to_builtins(value)]
+
+
+def _without_none(value: dict[str, Any]) -> dict[str, Any]:
+    return {k: _without_none(v) if isinstance(v, dict) and k != "parameters" else v for k, v in value.items() if v is not None}
+
+
+def weight(value: Any) -> int:
+    """Characters in all texts of JSON data."""
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(k) + weight(v) for k, v in value.items())
+    return sum(map(weight, value)) if isinstance(value, list) else 1
+
+
+def max_chars(state: ServerState) -> int:
+    """A text beyond this is refused without tokenizing it: texts have three to six characters per token, seldom more."""
+    return max(1 << 20, state.backend.info.max_model_len * 16)
+
+
+def check_size(size: int, limit: int, param: str) -> None:
+    if size > limit:
+        raise invalid(f"{param} may have {limit} characters", param, "context_length_exceeded")
+
+
+def template_options(state: ServerState, given: TemplateOptions | None, effort: str | None = None) -> dict[str, Any]:
+    """Variables for the chat template. Raises ApiError for one that this model's template does not look at."""
+    options: dict[str, Any] = {}
+    takes = state.template.takes if state.template is not None else (lambda _: False)
+    thinking = given.enable_thinking if given is not None else None
+    if thinking is not None and takes("enable_thinking"):
+        options["enable_thinking"] = thinking
+    elif thinking:  # switching off what is not there asks for nothing
+        raise unsupported("chat_template_kwargs.enable_thinking", "this model has no thinking to enable")
+    if effort is not None:
+        if not takes("reasoning_effort"):
+            raise unsupported("reasoning_effort", "this model does not take reasoning_effort")
+        options["reasoning_effort"] = effort
+    return options
+
+
+def sampling_params(
+    state: ServerState, request: GenerationRequest, max_tokens: int | None, logprobs: int | None
+) -> SamplingParams:
+    """The request's fields, then the model's generation defaults, then OpenAI's. Raises ApiError."""
+    greedy = state.text.generation.get("do_sample") is False
+    try:
+        return SamplingParams(
+            max_tokens=max_tokens,
+            temperature=state.default("temperature", request.temperature, 1.0) if not greedy else request.temperature or 0.0,
+            top_p=state.default("top_p", request.top_p, 1.0),
+            top_k=state.default("top_k", request.top_k, 0),
+            min_p=state.default("min_p", request.min_p, 0.0),
+            repetition_penalty=state.default("repetition_penalty", request.repetition_penalty, 1.0),
+            presence_penalty=state.default("presence_penalty", request.presence_penalty, 0.0),
+            frequency_penalty=state.default("frequency_penalty", request.frequency_penalty, 0.0),
+            logit_bias=request.biases(),
+            seed=request.seed,
+            stop=request.stops,
+            ignore_eos=bool(request.ignore_eos),
+            logprobs=logprobs,
+            n=_checked_n(state, request.n or 1),
+        )
+    except FerrumError as error:
+        raise from_ferrum(error) from None
+
+
+def _checked_n(state: ServerState, n: int) -> int:
+    if n > state.backend.info.max_queue:
+        raise invalid(f"n must not exceed {state.backend.info.max_queue}", "n")
+    return n
+
+
+def text_options(state: ServerState, request: ChatRequest, *, uses_tools: bool, prompt: str) -> TextOptions:
+    """How to read the answer to a chat."""
+    form = state.tool_format if uses_tools else None
+    start, end = state.text.reasoning_start, state.text.reasoning_end
+    reasoning = (start, end) if start and end else ("", "")
+    marks = [*(form.tokens if form else ()), *(reasoning if start and end else ())]
+    ids = {state.tokenizer.token_id(mark) for mark in marks}
+    return TextOptions(
+        stops=request.stops,
+        logprobs=bool(request.logprobs),
+        reasoning=reasoning,
+        reasoning_opened=prompt_opens(prompt, start) if end else False,
+        tool_format=form,
+        schemas=schemas(request.tools) if form else {},
+        parallel_calls=request.parallel_tool_calls is not False,
+        visible=frozenset(i for i in ids if i is not None),
+    )
+
+
+def schemas(tools: list[Tool] | None) -> dict[str, dict[str, Any]]:
+    """Declared functions by name."""
+    return {t.function.name: t.function.parameters or {} for t in tools or ()}

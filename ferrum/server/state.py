@@ -1,0 +1,105 @@
+"""What all requests of one server share. It is made once and handed to the routes; there are no globals."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, TypeVar
+
+from ferrum.engine.messages import EngineStats
+from ferrum.pack.schema import TextRecord
+from ferrum.server.backend import Backend
+from ferrum.server.errors import ApiError
+from ferrum.server.metrics import Metrics
+from ferrum.server.options import ServeOptions
+from ferrum.text.chat_template import ChatTemplate
+from ferrum.text.tokenizer import Tokenizer
+from ferrum.text.tool_calls import ToolFormat, find_format
+
+INLINE_CHARS = 4096  # texts up to this size are tokenized on the event loop: a few milliseconds
+WORKERS = 2
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass
+class ServerState:
+    """``model_name``: what requests must name. ``fingerprint``: identifies the pack's code and weights."""
+
+    options: ServeOptions
+    backend: Backend
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    text: TextRecord
+    model_name: str
+    fingerprint: str = "fp_unknown"
+    created: int = field(default_factory=lambda: int(time.time()))
+    metrics: Metrics = field(default_factory=Metrics)
+    clock: Callable[[], float] = time.time
+    draining: bool = False
+    stats: EngineStats | None = None  # as last seen, at ``stats_time``
+    stats_time: float = field(default_factory=time.monotonic)
+    active: int = 0
+    pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS, "text"))
+
+    def __post_init__(self) -> None:
+        self.tool_format: ToolFormat | None = find_format(self.text.tool_format)
+        self._idle: asyncio.Event | None = None
+
+    @property
+    def status(self) -> str:
+        if not self.backend.alive:
+            return "unhealthy"
+        return "draining" if self.draining else "healthy"
+
+    @contextmanager
+    def admitted(self) -> Iterator[None]:
+        """Counts a request that generates. Raises ApiError 503 while the server drains or has no engine."""
+        self.check_open()
+        self.active += 1
+        try:
+            yield
+        finally:
+            self.active -= 1
+            if not self.active and self._idle is not None:
+                self._idle.set()
+
+    def check_open(self) -> None:
+        if self.draining or not self.backend.alive:
+            self.metrics.rejected += 1
+            if self.draining:
+                raise ApiError(503, "the server is shutting down", code="shutting_down")
+            raise ApiError(503, "the engine is not available", code="engine_unavailable")
+
+    async def wait_idle(self, timeout: float) -> bool:
+        """Wait until no request generates; False when some still do after ``timeout`` seconds."""
+        if self.active:
+            self._idle = asyncio.Event()
+            try:
+                await asyncio.wait_for(self._idle.wait(), timeout)
+            except TimeoutError:
+                return False
+        return True
+
+    async def off_loop(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function``, which works through ``size`` characters: here if they are few, else in a thread."""
+        if size <= INLINE_CHARS:
+            return function(*args, **kwargs)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
+
+    def check_model(self, name: str | None) -> None:
+        """Raises ApiError 404 for a name that is not the served one."""
+        if name is not None and name != self.model_name:
+            raise ApiError(404, f"the model {name!r} does not exist", param="model", code="model_not_found")
+
+    def default(self, name: str, given: Any, otherwise: Any) -> Any:
+        """``given`` by the request, else the model's own default, else ``otherwise``."""
+        if given is not None:
+            return given
+        return self.text.generation.get(name, otherwise)
