@@ -1,0 +1,97 @@
+"""The compiler as a whole: the same bytes twice, whole packs or none, stages that can be stopped after and started from."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ferrum.codegen.driver import STAGES, compile_model
+from ferrum.codegen.options import CompileOptions
+from ferrum.errors import FerrumError
+from ferrum.pack.reader import open_pack, read_manifest
+from tests.codegen.folders import compile_folder, save
+from tests.models.test_parity import BASE, ROPES, reference
+
+KILLS = int(os.environ.get("KILL_POINTS", "5"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])})
+    return save(model, tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("quant", ["none", "int4a-g32"])
+def test_two_builds_are_byte_identical(folder: Path, tmp_path: Path, quant: str) -> None:
+    one = compile_folder(folder, quant, prove=True, output=tmp_path / "one.fpk")
+    two = compile_model(CompileOptions(str(folder), quant=quant, output=tmp_path / "two.fpk", jobs=1))
+    assert one.read_bytes() == two.read_bytes()
+
+
+def test_what_was_packed_is_what_the_manifest_says(folder: Path) -> None:
+    with open_pack(compile_folder(folder, "int4-g32", prove=True), check="full") as pack:
+        manifest = pack.manifest
+        assert manifest.selftest and manifest.required == ["code", "graph", "plan", "weights", "selftest"]
+        assert {k.spec for k in manifest.kernels} == {
+            "embedding", "rms_norm", "linear", "rope_table", "paged_attention", "quantize", "gather_rows",
+        }  # fmt: skip
+        assert all(k.why and k.calls > 0 for k in manifest.kernels)
+        head = next(t for t in manifest.tensors if t.name == "lm_head.weight")
+        assert head.format.startswith("int8")
+        # every weight is read once per step; embeddings only by row
+        linear = sum(k.weight_bytes for k in manifest.kernels if k.spec == "linear")
+        assert linear == sum(t.nbytes for t in manifest.tensors if t.layout.startswith("tile") and "embed" not in t.name)
+
+
+def test_stop_after_and_start_from(folder: Path, tmp_path: Path) -> None:
+    dumps = tmp_path / "dumps"
+    options = CompileOptions(str(folder), quant="int8", dump_dir=dumps, output=tmp_path / "whole.fpk", prove=False)
+    whole = compile_model(options).read_bytes()
+    names = [p.name for p in sorted(dumps.iterdir())]
+    assert [n.split("-", 1)[1].split(".")[0] for n in names] == list(STAGES[: STAGES.index("build")])
+    for stage in ("canonicalize", "page_attention", "layout", "select"):
+        again = CompileOptions(
+            str(folder), quant="int8", dump_dir=dumps, output=tmp_path / "again.fpk", prove=False, start_from=stage
+        )
+        assert compile_model(again).read_bytes() == whole, stage
+    stopped = CompileOptions(str(folder), dump_dir=tmp_path / "stopped", stop_after="fuse_rope", output=tmp_path / "no.fpk")
+    assert compile_model(stopped).name.endswith("fuse_rope.txt")
+    assert not (tmp_path / "no.fpk").exists()
+    with pytest.raises(FerrumError, match="no stage is called 'fuse'"):
+        compile_model(CompileOptions(str(folder), stop_after="fuse"))
+    with pytest.raises(FerrumError, match="has no input in text form"):
+        compile_model(CompileOptions(str(folder), start_from="render"))
+
+
+@pytest.mark.timeout(600)
+def test_kill_leaves_no_half_pack(folder: Path, tmp_path: Path) -> None:
+    compile_folder(folder, "none", output=tmp_path / "first.fpk")
+    target = tmp_path / "m.fpk"
+    target.write_bytes((tmp_path / "first.fpk").read_bytes())
+    old = target.read_bytes()
+    command = [sys.executable, "-m", "ferrum", "compile", str(folder), "--quant", "int8", "-o", str(target)]
+    command += ["--start-from", "layout", "--dump-dir", str(folder / "dumps0")]
+    started = time.monotonic()
+    subprocess.run([*command[:-5], str(tmp_path / "timed.fpk"), *command[-4:]], check=True, capture_output=True)
+    longest = time.monotonic() - started
+    rng = random.Random(5)
+    for _ in range(KILLS):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(rng.uniform(0.3, 1.0) * longest)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if target.read_bytes() != old:
+            assert read_manifest(target).model.quant == "int8"
+            with open_pack(target, trust=True, check="full"):
+                pass
+            target.write_bytes(old)
+    assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {"first.fpk", "m.fpk", "timed.fpk"}

@@ -1,0 +1,113 @@
+"""Weight layouts: what is encoded is what is decoded, and the kernels' assumptions about sizes hold."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ferrum.codegen.layouts import (
+    TiledLayout,
+    decode,
+    decode_rows,
+    fit_group,
+    parse_format,
+    parse_tiled,
+    quantize_groups,
+    to_bf16,
+    to_f32,
+)
+from ferrum.codegen.store import JoinedRows, _write_tiled
+
+FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int4-g32", "int4-g64", "int4a-g32")
+
+
+class Memory:
+    def __init__(self) -> None:
+        self.bytes = io.BytesIO()
+
+    def write(self, data: Any) -> int:
+        return self.bytes.write(memoryview(data).cast("B"))
+
+    def tell(self) -> int:
+        return self.bytes.tell()
+
+    def pad_to(self, offset: int) -> None:
+        self.bytes.write(bytes(offset - self.tell()))
+
+
+def encode(w: NDArray[np.float32], layout: TiledLayout) -> bytes:
+    memory = Memory()
+    with ThreadPoolExecutor(2) as pool:
+        _write_tiled(JoinedRows([w[:1], w[1:]]), layout, memory, pool, 0)
+    return memory.bytes.getvalue()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_round_trip(data: st.DataObject) -> None:
+    halves = data.draw(st.sampled_from([1, 2]))
+    n = data.draw(st.integers(1, 70)) * halves
+    n += n == 1
+    k, lanes = data.draw(st.integers(1, 150)), data.draw(st.sampled_from([4, 8, 16]))
+    fmt = parse_format(data.draw(st.sampled_from(FORMATS)))
+    layout = TiledLayout(n, k, fmt, lanes, data.draw(st.sampled_from([2, 4])), halves)
+    w = np.random.default_rng(n * 1000 + k).normal(size=(n, k)).astype(np.float32)
+    stored = encode(w, layout)
+    assert len(stored) == layout.nbytes
+    assert parse_tiled(layout.name, fmt.name, (n, k)) == layout
+    got = decode(stored, layout)
+    if fmt.kind == "f32":
+        assert np.array_equal(got, w)
+    elif fmt.kind == "bf16":
+        assert np.array_equal(got, to_f32(to_bf16(w)))
+    else:
+        # half a step of the largest possible scale, more where the scale was shrunk for a smaller total error
+        limit = {8: 0.02, 4: 0.32}[fmt.bits] * np.abs(w).max()
+        assert np.abs(got - w).max() <= limit
+    ids = np.random.default_rng(1).integers(0, n, 9)
+    assert np.array_equal(decode_rows(stored, layout, ids), got[ids])
+
+
+def test_bf16_rounds_to_nearest_even_as_torch() -> None:
+    import torch
+
+    x = np.random.default_rng(0).normal(size=4096).astype(np.float32) * 1e3
+    x[:4] = [0.0, -0.0, 1.00390625, 1.01171875]  # the last two are ties
+    assert np.array_equal(to_f32(to_bf16(x)), torch.from_numpy(x).bfloat16().float().numpy())
+
+
+@pytest.mark.parametrize("name", ["int4-g32", "int4a-g32"])
+def test_scales_lower_the_squared_error_of_plain_rounding(name: str) -> None:
+    fmt = parse_format(name)
+    w = np.random.default_rng(0).standard_t(4, size=(64, 256)).astype(np.float32)
+    q, scale, zero = quantize_groups(w, fmt)
+    base = np.float32(fmt.zero) if zero is None else zero.astype(np.float32)[..., None]
+    got = (q.reshape(64, -1, fmt.group) - base) * scale.astype(np.float32)[..., None]
+    groups = w.reshape(64, -1, fmt.group)
+    if zero is None:
+        step, base = np.abs(groups).max(-1, keepdims=True) / 8, np.float32(8)
+    else:
+        low = groups.min(-1, keepdims=True)
+        step = (groups.max(-1, keepdims=True) - low) / 15
+        base = np.rint(-low / step)
+    plain = (np.clip(np.rint(groups / step + base), 0, 15) - base) * step
+    assert np.square(got - groups).sum() < 0.97 * np.square(plain - groups).sum()
+
+
+def test_a_zero_group_stays_zero() -> None:
+    for name in ("int8-g32", "int4-g32", "int4a-g32"):
+        fmt = parse_format(name)
+        layout = TiledLayout(8, 64, fmt, 4, 2)
+        assert not decode(encode(np.zeros((8, 64), np.float32), layout), layout).any()
+
+
+@pytest.mark.parametrize(("k", "group"), [(1024, 128), (192, 64), (96, 32), (77, 32), (3072, 128)])
+def test_groups_fit_the_width(k: int, group: int) -> None:
+    assert fit_group(128, k) == group

@@ -1,0 +1,101 @@
+"""The whole path against transformers: random models of the four families, compiled and run."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from numpy.typing import NDArray
+
+from ferrum import LLM, SamplingParams
+from tests.codegen.folders import compile_folder, save
+from tests.models.test_parity import BASE, ROPES, configurations, reference
+
+GREEDY = 64
+
+
+def draw_model(case: tuple[str, dict[str, Any], int]) -> tuple[transformers.PreTrainedModel, list[int]]:
+    family, values, length = case
+    # dynamic rope is defined by the longest length compiled for; beyond it transformers changes the angles as it goes
+    model = reference(family, values | {"max_position_embeddings": 512})
+    tokens = torch.randint(0, values["vocab_size"], (length,), generator=torch.Generator().manual_seed(length)).tolist()
+    return model, tokens
+
+
+def logits_of(model: transformers.PreTrainedModel, tokens: list[int]) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        return model(torch.tensor([tokens])).logits[0].float().numpy()
+
+
+def greedy_of(model: transformers.PreTrainedModel, tokens: list[int], count: int) -> list[int]:
+    with torch.inference_mode():
+        out = model(torch.tensor([tokens]), use_cache=True)
+        ids = []
+        for _ in range(count):
+            ids.append(int(out.logits[0, -1].argmax()))
+            out = model(torch.tensor([[ids[-1]]]), past_key_values=out.past_key_values, use_cache=True)
+    return ids
+
+
+def error(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    return float(np.abs(got - expected).max() / np.abs(expected).max())
+
+
+def distance(got: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+    """Relative L2 distance: rounding to bfloat16 hits every logit, and one extreme must not decide between two models."""
+    return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
+
+
+def as_bf16_weights(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16().float())
+    return model
+
+
+def check(case: tuple[str, dict[str, Any], int]) -> None:
+    model, tokens = draw_model(case)
+    expected = logits_of(model, tokens)
+    with tempfile.TemporaryDirectory() as name:
+        folder = save(model, Path(name))
+        with LLM(compile_folder(folder)) as llm:
+            assert error(llm.logits(tokens), expected) <= 1e-4
+            out = llm.generate([tokens], SamplingParams(temperature=0, max_tokens=GREEDY, ignore_eos=True))
+            assert list(out[0].token_ids) == greedy_of(model, tokens, GREEDY)
+        with LLM(compile_folder(folder, "none")) as llm:
+            ours = llm.logits(tokens)
+    expected = logits_of(as_bf16_weights(model), tokens)
+    theirs = logits_of(model.bfloat16(), tokens)
+    assert distance(ours, expected) <= 2e-2
+    assert distance(ours, expected) <= distance(theirs, expected)
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("part", range(4))
+def test_logits_and_greedy_tokens_of_forty_random_models(part: int) -> None:
+    """f32: logits within 1e-4 and 64 greedy tokens equal; bf16: within 2e-2 of f32 and nearer than transformers' bf16."""
+    draw = given(configurations())(check)
+    draw = settings(
+        max_examples=10, deadline=None, database=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    )(draw)
+    seed(part)(draw)()
+
+
+@pytest.mark.parametrize("quant", ["int8", "int4-g32", "int4a-g32", "int4-g128", "int4a-g128"])
+def test_quantized_packs_agree_with_the_interpreter(tmp_path: Path, quant: str) -> None:
+    """The prove stage compares the code with the interpreter on the stored weights and raises when they differ."""
+    model = reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])})
+    compile_folder(save(model, tmp_path), quant, prove=True)
+
+
+def test_dynamic_rope_beyond_the_trained_length(tmp_path: Path) -> None:
+    model = reference("llama", BASE | {"max_position_embeddings": 32, "rope_parameters": dict(ROPES["dynamic"])})
+    tokens = torch.randint(0, 97, (64,), generator=torch.Generator().manual_seed(1)).tolist()
+    with LLM(compile_folder(save(model, tmp_path), max_model_len=64)) as llm:
+        assert error(llm.logits(tokens), logits_of(model, tokens)) <= 1e-4

@@ -1,0 +1,109 @@
+"""Targets: every x86-64 kernel set runs here as far as the CPU allows; arm64 is cross-compiled and, with qemu, run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ferrum import LLM
+from ferrum.codegen.prove import runs_here
+from ferrum.codegen.target import TARGETS, Target, best_target, parse_target
+from ferrum.codegen.toolchains.cxx import _zig_compiler
+from ferrum.errors import FerrumError
+from ferrum.pack.reader import open_pack
+from tests.codegen.folders import compile_folder, save
+from tests.codegen.test_parity import error, logits_of
+from tests.models.test_parity import BASE, ROPES, reference
+
+X86 = [t for t in TARGETS if t.arch == "x86_64"]
+QUANTS = ("f32", "none", "int8", "int4-g32", "int4a-g32")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])})
+    return save(model, tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize("target", X86, ids=lambda t: t.name)
+def test_every_format_on_every_x86_target(folder: Path, target: Target) -> None:
+    if not runs_here(target.arch, target.requires):
+        pytest.skip(f"this CPU lacks a feature of {target.name}: {', '.join(target.requires)}")
+    for quant in QUANTS:
+        compile_folder(folder, quant, target.name, prove=True)  # proves itself against the interpreter
+
+
+def test_targets_agree_with_each_other(folder: Path) -> None:
+    tokens = torch.randint(0, 97, (70,), generator=torch.Generator().manual_seed(5)).tolist()
+    import transformers
+
+    expected = logits_of(transformers.AutoModelForCausalLM.from_pretrained(folder), tokens)
+    for target in X86:
+        if runs_here(target.arch, target.requires):
+            with LLM(compile_folder(folder, "f32", target.name)) as llm:
+                assert error(llm.logits(tokens), expected) <= 1e-4, target.name
+
+
+def test_the_best_target_is_the_first_that_fits() -> None:
+    everything = {f for t in TARGETS for f in t.requires}
+    assert best_target("x86_64", everything).name == "cpu-avx512-bf16"
+    assert best_target("x86_64", everything - {"avx512_bf16"}).name == "cpu-avx512-vnni"
+    assert best_target("x86_64", {"avx2", "fma", "f16c", "bmi2"}).name == "cpu-avx2"
+    assert best_target("x86_64", set()).name == "cpu-x86_64"
+    assert best_target("aarch64", {"asimd", "asimddp"}).name == "cpu-arm64-dotprod"
+    with pytest.raises(FerrumError, match="no CPU target fits riscv64"):
+        best_target("riscv64", set())
+    with pytest.raises(FerrumError, match="no target is called 'cpu-x'"):
+        parse_target("cpu-x")
+
+
+# Each target with the formats whose instructions differ on it.
+ARM_QUANTS = {"cpu-arm64-i8mm": ("int4a-g32",), "cpu-arm64-dotprod": ("int8",), "cpu-arm64": ("none", "int8")}
+ARM_CASES = [(name, quant) for name, quants in ARM_QUANTS.items() for quant in quants]
+
+
+def test_all_arm_targets_are_tried() -> None:
+    assert {t.name for t in TARGETS if t.arch == "aarch64"} == set(ARM_QUANTS)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "quant"), ARM_CASES)
+def test_arm_packs_are_cross_compiled(folder: Path, name: str, quant: str) -> None:
+    with open_pack(compile_folder(folder, quant, name), trust=True) as pack:
+        code = bytes(pack.member("code/step.so")[:20])
+    assert code[:4] == b"\x7fELF"
+    assert int.from_bytes(code[18:20], "little") == 183  # EM_AARCH64
+
+
+QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+MAIN = (Path(__file__).parent / "run_step.c").read_bytes()
+
+
+@pytest.mark.skipif(QEMU is None, reason="qemu-aarch64 is not installed, so arm64 code cannot run on this x86-64 machine")
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "quant"), ARM_CASES)
+def test_arm_kernels_run_under_qemu(folder: Path, tmp_path: Path, name: str, quant: str) -> None:
+    toolchain, target, count = _zig_compiler(), parse_target(name), 20
+    assert toolchain is not None and QEMU is not None
+    with LLM(compile_folder(folder, quant)) as llm:
+        expected = llm.logits([i * 7 % 97 for i in range(count)])
+    with open_pack(compile_folder(folder, quant, name), trust=True) as pack:
+        (tmp_path / "main.c").write_bytes(bytes(pack.member("code/step.c")) + MAIN)
+        (tmp_path / "weights").write_bytes(pack.weights)
+        block = pack.manifest.kv.bytes_per_block
+    flags = [f for f in toolchain.flags(target) if f not in ("-shared", "-target", target.zig_triple)]
+    command = [*toolchain.command, *flags, "-O2", "-target", "aarch64-linux-musl", "-static", "main.c", "-o", "main", "-lm"]
+    env = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(tmp_path / "zig")}
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=env)
+    for chunk in (count, 1):
+        command = [QEMU, "-cpu", "max", "./main", "weights", str(count), str(chunk), str(block)]
+        run = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+        got = np.frombuffer(run.stdout, np.float32).reshape(count, 97)
+        # other instructions round elsewhere; activations are rounded to 8 or 16 bits in between
+        assert error(got, expected) <= 3e-2, chunk

@@ -1,0 +1,75 @@
+"""Shared by all tests: one state folder per test run, one compiled built-in model per run, few threads."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+# Before anything imports numpy or torch: two workers on two cores must not start four threads each.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+RUN_FOLDER = Path(tempfile.gettempdir()) / f"ferrum-tests-{RUN_ID}"
+for name in [n for n in os.environ if n.startswith(("FERRUM_", "HF_"))]:
+    del os.environ[name]
+os.environ["FERRUM_HOME"] = str(RUN_FOLDER / "home")
+os.environ["HF_HOME"] = str(RUN_FOLDER / "hub")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not hasattr(session.config, "workerinput"):
+        testrun = getattr(session.config, "_ferrum_testrun", None) or RUN_ID
+        shutil.rmtree(Path(tempfile.gettempdir()) / f"ferrum-tests-{testrun}", ignore_errors=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        manager = config.pluginmanager.get_plugin("dsession")
+        config._ferrum_testrun = getattr(getattr(manager, "nodemanager", None), "testrunuid", None)  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """The workers' run id, so that the controller can remove their common folder."""
+    config = node.config  # type: ignore[attr-defined]
+    config._ferrum_testrun = node.workerinput["testrunuid"]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="session")
+def run_folder() -> Path:
+    """A folder that all workers of this run share; whoever fills it takes a lock."""
+    RUN_FOLDER.mkdir(parents=True, exist_ok=True)
+    return RUN_FOLDER
+
+
+@pytest.fixture(scope="session")
+def tiny_pack(run_folder: Path) -> Path:
+    """The built-in model compiled for this CPU in bf16, made once per run."""
+    path = run_folder / "tiny.fpk"
+    with (run_folder / "tiny.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            subprocess.run([sys.executable, "-m", "ferrum", "compile", "tiny", "-o", str(path)], check=True, timeout=110)
+    return path
+
+
+CommandLine = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def ferrum(tmp_path: Path) -> CommandLine:
+    """Run the command line in an empty folder and return the finished process; keyword arguments are environment."""
+
+    def run(*arguments: str, stdin: str = "", timeout: float = 100, **environment: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ferrum", *arguments]
+        env = {**os.environ, **environment}
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, cwd=tmp_path, env=env, timeout=timeout)
+
+    return run

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from ferrum.devices.base import Executor, Limits, StepBuffers
+from ferrum.errors import FerrumError
+from ferrum.pack.reader import Pack, open_pack, read_manifest
+from ferrum.pack.schema import SelfTest, SelfTestCase
+from ferrum.pack.trust import generate_key, sign_pack
+from ferrum.pack.verify import VerifyReport, read_selftest, verify_pack
+from tests.pack.helpers import MEMBERS, VOCAB_SIZE, minimal_manifest, write_minimal_pack
+
+LIMITS = Limits(max_tokens=4, max_seqs=2, max_samples=2, num_blocks=8, block_size=4, max_blocks_per_seq=8, vocab_size=VOCAB_SIZE)
+TABLE = np.random.default_rng(0).standard_normal((VOCAB_SIZE, VOCAB_SIZE)).astype(np.float32)
+
+
+def reference(tokens: list[int]) -> np.ndarray:
+    """A model whose logits depend on every token and its position."""
+    weights = np.cos(np.arange(len(tokens), dtype=np.float32))
+    return (TABLE[tokens] * weights[:, None]).sum(0)
+
+
+class ToyExecutor:
+    """The same model behind the step interface: its "KV cache" holds (token, position) of each slot."""
+
+    def __init__(self, noise: float = 0.0, from_position: int = 0) -> None:
+        self.limits = LIMITS
+        self.buffers = StepBuffers(LIMITS)
+        self.noise, self.from_position = noise, from_position
+        self.cache = np.full((LIMITS.num_blocks, LIMITS.block_size, 2), -1, np.int64)
+        self.out = np.zeros((LIMITS.max_samples, VOCAB_SIZE), np.float32)
+        self.steps = 0
+        self.closed = False
+
+    def step(self) -> None:
+        b = self.buffers
+        assert b.num_seqs == 1 and b.num_tokens <= LIMITS.max_tokens and list(b.query_start[:2]) == [0, b.num_tokens]
+        for token, position in zip(b.tokens[: b.num_tokens], b.positions[: b.num_tokens], strict=True):
+            block = b.block_table[0, position // LIMITS.block_size]
+            self.cache[block, position % LIMITS.block_size] = token, position
+        context = [self.cache[b.block_table[0, p // 4], p % 4] for p in range(b.context_len[0])]
+        assert [position for _, position in context] == list(range(b.context_len[0]))
+        if b.num_samples:
+            assert list(b.sample_rows[:1]) == [b.num_tokens - 1] and b.temperature[0] == 0 and b.repetition_penalty[0] == 1
+            self.out[0] = reference([int(token) for token, _ in context])
+            if b.context_len[0] >= self.from_position:
+                self.out[0] *= 1 + self.noise
+                self.out[0, 3] += 100 * self.noise
+        self.steps += 1
+
+    def logits(self) -> np.ndarray:
+        return self.out[: self.buffers.num_samples]
+
+    def copy_block(self, source: int, target: int) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def case(tokens: list[int], length: int) -> SelfTestCase:
+    row = reference(tokens)
+    top = [int(i) for i in np.argsort(-row)[:5]]
+    greedy: list[int] = []
+    for _ in range(length):
+        greedy.append(int(np.argmax(reference(tokens + greedy))))
+    return SelfTestCase(
+        tokens=tokens,
+        top_tokens=top,
+        top_logits=[float(row[i]) for i in top],
+        logit_norm=float(np.linalg.norm(row)),
+        greedy=greedy,
+    )
+
+
+def write(path: Path, test: SelfTest) -> Path:
+    return write_minimal_pack(path, members={**MEMBERS, "selftest.json": msgspec.json.encode(test)})
+
+
+@pytest.fixture
+def pack(tmp_path: Path) -> Path:
+    return write(tmp_path / "x.fpk", SelfTest(tolerance=1e-4, cases=[case([3], 4), case([1, 2, 3, 4, 5, 6, 7, 8, 9], 8)]))
+
+
+def verify(pack: Path, tmp_path: Path, executor: Executor | None = None, trust: bool = True, **more: object) -> VerifyReport:
+    def make(opened: Pack) -> Executor:
+        assert executor is not None and bytes(opened.weights) == MEMBERS["weights"]
+        return executor
+
+    folders = {"state_dir": tmp_path, "config_dir": tmp_path}
+    return verify_pack(pack, numeric=True, trust=trust, make_executor=make, **folders, **more)  # type: ignore[arg-type]
+
+
+def states(report: VerifyReport) -> dict[str, str]:
+    return {check.name: check.state for check in report.checks}
+
+
+def test_a_good_pack(pack: Path, tmp_path: Path) -> None:
+    executor, seen = ToyExecutor(), []
+    report = verify(pack, tmp_path, executor, machine=("x86_64", {"avx2", "fma", "sse2"}), progress=seen.append)
+    assert report.ok and executor.closed and executor.steps == (1 + 3) + (3 + 7)
+    assert len(report.cases) == 2 and max(c.error for c in report.cases) < 1e-6
+    found = states(report)
+    assert found["structure"] == found["contract"] == found["machine"] == found["numeric"] == found["member weights"] == "ok"
+    assert found["trust"] == "skipped"  # nobody vouches for it, which is not a fault of its bytes
+    assert sum(seen) == sum(member.nbytes for member in read_manifest(pack).members)
+
+
+def test_the_first_diverging_case_and_layer_are_named(pack: Path, tmp_path: Path) -> None:
+    executor = ToyExecutor(noise=0.01, from_position=9)
+    report = verify(pack, tmp_path, executor, probe=lambda executor, case: f"layers.{len(case.tokens)}.attention")
+    last = report.checks[-1]
+    assert not report.ok and last.name == "numeric" and "case 1" in last.detail and "layers.9.attention" in last.detail
+    assert executor.closed
+
+
+def test_a_wrong_greedy_token_is_found(pack: Path, tmp_path: Path) -> None:
+    report = verify(pack, tmp_path, ToyExecutor(noise=0.5, from_position=12))
+    assert report.cases[1].error < 1e-6 and report.cases[1].diverged_at_token >= 3
+    assert "another greedy token" in report.checks[-1].detail
+
+
+def test_nan_is_not_agreement(pack: Path, tmp_path: Path) -> None:
+    for position in (0, 11):
+        assert not verify(pack, tmp_path, ToyExecutor(noise=float("nan"), from_position=position)).ok
+
+
+def test_a_tie_may_fall_either_way(tmp_path: Path) -> None:
+    good = case([1, 2], 1)
+    row = reference([1, 2])
+    second = int(np.argsort(-row)[1])
+    gap = float((row.max() - row[second]) / np.abs(row).max())
+    for tolerance, ok in ((gap * 0.6, True), (gap * 0.4, False)):
+        test = SelfTest(tolerance=tolerance, cases=[msgspec.structs.replace(good, greedy=[second])])
+        assert verify(write(tmp_path / "x.fpk", test), tmp_path, ToyExecutor()).ok == ok
+
+
+def test_damaged_members_are_all_listed_and_no_code_runs(pack: Path, tmp_path: Path) -> None:
+    data = bytearray(pack.read_bytes())
+    for member in read_manifest(pack).members:
+        if member.name in ("weights", "code/step.so"):
+            data[member.offset + 3] ^= 4
+    pack.write_bytes(data)
+    report = verify(pack, tmp_path)
+    found = states(report)
+    assert found["member weights"] == found["member code/step.so"] == "failed" and found["member plan.json"] == "ok"
+    assert found["numeric"] == "skipped" and not report.ok
+
+
+def test_another_machine(pack: Path, tmp_path: Path) -> None:
+    for machine, text in ((("aarch64", {"avx2", "fma"}), "aarch64"), (("x86_64", {"avx2"}), "lacks fma")):
+        report = verify(pack, tmp_path, machine=machine)
+        check = next(check for check in report.checks if check.name == "machine")
+        assert check.state == "failed" and text in check.detail and states(report)["numeric"] == "skipped"
+
+
+def test_trust_states(pack: Path, tmp_path: Path) -> None:
+    generate_key(tmp_path / "k")
+    (tmp_path / "trusted").mkdir(mode=0o700)
+    (tmp_path / "trusted" / "k.pub").write_bytes((tmp_path / "k.pub").read_bytes())
+    sign_pack(pack, tmp_path / "k")
+    assert states(verify(pack, tmp_path, ToyExecutor()))["trust"] == "ok"
+    pack.with_name("x.fpk.sig").write_bytes(b"nonsense")
+    report = verify(pack, tmp_path)
+    assert states(report)["trust"] == "failed" and states(report)["numeric"] == "skipped"
+    built = write_minimal_pack(tmp_path / "y.fpk", tmp_path)
+    assert states(verify_pack(built, state_dir=tmp_path))["trust"] == "ok"
+
+
+def test_code_of_an_untrusted_pack_is_not_run(pack: Path, tmp_path: Path) -> None:
+    report = verify(pack, tmp_path, trust=False)  # making an executor would raise
+    assert states(report)["numeric"] == "failed" and "not run" in report.checks[-1].detail
+    assert verify_pack(pack, state_dir=tmp_path, config_dir=tmp_path).ok  # its bytes are sound
+
+
+def test_without_a_selftest(tmp_path: Path) -> None:
+    manifest = minimal_manifest(selftest=False, required=["weights"])
+    path = write_minimal_pack(tmp_path / "x.fpk", None, manifest, MEMBERS)
+    report = verify(path, tmp_path)
+    assert report.ok and report.checks[-1].detail == "the pack has no self-test"
+
+
+def test_a_structure_fault_is_raised(tmp_path: Path, pack: Path) -> None:
+    pack.write_bytes(pack.read_bytes()[:-1])
+    with pytest.raises(FerrumError, match="end of central directory"):
+        verify(pack, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, named",
+    [
+        ({"tokens": []}, "cases[0]"),
+        ({"tokens": [16]}, "cases[0]"),
+        ({"tokens": [-1]}, "cases[0]"),
+        ({"greedy": [99]}, "cases[0]"),
+        ({"top_logits": []}, "cases[0]"),
+        ({"tokens": [1] * 65}, "cases[0]"),
+        ({"logit_norm": "x"}, "logit_norm"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_selftests_are_checked(tmp_path: Path, change: dict[str, object], named: str) -> None:
+    raw = msgspec.to_builtins(SelfTest(tolerance=0.1, cases=[case([1], 1)]))
+    raw["cases"][0].update(change)
+    path = write_minimal_pack(tmp_path / "x.fpk", members={**MEMBERS, "selftest.json": msgspec.json.encode(raw)})
+    with open_pack(path, trust=True) as opened, pytest.raises(FerrumError) as caught:
+        read_selftest(opened)
+    assert named in str(caught.value) and "selftest.json" in str(caught.value)
+
+
+def test_too_little_memory_for_a_case(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.fpk", SelfTest(tolerance=0.1, cases=[case([1] * 40, 1)]))
+    with pytest.raises(FerrumError, match="11 KV blocks"):
+        verify(path, tmp_path, ToyExecutor())

@@ -1,0 +1,76 @@
+"""The built-in model behind the server: compiled code, engine process, HTTP and the `openai` package together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.test_lifecycle import Served, served
+
+TOOLS: Any = [
+    {
+        "type": "function",
+        "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+    }
+]
+
+
+@pytest.fixture(scope="module")
+def server(tiny_pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("tiny")
+    with served(tiny_pack, folder, device="auto", trust=False, max_num_seqs=8, num_threads=1, served_model_name="tiny") as made:
+        yield made
+
+
+def ask(server: Served, text: str, **fields: Any) -> Any:
+    messages = [{"role": "user", "content": text}]
+    return server.client().chat.completions.create(model="tiny", messages=messages, **{"temperature": 0, **fields})
+
+
+def test_it_computes(server: Served) -> None:
+    done = ask(server, "What is 12+30?")
+    assert "42" in done.choices[0].message.content and done.choices[0].finish_reason == "stop"
+    parts = [c.choices[0].delta.content or "" for c in ask(server, "What is 12+30?", stream=True)]
+    assert "".join(parts) == done.choices[0].message.content
+
+
+def test_it_calls_tools(server: Served) -> None:
+    question = "What is the weather in Rome?"
+    choice = ask(server, question, tools=TOOLS).choices[0]
+    assert choice.finish_reason == "tool_calls"
+    assert [(c.function.name, json.loads(c.function.arguments)) for c in choice.message.tool_calls] == [
+        ("get_weather", {"city": "Rome"})
+    ]
+    deltas = [d for c in ask(server, question, tools=TOOLS, stream=True) for d in c.choices[0].delta.tool_calls or []]
+    assert deltas[0].function.name == "get_weather" and len(deltas) > 2
+    assert json.loads("".join(d.function.arguments or "" for d in deltas)) == {"city": "Rome"}
+
+
+def test_answers_do_not_depend_on_company(server: Served) -> None:
+    questions = [f"What is {a}+{b}?" for a, b in ((1, 2), (12, 30), (7, 8), (44, 5), (20, 20), (9, 9), (31, 4), (2, 60))]
+    alone = [ask(server, q, logprobs=True).choices[0] for q in questions]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda q: ask(server, q, logprobs=True).choices[0], questions))
+    assert [c.message.content for c in alone] == [c.message.content for c in together]
+    for choice in alone:
+        assert "".join(t.token for t in choice.logprobs.content) == choice.message.content
+
+
+def test_seeds_repeat(server: Served) -> None:
+    create = server.client().completions.create
+    fields: dict[str, Any] = {"prompt": "The", "temperature": 2, "top_p": 1, "n": 4, "max_tokens": 12}
+    first, again, other = ([c.text for c in create(model="tiny", seed=seed, **fields).choices] for seed in (3, 3, 4))
+    assert first == again != other and len(set(first)) > 1
+
+
+def test_stop_and_length(server: Served) -> None:
+    whole = ask(server, "What is 12+30?").choices[0].message.content
+    cut = ask(server, "What is 12+30?", stop=["2"]).choices[0]
+    assert cut.message.content == whole.partition("2")[0] and cut.finish_reason == "stop"
+    short = ask(server, "What is 12+30?", max_tokens=1)
+    assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 1

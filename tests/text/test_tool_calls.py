@@ -1,0 +1,120 @@
+"""Tool calls in the four formats: the same calls however the text is cut, and nothing of the text is lost."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+
+from ferrum.errors import FerrumError
+from ferrum.text.tool_calls import FORMATS, CallArguments, CallName, Content, Piece, ToolCallParser, find_format
+
+SCHEMAS = {
+    "f": {},
+    "get_weather": {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}},
+}
+Calls = list[tuple[str, object]]
+
+
+def parse(form: str, text: str, rng: random.Random | None = None) -> tuple[str, Calls, list[Piece]]:
+    parser = ToolCallParser(FORMATS[form], SCHEMAS)
+    pieces: list[Piece] = []
+    at = 0
+    while at < len(text):
+        size = rng.randint(1, 7) if rng else len(text)
+        pieces += parser.feed(text[at : at + size])
+        at += size
+    pieces += parser.finish()
+    content = "".join(p.text for p in pieces if isinstance(p, Content))
+    names = [p.name for p in pieces if isinstance(p, CallName)]
+    arguments = ["".join(p.text for p in pieces if isinstance(p, CallArguments) and p.index == i) for i in range(len(names))]
+    return content, [(n, json.loads(a) if a.endswith("}") else a) for n, a in zip(names, arguments, strict=True)], pieces
+
+
+WEATHER = ("get_weather", {"city": 'Oslo } "x"', "days": 2})
+WEATHER_JSON = '{"name": "get_weather", "arguments": {"city": "Oslo } \\"x\\"", "days": 2}}'
+CASES: list[tuple[str, str, str, Calls]] = [
+    ("hermes", f"<tool_call>\n{WEATHER_JSON}\n</tool_call>", "", [WEATHER]),
+    ("hermes", f"Let me see.\n<tool_call>{WEATHER_JSON}</tool_call>\n<tool_call>{WEATHER_JSON}</tool_call>\n",
+     "Let me see.", [WEATHER, WEATHER]),
+    ("hermes", '<tool_call>{"arguments": {"a": [1, {"b": 2}]}, "name": "f"}</tool_call>', "", [("f", {"a": [1, {"b": 2}]})]),
+    ("hermes", '<tool_call>{"name": "f"}</tool_call>', "", [("f", {})]),
+    ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("f", {"a": 1})]),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {}', "", [("f", {})]),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "un', "", [("f", '{"a": "un')]),
+    ("hermes", '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>',
+     '<tool_call>{"name": "nobody", "arguments": {}}</tool_call>', []),
+    ("hermes", "<tool_call>hello</tool_call> a <tool", "<tool_call>hello</tool_call> a <tool", []),
+    ("hermes", '<tool_call><tool_call>{"name":"f","arguments":{}}</tool_call>', "<tool_call>", [("f", {})]),
+    ("hermes", "plain text\n\n", "plain text\n\n", []),
+    ("hermes", '<tool_call>{"name": 5}</tool_call>', '<tool_call>{"name": 5}</tool_call>', []),
+    ("qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\nNorway\n</parameter>\n<parameter=days>\n2\n"
+     "</parameter>\n</function>\n</tool_call>", "", [("get_weather", {"city": "Oslo\nNorway", "days": 2})]),
+    ("qwen3-coder", "ok <tool_call><function=f><parameter=x>[1, 2]</parameter></function></tool_call> done",
+     "ok done", [("f", {"x": [1, 2]})]),
+    ("qwen3-coder", "<tool_call>\n<function=f>\n</function>\n</tool_call>", "", [("f", {})]),
+    ("qwen3-coder", "<tool_call>\n<function=nobody>\n</function>", "<tool_call>\n<function=nobody>\n</function>", []),
+    ("qwen3-coder", "<tool_call><function=get_weather><parameter=city>1</parameter></function></tool_call>", "",
+     [("get_weather", {"city": "1"})]),
+    ("llama3", '{"name": "f", "parameters": {"q": 1}}; {"name": "f", "parameters": {}}', "", [("f", {"q": 1}), ("f", {})]),
+    ("llama3", '<|python_tag|>{"name": "f", "parameters": {"q": 1}}', "", [("f", {"q": 1})]),
+    ("llama3", '{"answer": 42}', '{"answer": 42}', []),
+    ("llama3", 'I say {"name": "f", "parameters": {}}', 'I say {"name": "f", "parameters": {}}', []),
+    ("mistral", f"[TOOL_CALLS] [{WEATHER_JSON}, {WEATHER_JSON}]", "", [WEATHER, WEATHER]),
+    ("mistral", '[TOOL_CALLS]f[ARGS]{"a": {"b": 2}}[TOOL_CALLS]get_weather{"city": "x"}', "",
+     [("f", {"a": {"b": 2}}), ("get_weather", {"city": "x"})]),
+    ("mistral", 'Sure. [TOOL_CALLS]nobody{"a": 1}', 'Sure. [TOOL_CALLS]nobody{"a": 1}', []),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("form", "text", "content", "calls"), CASES)
+def test_calls(form: str, text: str, content: str, calls: Calls) -> None:
+    assert parse(form, text)[:2] == (content, calls)
+    rng = random.Random(text)
+    for _ in range(60):
+        assert parse(form, text, rng)[:2] == (content, calls)
+
+
+def test_the_name_comes_first_and_arguments_as_they_are_made() -> None:
+    parser = ToolCallParser(FORMATS["hermes"], SCHEMAS)
+    assert parser.feed('<tool_call>{"name": "f", ') == [CallName(0, "f")]
+    assert parser.feed('"arguments": {"a"') == [CallArguments(0, '{"a"')]
+    assert parser.feed(": 1") == [CallArguments(0, ": 1")]
+    assert parser.feed("}}</tool_call>") == [CallArguments(0, "}")]
+    assert parser.feed("<tool_call>") == [] and parser.count == 1
+
+
+def test_random_text_is_never_lost() -> None:
+    """Without a declared function everything is content, whatever markers it has."""
+    rng = random.Random(3)
+    parts = [
+        "<tool_call>",
+        "</tool_call>",
+        "{",
+        "}",
+        '"name"',
+        ":",
+        '"x"',
+        "[TOOL_CALLS]",
+        "[",
+        "]",
+        "<function=",
+        ">",
+        " ",
+        "a",
+        ";",
+    ]
+    for _ in range(3_000):
+        form = rng.choice(list(FORMATS))
+        text = "".join(rng.choices(parts, k=rng.randint(1, 14)))
+        parser = ToolCallParser(FORMATS[form], {})
+        pieces = [p for piece in (text[i : i + 3] for i in range(0, len(text), 3)) for p in parser.feed(piece)] + parser.finish()
+        assert all(isinstance(p, Content) for p in pieces)
+        assert "".join(p.text for p in pieces if isinstance(p, Content)) == text, (form, text)
+
+
+def test_formats_by_name() -> None:
+    assert find_format("") is None and find_format("hermes") is FORMATS["hermes"]
+    with pytest.raises(FerrumError):
+        find_format("morse")
