@@ -13,7 +13,7 @@ import numpy as np
 from ferrum.codegen.manifest import count_parameters, make_manifest, plan_json, tensor_records
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan import Plan, plan
-from ferrum.codegen.prove import make_selftest, prove, runs_here
+from ferrum.codegen.prove import make_selftest, prove, runs_here, tolerance
 from ferrum.codegen.render import render_step
 from ferrum.codegen.select import Call, CpuLayoutPolicy, select
 from ferrum.codegen.store import write_weights
@@ -60,6 +60,7 @@ class Job:
     @property
     def output(self) -> Path:
         quant = "" if self.options.quant == "none" else f".{self.options.quant}"
+        quant += f".kv-{self.options.kv_dtype}" if self.options.kv_dtype else ""
         return self.options.output or Path(f"{self.name}.{self.target.name}{quant}.fpk")
 
     @property
@@ -154,11 +155,11 @@ def _machine_stages(job: Job, graph: Graph, checkpoint: Checkpoint) -> Path:
     path = job.dump("layout", print_graph(laid_out))
     if job.stops("layout"):
         return path
-    calls = select(laid_out, target, options.quant)
+    calls = select(laid_out, target, options.kv)
     path = job.dump("select", _calls_text(calls))
     if job.stops("select"):
         return path
-    made = plan(laid_out, calls, options.quant)
+    made = plan(laid_out, calls)
     path = job.dump("plan", plan_json(made).decode(), "json")
     if job.stops("plan"):
         return path
@@ -207,7 +208,7 @@ def _pack(
                 graph,
                 made.tensors,
                 _weights_of(writer, size),
-                options.quant,
+                tolerance(options.quant, options.kv),
                 made.vocab_size,
                 count_parameters(made),
                 job.max_model_len,

@@ -107,7 +107,7 @@ def make_manifest(
 ) -> Manifest:
     """Everything but the members, which the writer fills in."""
     kv = plan.kv
-    chosen = {"quant": options.quant, "target": target.name, "max_model_len": str(model.max_model_len)}
+    chosen = {"quant": options.quant, "target": target.name, "max_model_len": str(model.max_model_len), "kv_dtype": options.kv}
     return Manifest(
         format=FORMAT_VERSION,
         reader_min=FORMAT_VERSION,

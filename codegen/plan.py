@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ferrum.codegen.kernels.base import Kernel, distinct
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.kernels.paged_attention import PagedAttention
-from ferrum.codegen.select import Call, kv_dtype, layout_of
+from ferrum.codegen.select import Call, layout_of
 from ferrum.graphs.ir import Graph
 from ferrum.pack.schema import TENSOR_ALIGNMENT
 
@@ -81,7 +81,7 @@ class Plan:
     graph: Graph = field(repr=False)
 
 
-def plan(graph: Graph, calls: list[Call], quant: str) -> Plan:
+def plan(graph: Graph, calls: list[Call]) -> Plan:
     """Lay out weights and arena and build the launch table."""
     tensors = _place_tensors(graph)
     kernels = distinct(call.kernel for call in calls)
@@ -97,7 +97,7 @@ def plan(graph: Graph, calls: list[Call], quant: str) -> Plan:
         launches=launches,
         slots=slots,
         tensors=tensors,
-        kv=_plan_kv(calls, quant),
+        kv=_plan_kv(calls),
         vocab_size=vocab,
         logits_slot=logits_slot,
         scratch_bytes=_align(max(panel, 4 * _align(vocab) + 8 * vocab), 4096),
@@ -110,12 +110,12 @@ def _align(n: int, to: int = 64) -> int:
     return -(-n // to) * to
 
 
-def _plan_kv(calls: list[Call], quant: str) -> KvPlan:
+def _plan_kv(calls: list[Call]) -> KvPlan:
     """All layers share one block geometry: the largest head count and head size among them."""
     kernels = [c.kernel for c in calls if isinstance(c.kernel, PagedAttention)]
     assert len({(k.num_kv_heads, k.head_bytes) for k in kernels}) <= 1, "layers differ in their KV geometry"
     first = kernels[0]
-    return KvPlan(len(kernels), first.num_kv_heads, first.head_dim, kv_dtype(quant), first.num_kv_heads * first.head_bytes)
+    return KvPlan(len(kernels), first.num_kv_heads, first.head_dim, first.kv_dtype, first.num_kv_heads * first.head_bytes)
 
 
 def _place_tensors(graph: Graph) -> list[Tensor]:

@@ -29,6 +29,11 @@ _PROMPT_LENGTHS = (33, 1, 9)
 _GREEDY, _GREEDY_LARGE = 8, 2
 
 
+def tolerance(quant: str, kv_dtype: str) -> float:
+    """Largest error of a logit that rounding explains."""
+    return max(TOLERANCE.get(quant, _QUANTIZED_TOLERANCE), TOLERANCE.get(kv_dtype, 0.0))
+
+
 @dataclass(frozen=True)
 class StoredWeights:
     """Parameters as float32, decoded from the packed bytes: quantization is the pack's, not an error of the kernels."""
@@ -53,9 +58,9 @@ class StoredWeights:
 
 
 def make_selftest(
-    graph: Graph, tensors: Sequence[Tensor], data: memoryview, quant: str, vocab_size: int, parameters: int, max_len: int
+    graph: Graph, tensors: Sequence[Tensor], data: memoryview, allowed: float, vocab_size: int, parameters: int, max_len: int
 ) -> SelfTest:
-    """Prompts of fixed random tokens and what the interpreter makes of them."""
+    """Prompts of fixed random tokens (``allowed``: the largest error of a logit) and what the interpreter makes of them."""
     weights = StoredWeights({t.name: t for t in tensors}, data)
     random = np.random.default_rng(2024)
     steps = _GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE
@@ -73,7 +78,7 @@ def make_selftest(
                 greedy=continuation,
             )
         )
-    return SelfTest(tolerance=TOLERANCE.get(quant, _QUANTIZED_TOLERANCE), cases=cases)
+    return SelfTest(tolerance=allowed, cases=cases)
 
 
 def runs_here(arch: str, features: Sequence[str]) -> bool:

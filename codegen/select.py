@@ -65,10 +65,6 @@ class CpuLayoutPolicy:
         return Choice(fmt.name, layout.name, act_for(fmt, self.target.has_bf16_dot).name)
 
 
-def kv_dtype(quant: str) -> str:
-    return "f32" if quant == "f32" else "bf16"
-
-
 def layout_of(graph: Graph, name: str) -> TiledLayout:
     param = graph.param(name)
     n, k = (int(d) for d in param.value.shape)
@@ -78,8 +74,8 @@ def layout_of(graph: Graph, name: str) -> TiledLayout:
 class Selector:
     """Walks a laid-out graph and collects calls."""
 
-    def __init__(self, graph: Graph, target: Target, quant: str) -> None:
-        self.graph, self.target, self.quant = graph, target, quant
+    def __init__(self, graph: Graph, target: Target, kv_dtype: str) -> None:
+        self.graph, self.target, self.kv_dtype = graph, target, kv_dtype
         self.shapes = {name: value.shape for name, value in graph.values().items()}
         self.users = graph.users()
         self.params = {p.name: p for p in graph.params}
@@ -164,7 +160,8 @@ class Selector:
             qk_norm=bool(a.get("qk_norm")),
             eps=float(a.get("eps", 0.0)),
             softmax_scale=float(a["scale"]),
-            kv_dtype=kv_dtype(self.quant),
+            kv_dtype=self.kv_dtype,
+            bf16_dot=self.target.has_bf16_dot,
             lanes=self.target.lanes,
             mr=6 if self.target.registers >= 32 else 3,
         )
@@ -172,6 +169,6 @@ class Selector:
         self._add(node, kernel, values, node.inputs[2:], 4 * kernel.num_heads * kernel.head_dim)
 
 
-def select(graph: Graph, target: Target, quant: str) -> list[Call]:
+def select(graph: Graph, target: Target, kv_dtype: str) -> list[Call]:
     """Kernel calls of a laid-out graph, in execution order."""
-    return Selector(graph, target, quant).run()
+    return Selector(graph, target, kv_dtype).run()

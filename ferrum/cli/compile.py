@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
             model=str(source),
             target=args.target,
             quant=args.quant,
+            kv_dtype=args.kv_dtype,
             max_model_len=args.max_model_len,
             output=Path(args.output) if args.output else None,
             dump_dir=Path(dump) if dump else None,
