@@ -315,12 +315,12 @@ class Recordings:
         size = 1 << (num_tokens - 1).bit_length()
         return self._index[phase, min(size, self.sizes[phase][-1])]
 
-    def symbols(self) -> list[str]:
-        """Every kernel that some recording launches, in order of first use."""
-        return list(dict.fromkeys(step.symbol for recording in self.all for step in recording.steps))
+    def decode_indices(self) -> list[int]:
+        """Indices in ``all`` of the recordings that serve decode steps."""
+        return sorted({self._index["decode", tokens] for tokens in self.sizes["decode"]})
 
     def most_shared(self) -> dict[str, int]:
-        """The most dynamic shared bytes that each kernel is launched with."""
+        """Every kernel that some recording launches, with the most dynamic shared bytes that it is launched with."""
         most: dict[str, int] = {}
         for recording in self.all:
             for step in recording.steps:
