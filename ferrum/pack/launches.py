@@ -121,7 +121,7 @@ class KvArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="kv", t
 
 
 class InputArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="input", tag_field="kind"):
-    """A pointer: the array ``name`` of ``INPUTS``, or the inputs' start for "header"."""
+    """A pointer: the array ``name`` of ``INPUTS``, or the word ``name`` of ``HEADER``."""
 
     name: str
 
