@@ -62,6 +62,8 @@ class CudaExecutor:
         self._lane = 0
         self._under_way: list[int] = []
         self._logits: NDArray[np.float32] | None = None
+        self._stream: Any = None
+        self._thread = 0
         try:
             self._open(pack, options)
         except BaseException:
@@ -73,7 +75,6 @@ class CudaExecutor:
         device = call("cuDeviceGet", self.gpu.ordinal)
         self._context = call("cuDevicePrimaryCtxRetain", device)
         self._release.callback(call, "cuDevicePrimaryCtxRelease", device)
-        self._thread = 0
         self._bind()
         self._stream = call("cuStreamCreate", int(self._cuda.api.CUstream_flags.CU_STREAM_NON_BLOCKING))
         self._release.callback(call, "cuStreamDestroy", self._stream)
@@ -155,11 +156,11 @@ class CudaExecutor:
 
     def close(self) -> None:
         with contextlib.suppress(FerrumError):  # after a failed step every call fails; all are tried none the less
-            if self._lanes:
+            if self._stream is not None:
                 self._bind()
                 self._call("cuStreamSynchronize", self._stream)
         # The pinned memory goes away: nobody may find it through the executor any more.
-        self._lanes, self._logits = [], None
+        self._lanes, self._logits, self._stream = [], None, None
         release, self._release = self._release, contextlib.ExitStack()
         with contextlib.suppress(FerrumError):
             release.close()
@@ -245,19 +246,15 @@ class CudaExecutor:
         lane.ahead = {i: self._record(lane, self._recordings.all[i], ahead=True) for i in self._recordings.decode_indices()}
 
     def _record(self, lane: Lane, recording: Recording, ahead: bool) -> Any:
-        """A graph of one step: inputs to the device, kernels, outputs to the host."""
-        call, stream, at = self._call, self._stream, self._at
-        layout = lane.memory.layout
+        """A graph of one step, ready to be launched."""
+        call, stream = self._call, self._stream
         call("cuStreamBeginCapture", stream, self._cuda.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-        inputs = layout.common_bytes(recording.rows.seqs)
-        call("cuMemcpyHtoDAsync", at["inputs"], lane.memory.inputs.ctypes.data, inputs, stream)
-        if ahead:
-            tokens = at["inputs"] + layout.inputs.fields["tokens"].offset
-            sampled = at["outputs"] + layout.outputs.fields["out_token"].offset
-            call("cuMemcpyDtoDAsync", tokens, sampled, 4 * recording.rows.samples, stream)
-        for step in recording.steps:
-            self._record_launch(step)
-        call("cuMemcpyDtoHAsync", lane.memory.outputs.ctypes.data, at["outputs"], layout.outputs.nbytes, stream)
+        try:
+            self._enqueue(lane, recording, ahead)
+        except BaseException:  # a stream that stays in capture could not even be waited for
+            with contextlib.suppress(FerrumError):
+                call("cuGraphDestroy", call("cuStreamEndCapture", stream))
+            raise
         graph = call("cuStreamEndCapture", stream)
         try:
             executable = call("cuGraphInstantiate", graph, 0)
@@ -267,7 +264,20 @@ class CudaExecutor:
         call("cuGraphUpload", executable, stream)
         return executable
 
-    def _record_launch(self, step: Step) -> None:
+    def _enqueue(self, lane: Lane, recording: Recording, ahead: bool) -> None:
+        """Inputs to the device, kernels, outputs to the host."""
+        call, stream, at, layout = self._call, self._stream, self._at, lane.memory.layout
+        inputs = layout.common_bytes(recording.rows.seqs)
+        call("cuMemcpyHtoDAsync", at["inputs"], lane.memory.inputs.ctypes.data, inputs, stream)
+        if ahead:
+            tokens = at["inputs"] + layout.inputs.fields["tokens"].offset
+            sampled = at["outputs"] + layout.outputs.fields["out_token"].offset
+            call("cuMemcpyDtoDAsync", tokens, sampled, 4 * recording.rows.samples, stream)
+        for step in recording.steps:
+            self._enqueue_launch(step)
+        call("cuMemcpyDtoHAsync", lane.memory.outputs.ctypes.data, at["outputs"], layout.outputs.nbytes, stream)
+
+    def _enqueue_launch(self, step: Step) -> None:
         # every parameter in 8 bytes of its own: a pointer, or an int32 in the first four
         values = np.array(
             [self._at[a.buffer] + a.offset if isinstance(a, Pointer) else a & 0xFFFFFFFF for a in step.args] or [0], np.uint64

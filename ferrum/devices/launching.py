@@ -278,7 +278,7 @@ class Resolver:
             case SlotArg():
                 return Pointer("arena", self.arena.offsets[arg.slot])
             case InputArg():
-                return Pointer("inputs", 0 if arg.name == "header" else inputs[arg.name].offset)
+                return Pointer("inputs", 4 * HEADER.index(arg.name) if arg.name in HEADER else inputs[arg.name].offset)
             case OutputArg():
                 return Pointer("outputs", outputs[arg.name].offset)
             case IntArg():
@@ -423,7 +423,7 @@ def _launch_problem(launch: Launch, table: LaunchTable, manifest: Manifest) -> s
 
 
 def _bad_args(launch: Launch, table: LaunchTable, manifest: Manifest) -> Iterator[int]:
-    inputs, outputs = {a.name for a in INPUTS} | {"header"}, {a.name for a in OUTPUTS}
+    inputs, outputs = {a.name for a in INPUTS} | set(HEADER), {a.name for a in OUTPUTS}
     for index, arg in enumerate(launch.args):
         match arg:
             case WeightsArg():
