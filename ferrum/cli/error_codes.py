@@ -125,6 +125,10 @@ ERROR_CODES: dict[str, str] = {
     ),
     "key-exists": "A key file is already there and is not overwritten. Choose another name.",
     "key-invalid": "A key file is damaged, of another kind, or readable by others. Keys are made with ferrum's own format.",
+    "kernel-fault": (
+        "A kernel, run on the CPU by the emulator, did what a GPU would not survive: an access outside of its buffers, a barrier "
+        "that not all threads reach, a launch beyond the limits. The message names kernel, block and thread."
+    ),
     "kv-memory-too-small": (
         "The KV cache would not even hold one sequence. Free memory, give more with --kv-cache-memory, or lower --max-model-len."
     ),

@@ -82,6 +82,7 @@ static inline unsigned emu_e4m3x2_to_f16x2(unsigned short pair);                
 static inline unsigned short emu_f32x2_to_e4m3x2(float low, float high);        /* cvt.rn.satfinite.e4m3x2.f32 high, low */
 static inline unsigned short emu_f16x2_to_e4m3x2(unsigned pair);                /* cvt.rn.satfinite.e4m3x2.f16x2 */
 
+#include "numbers.h"
 #include "copies.h"
 #include "matrix.h"
 #include "barriers.h"
