@@ -12,10 +12,12 @@ from ferrum.devices.base import DeviceOptions, Executor
 from ferrum.devices.cpu import CpuDevice
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, choose_gpu
+from ferrum.devices.metal import Metal, MetalExecutor
 from ferrum.devices.null import NullDevice
 from ferrum.pack.reader import Pack, open_pack
 from tests.devices.fake_cuda import FakeDriver
-from tests.devices.null_model import NUM_ARGS, NullKernels, write_launch_pack
+from tests.devices.fake_metal import FakeApi, FakeDevice, pool
+from tests.devices.null_model import NUM_ARGS, NUMBER_ARGS, NullKernels, write_launch_pack
 
 SMALL = DeviceOptions(max_seqs=4, max_samples=8, max_tokens=12)
 
@@ -55,6 +57,18 @@ def load_cuda(driver: FakeDriver, kernels: NullKernels, pack: Pack, options: Dev
     return executor
 
 
+def fake_metal(**changes: object) -> tuple[FakeDevice, NullKernels]:
+    """The stand-in for a Mac's GPU with the null model's kernels."""
+    kernels = NullKernels()
+    return FakeDevice(kernels.table(), number_args=NUMBER_ARGS, **changes), kernels  # type: ignore[arg-type]
+
+
+def load_metal(device: FakeDevice, kernels: NullKernels, pack: Pack, options: DeviceOptions = SMALL) -> MetalExecutor:
+    executor = MetalExecutor(Metal(FakeApi, pool), device, pack, options)
+    kernels.limits = executor.limits
+    return executor
+
+
 @pytest.fixture
 def cuda_pack(tmp_path: Path) -> Iterator[Pack]:
     with open_pack(write_launch_pack(tmp_path / "null.fpk", "cuda", "sm_89"), trust=True) as pack:
@@ -69,17 +83,30 @@ def _open_cuda(late: bool) -> Callable[[Pack, DeviceOptions], Executor]:
     return lambda pack, options: load_cuda(*fake_driver(late=late), pack, options)
 
 
-DEVICES = ("null", "cpu", "cuda-late", "cuda-eager")
+def _open_metal(late: bool) -> Callable[[Pack, DeviceOptions], Executor]:
+    return lambda pack, options: load_metal(*fake_metal(late=late), pack, options)
 
 
-@pytest.fixture(params=DEVICES)
+OPENERS = {
+    "null": _open_null,
+    "cuda-late": _open_cuda(True),
+    "cuda-eager": _open_cuda(False),
+    "metal-late": _open_metal(True),
+    "metal-eager": _open_metal(False),
+}
+
+
+@pytest.fixture(params=["cpu", *OPENERS])
 def loader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loader]:
     name = str(request.param)
     if name == "cpu":
         path, opener = request.getfixturevalue("tiny_pack"), CpuDevice().load
     else:
-        path = write_launch_pack(tmp_path / "model.fpk", "cuda", "sm_89")
-        opener = {"null": _open_null, "cuda-late": _open_cuda(True), "cuda-eager": _open_cuda(False)}[name]
+        opener = OPENERS[name]
+        if name.startswith("metal"):
+            path = write_launch_pack(tmp_path / "model.fpk", "metal", "apple-m1", "code/step.metal")
+        else:
+            path = write_launch_pack(tmp_path / "model.fpk", "cuda", "sm_89")
     loader = Loader(name, open_pack(path, trust=True), opener)
     yield loader
     loader.close()

@@ -39,6 +39,7 @@ BYTES_PER_BLOCK = 4 * BLOCK_SIZE
 ONE = [Term("one", 1)]
 ARGS = [InputArg("num_tokens"), OutputArg("out_token"), KvArg(0), SlotArg(1), WeightsArg(512), LimitArg("blocks_per_seq")]
 NUM_ARGS = len(ARGS)
+NUMBER_ARGS = (5,)
 
 
 def launch_table(contract: str, code: str) -> LaunchTable:
