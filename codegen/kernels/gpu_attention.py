@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ferrum.codegen.kernels.base import Cost, c_float
-from ferrum.codegen.kernels.gpu_base import GpuKernel, padded
+from ferrum.codegen.kernels.gpu_base import GpuKernel, row_stride
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE, PagedAttention
 
 
@@ -50,8 +50,8 @@ class GpuAttention(GpuKernel):
             "block_size": BLOCK_SIZE,
             "head_bytes": self.head_bytes,
             "key_bytes": self.head_bytes // 2,
-            "q_stride": padded(self.num_heads * self.head_dim),
-            "stride": padded(self.num_heads * self.head_dim),
+            "q_stride": row_stride(self.kv_dtype, self.num_heads * self.head_dim),
+            "stride": row_stride(self.out, self.num_heads * self.head_dim),
             "scale": c_float(self.softmax_scale),
             # the exponentials are powers of two: the scale carries log2(e)
             "scale_log2": c_float(self.softmax_scale * 1.4426950408889634),

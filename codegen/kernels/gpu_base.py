@@ -82,11 +82,10 @@ def row_threads(k: int, most: int = 256) -> int:
     return threads
 
 
-def padded(k: int) -> int:
-    """Values from one row of activations to the next."""
-    return -(-k // ACT_ALIGNMENT) * ACT_ALIGNMENT
+def row_stride(kind: str, k: int) -> int:
+    """Values from one row to the next: bf16 rows start at multiples of a vector and are zero behind their end."""
+    return -(-k // ACT_ALIGNMENT) * ACT_ALIGNMENT if kind == "bf16" else k
 
 
-def act_bytes(kind: str, k: int) -> int:
-    """Bytes of a row in the format ``kind`` (f32 or bf16) that a product reads."""
-    return padded(k) * (2 if kind == "bf16" else 4)
+def row_bytes(kind: str, k: int) -> int:
+    return row_stride(kind, k) * (2 if kind == "bf16" else 4)

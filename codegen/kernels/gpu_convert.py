@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import Cost
-from ferrum.codegen.kernels.gpu_base import Geometry, GpuKernel, act_bytes, padded, per_row, row_threads
+from ferrum.codegen.kernels.gpu_base import Geometry, GpuKernel, per_row, row_bytes, row_stride, row_threads
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.pack.launches import Rows
 
@@ -29,10 +29,10 @@ class GpuConvert(GpuKernel):
         return per_row(rows, row_threads(self.k))
 
     def cost(self) -> Cost:
-        return Cost(0, 4 * self.k + act_bytes(self.act.kind, self.k), self.k)
+        return Cost(0, 4 * self.k + row_bytes(self.act.kind, self.k), self.k)
 
     def why(self) -> str:
         return f"{self.k} channels to {self.act.name}: their producer has other readers too"
 
     def context(self) -> dict[str, object]:
-        return {"threads": row_threads(self.k), "stride": padded(self.k)}
+        return {"threads": row_threads(self.k), "stride": row_stride(self.act.kind, self.k)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ferrum.codegen.kernels.base import Cost
-from ferrum.codegen.kernels.gpu_base import GpuKernel, act_bytes, padded
+from ferrum.codegen.kernels.gpu_base import GpuKernel, row_bytes, row_stride
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.row_layout import RowLayout
 
@@ -38,23 +38,27 @@ class GpuMatrix(GpuKernel):
         return ("count", "weight:0", "value:0", *bias, *residual, "result")
 
     @property
+    def act(self) -> str:
+        """The format of x."""
+        return "f32" if self.weight.format.kind == "f32" else "bf16"
+
+    @property
     def n_out(self) -> int:
         return self.n // 2 if self.activation else self.n
 
     @property
     def out_bytes(self) -> int:
-        return act_bytes("bf16", self.n_out) if self.out == "bf16" else 4 * self.n_out
+        return row_bytes(self.out, self.n_out)
 
     def cost(self) -> Cost:
-        act = "f32" if self.weight.format.kind == "f32" else "bf16"
-        reads = act_bytes(act, self.k) + (4 * self.n_out if self.residual else 0)
+        reads = row_bytes(self.act, self.k) + (4 * self.n_out if self.residual else 0)
         return Cost(self.weight.nbytes, reads + self.out_bytes, 2 * self.n * self.k)
 
     def context(self) -> dict[str, object]:
         return {
             "f": self.weight.format,
             "n_out": self.n_out,
-            "x_stride": padded(self.k),
-            "out_stride": padded(self.n_out) if self.out == "bf16" else self.n_out,
+            "x_stride": row_stride(self.act, self.k),
+            "out_stride": row_stride(self.out, self.n_out),
             "subs": max(1, self.weight.chunk_k // 32),
         }

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import Cost, c_float
-from ferrum.codegen.kernels.gpu_base import Geometry, GpuKernel, act_bytes, padded, per_row, row_threads
+from ferrum.codegen.kernels.gpu_base import Geometry, GpuKernel, per_row, row_bytes, row_stride, row_threads
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.pack.launches import Rows
 
@@ -30,11 +30,11 @@ class GpuRmsNorm(GpuKernel):
         return per_row(rows, row_threads(self.k))
 
     def cost(self) -> Cost:
-        return Cost(4 * self.k, 4 * self.k + act_bytes(self.act.kind, self.k), 4 * self.k)
+        return Cost(4 * self.k, 4 * self.k + row_bytes(self.act.kind, self.k), 4 * self.k)
 
     def why(self) -> str:
         return f"one block a row of {self.k}, stored as {self.act.name} for the product that reads it"
 
     def context(self) -> dict[str, object]:
         threads = row_threads(self.k)
-        return {"threads": threads, "stride": padded(self.k), "per_thread": -(-self.k // threads), "eps": c_float(self.eps)}
+        return {"threads": threads, "stride": row_stride(self.act.kind, self.k), "per_thread": -(-self.k // threads), "eps": c_float(self.eps)}

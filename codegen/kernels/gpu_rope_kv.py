@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from ferrum.codegen.kernels.base import F32, Cost, c_float
-from ferrum.codegen.kernels.gpu_base import ONE, WARP, Geometry, GpuKernel, padded
+from ferrum.codegen.kernels.gpu_base import ONE, WARP, Geometry, GpuKernel, row_stride
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.pack.launches import Rows, Term
 
@@ -53,7 +53,7 @@ class GpuRopeKv(GpuKernel):
         return {
             "warps": _WARPS,
             "block_size": BLOCK_SIZE,
-            "q_stride": padded(self.num_heads * self.head_dim),
+            "q_stride": row_stride(self.kv_dtype, self.num_heads * self.head_dim),
             "half": self.rope_dim // 2,
             "eps": c_float(self.eps),
         }

@@ -33,7 +33,8 @@ class GpuSchedule(GpuKernel):
     def args(self) -> tuple[str, ...]:
         counts = ("input:num_tokens", "input:num_seqs")
         arrays = ("input:positions", "input:query_start", "input:block_table", "limit:blocks_per_seq")
-        return (*counts, *arrays, "scratch:token_seq", "scratch:token_slot", "scratch:tiles")
+        limits = ("limit:tokens", "limit:seqs")
+        return (*counts, *arrays, *limits, "scratch:token_seq", "scratch:token_slot", "scratch:tiles")
 
     @property
     def tiles(self) -> tuple[Term, ...]:
