@@ -16,13 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ferrum.cli.machine import this_machine
+    from ferrum.cli.machine import machine_for
+    from ferrum.pack.reader import read_manifest
     from ferrum.pack.verify import verify_pack
 
     path = Path(args.pack)
     if not path.is_file():
         raise FerrumError("pack-missing", "there is no such pack", args.pack, "check the path")
-    report = verify_pack(path, args.numeric, make_executor=_load, machine=this_machine())
+    report = verify_pack(path, args.numeric, make_executor=_load, machine=machine_for(read_manifest(path).target))
     if args.json:
         checks = [{"name": c.name, "state": c.state, "detail": c.detail} for c in report.checks]
         print_json({"path": str(path), "ok": report.ok, "checks": checks})

@@ -331,9 +331,14 @@ class MetalDevice:
         return MetalExecutor(metal, device, pack, options)
 
 
+def runs_here(device: Any) -> tuple[str, ...]:
+    """The architectures whose packs this GPU runs, oldest first."""
+    return tuple(arch for arch, family in _FAMILIES.items() if device.supportsFamily_(family))
+
+
 def check_family(device: Any, arch: str, target: str, where: str) -> None:
     """Raises FerrumError when the GPU is older than ``arch``."""
-    if not device.supportsFamily_(_FAMILIES[arch]):
+    if arch not in runs_here(device):
         raise FerrumError(
             "wrong-machine",
             f"the pack is for {target} and this machine has {device.name()}",
