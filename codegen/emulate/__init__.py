@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from ferrum.codegen.emulate.memory import GuardedBuffer as GuardedBuffer
 from ferrum.codegen.emulate.module import SCHEDULES as SCHEDULES
+from ferrum.codegen.emulate.module import Address as Address
 from ferrum.codegen.emulate.module import KernelFault as KernelFault
 from ferrum.codegen.emulate.module import Module as Module
 from ferrum.codegen.emulate.module import Prepared as Prepared

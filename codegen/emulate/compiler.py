@@ -121,10 +121,11 @@ def compile_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, san
 
 def check_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, defines: tuple[str, ...]) -> str:
     """The compiler's complaints about a translation unit that is only checked; empty when there are none."""
-    flags = [flag for flag in compiler.flags(False) if flag not in ("-w", "-shared")]
+    # zig cannot do -fsyntax-only
+    flags = [flag for flag in compiler.flags(False) if flag not in ("-shared", "-O2")]
     with tempfile.TemporaryDirectory(prefix="ferrum-emulate-") as made:
-        command = _prepare(Path(made), unit, headers, compiler, [*flags, "-fsyntax-only", *(f"-D{d}" for d in defines)])
-        result = _run(command, Path(made))
+        command = _prepare(Path(made), unit, headers, compiler, [*flags, "-c", *(f"-D{d}" for d in defines)])
+        result = _run([*command, "-o", "kernels.o"], Path(made))
         return result.stderr if result.returncode else ""
 
 

@@ -19,6 +19,12 @@ from ferrum.errors import FerrumError
 Language = Literal["cuda", "metal"]
 Argument = NDArray[np.generic] | np.generic | GuardedBuffer | int
 
+
+class Address(int):
+    """An address for a pointer parameter: an int of another meaning would be a wild pointer."""
+
+
+
 _REPORT_BYTES = 4096
 _MAX_DYNAMIC = 256 << 10
 _MAX_THREADS = 1024
@@ -111,7 +117,8 @@ class _Kernel(ctypes.Structure):
 
 @dataclass(frozen=True)
 class KernelInfo:
-    """A kernel of a module. ``params``: bytes of each parameter, 0 for a pointer. ``shared``: bytes of static shared memory."""
+    """A kernel of a module. ``params``: bytes of each parameter, 0 for a pointer, with ``metal.REFERENCE`` for a reference.
+    ``shared``: bytes of static shared memory."""
 
     index: int
     params: tuple[int, ...]
@@ -128,13 +135,13 @@ class Prepared:
         name: str,
         grid: Sequence[int],
         block: Sequence[int],
-        args: Sequence[int | np.generic],
+        args: Sequence[Address | int | np.generic],
         shared: int = 0,
         regions: Sequence[tuple[int, int]] = (),
         schedule: Schedule | None = None,
         seconds: int = 0,
     ) -> None:
-        """``args``: addresses for pointers, numpy scalars for values. ``regions``: (address, bytes) of global memory."""
+        """``args``: ``Address`` for pointers, numpy scalars or ints (int32) for values. ``regions``: (address, bytes) of global memory."""
         schedule = schedule or SCHEDULES[0]
         self._module = module
         self._kernel = module.kernels[name]
@@ -142,8 +149,8 @@ class Prepared:
         x, y, z = _three(grid)
         block = _three(block)
         _check(name, self._kernel, (x, y, z), block, shared)
-        values = _values(name, self._kernel, args)
-        self._keep = values, (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+        addresses, self._keep = _values(name, self._kernel, args)
+        self._args = (ctypes.c_void_p * len(addresses))(*addresses)
         self._regions = (_Region * len(regions))(*(_Region(address, size) for address, size in regions))
         size = 3 * sum(size for _, size in regions) if schedule.stores == "late" else 0
         self._shadow = np.zeros(size, np.uint8)
@@ -159,7 +166,7 @@ class Prepared:
             poison=_POISON[schedule.order],
             num_regions=len(regions),
             seconds=seconds,
-            args=ctypes.addressof(self._keep[1]),
+            args=ctypes.addressof(self._args),
             regions=ctypes.addressof(self._regions),
             shadow=self._shadow.ctypes.data,
             report=ctypes.addressof(self._report),
@@ -191,23 +198,30 @@ def _check(name: str, kernel: KernelInfo, grid: tuple[int, int, int], block: tup
         raise KernelFault(f"{shared} bytes of dynamic and {kernel.shared} of static shared memory", where)
 
 
-def _values(name: str, kernel: KernelInfo, args: Sequence[int | np.generic]) -> list[ctypes.Array[ctypes.c_char]]:
-    """The arguments' bytes, each checked against the parameter it is for."""
+def _values(name: str, kernel: KernelInfo, args: Sequence[Address | int | np.generic]) -> tuple[list[int], list[object]]:
+    """The address of each argument's bytes, checked against the parameter it is for, and what has to be kept alive."""
     where = f"kernel {name}"
     if len(args) != len(kernel.params):
         raise KernelFault(f"{len(args)} arguments for {len(kernel.params)} parameters", where)
-    values = []
+    addresses: list[int] = []
+    keep: list[object] = []
     for i, (arg, size) in enumerate(zip(args, kernel.params, strict=True)):
-        if size == 0:
-            if not isinstance(arg, int):
-                raise KernelFault(f"argument {i} is {arg!r}, and the parameter is a pointer", where)
-            raw = arg.to_bytes(8, "little")
-        else:
-            raw = (np.int32(arg) if isinstance(arg, int) else arg).tobytes()
-            if len(raw) != size:
-                raise KernelFault(f"argument {i} has {len(raw)} bytes, and the parameter {size}", where)
-        values.append(ctypes.create_string_buffer(raw, max(len(raw), 8)))
-    return values
+        if isinstance(arg, Address) and size & metal.REFERENCE:
+            addresses.append(arg)
+            continue
+        if isinstance(arg, Address) != (size == 0):
+            raise KernelFault(f"argument {i} is {'a' if size else 'no'} pointer, and its parameter is not alike", where)
+        raw = arg.to_bytes(8, "little") if isinstance(arg, Address) else _scalar(arg).tobytes()
+        if size and len(raw) != size % metal.REFERENCE:
+            raise KernelFault(f"argument {i} has {len(raw)} bytes, and its parameter {size % metal.REFERENCE}", where)
+        value = ctypes.create_string_buffer(raw, max(len(raw), 8))
+        keep.append(value)
+        addresses.append(ctypes.addressof(value))
+    return addresses, keep
+
+
+def _scalar(value: int | np.generic) -> np.generic:
+    return np.int32(value) if isinstance(value, int) else value
 
 
 class Module:
@@ -247,7 +261,7 @@ class Module:
         schedule = schedule or SCHEDULES[0]
         buffers: list[GuardedBuffer] = []
         copies: list[tuple[NDArray[np.generic], GuardedBuffer]] = []
-        plain: list[int | np.generic] = []
+        plain: list[Address | int | np.generic] = []
         for arg in args:
             if isinstance(arg, np.ndarray):
                 if not arg.flags.c_contiguous:
@@ -261,7 +275,7 @@ class Module:
                 plain.append(arg)
                 continue
             buffers.append(buffer)
-            plain.append(buffer.address)
+            plain.append(Address(buffer.address))
         regions = [(buffer.address, buffer.nbytes) for buffer in buffers]
         stats = Prepared(self, name, grid, block, plain, shared, regions, schedule, seconds).run()
         for i, buffer in enumerate(buffers):

@@ -83,8 +83,11 @@ def owner(kernels: Sequence[Kernel], at: int) -> int:
     return next((i for i, kernel in enumerate(kernels, 1) if kernel.start < at < kernel.stop), 0)
 
 
-def assemble(header: str, body: str, entries: Sequence[Entry]) -> str:
-    """A translation unit: the header, the source in a namespace of its own, the table of its kernels and what is exported."""
+def assemble(header: str, body: str, entries: Sequence[Entry], code: Sequence[str] = (), *, exits_fault: bool = False) -> str:
+    """A translation unit: the header, the source in a namespace of its own, the table of its kernels and what is exported.
+
+    ``code``: what the entries refer to. ``exits_fault``: a thread that exits before a barrier of its block is a fault.
+    """
     rows = [
         f'  {{"{e.kernel.name}", {e.enter}, EMU_SHARED_START({i}), EMU_SHARED_STOP({i}), (unsigned)({e.kernel.max_threads}), '
         f"{e.count}, {e.sizes}}},"
@@ -99,14 +102,17 @@ def assemble(header: str, body: str, entries: Sequence[Entry]) -> str:
             "namespace {",
             '#line 1 "kernels"',
             body,
+            '#line 1 "entries"',
+            *code,
             "}",
             "static const EmuKernel emu_kernels[] = {",
             *rows,
             "  {0, 0, EMU_SHARED_START(0), EMU_SHARED_STOP(0), 0, 0, 0},",
             "};",
             "EMU_EXPORT const EmuKernel *ferrum_emulate_kernels(void) { return emu_kernels; }",
-            "EMU_EXPORT int ferrum_emulate_launch(int kernel, EmuLaunch *launch) {",
-            f"  return emu_launch(launch, &emu_kernels[kernel], &emu_kernels[{len(entries)}]);",
+            "EMU_EXPORT int ferrum_emulate_launch(int number, EmuLaunch *launch) {",
+            f"  emu.exits_fault = {str(exits_fault).lower()};",
+            f"  return emu_launch(launch, &emu_kernels[number], &emu_kernels[{len(entries)}]);",
             "}",
             "",
         ]

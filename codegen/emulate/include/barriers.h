@@ -41,14 +41,14 @@ static void emu_mbarrier_wait(unsigned long long *barrier, unsigned parity) {
   EmuThread *self = emu.current;
   for (int turns = 0; (*barrier >> 63) == (parity & 1); ++turns) {
     if (turns > 100000) emu_fault("an mbarrier is never completed");
-    if (!emu.ready_warps) emu_fault("an mbarrier is waited for by the only thread that can run");
+    if (!emu_ready_warps()) emu_fault("an mbarrier is waited for by the only thread that can run");
     self->waits_for = "mbarrier";
     self->line = 0;
     const int schedule = emu.schedule;
     emu.schedule = EMU_RANDOM; /* any other schedule could keep to the waiting ones */
     EmuThread *next = emu_pick();
     emu.schedule = schedule;
-    emu_wake(self->warp, 1u << self->lane);
+    self->warp->ready |= 1u << self->lane;
     emu_switch(&self->stack, emu_stack_of(next));
   }
 }

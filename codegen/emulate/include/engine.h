@@ -120,7 +120,6 @@ struct EmuState {
   EmuThread *current;
   EmuDim block_index, block, grid;
   int num_threads, num_warps, num_alive;
-  uint32_t ready_warps;
   int schedule;
   uint64_t random;
   bool late_copies, exits_fault;
@@ -227,35 +226,55 @@ static inline int emu_bit_before(uint32_t bits, unsigned start) {
   return (int)((31 - __builtin_clz(turned) + start) & 31);
 }
 
-static inline void emu_wake(EmuWarp *warp, uint32_t lanes) {
-  warp->ready |= lanes;
-  if (lanes) emu.ready_warps |= 1u << warp->index;
-}
-
 static inline EmuThread *emu_take(EmuWarp *warp, int lane) {
   warp->ready &= ~(1u << lane);
-  if (!warp->ready) emu.ready_warps &= ~(1u << warp->index);
   return &emu.threads[warp->index * EMU_LANES + lane];
 }
 
-/* The next thread to run, taken out of the ready ones. Forward and reverse stay in a warp while it can go on, random does not. */
-static inline EmuThread *emu_pick(void) {
-  if (!emu.ready_warps) emu_deadlock();
+static uint32_t emu_ready_warps(void) {
+  uint32_t ready = 0;
+  for (int w = 0; w < emu.num_warps; ++w) ready |= (uint32_t)(emu.warps[w].ready != 0) << w;
+  return ready;
+}
+
+static EMU_NOINLINE EmuThread *emu_pick_far(void) {
+  const uint32_t warps = emu_ready_warps();
+  if (!warps) emu_deadlock();
   const EmuThread *from = emu.current;
   EmuWarp *warp = from->warp;
   if (emu.schedule == EMU_FORWARD) {
-    if (warp->ready) return emu_take(warp, emu_bit_from(warp->ready, (unsigned)from->lane + 1));
-    warp = &emu.warps[emu_bit_from(emu.ready_warps, (unsigned)warp->index + 1)];
+    if (warp->ready) return emu_take(warp, __builtin_ctz(warp->ready));
+    warp = &emu.warps[emu_bit_from(warps, (unsigned)warp->index + 1)];
     return emu_take(warp, __builtin_ctz(warp->ready));
   }
   if (emu.schedule == EMU_REVERSE) {
-    if (warp->ready) return emu_take(warp, emu_bit_before(warp->ready, (unsigned)from->lane));
-    warp = &emu.warps[emu_bit_before(emu.ready_warps, (unsigned)warp->index)];
+    if (!warp->ready) warp = &emu.warps[emu_bit_before(warps, (unsigned)warp->index)];
     return emu_take(warp, 31 - __builtin_clz(warp->ready));
   }
   const uint32_t r = emu_next_random();
-  warp = &emu.warps[emu_bit_from(emu.ready_warps, r >> 8)];
+  warp = &emu.warps[emu_bit_from(warps, r >> 8)];
   return emu_take(warp, emu_bit_from(warp->ready, r));
+}
+
+/* The next thread to run, taken out of the ready ones. Forward and reverse stay in a warp while it can go on, random does
+   not. The neighbour is tried first, by a branch: a processor that guesses it need not wait for the mask. */
+static inline EmuThread *emu_pick(void) {
+  EmuThread *from = emu.current;
+  EmuWarp *warp = from->warp;
+  if (emu.schedule == EMU_FORWARD) {
+    const uint32_t bit = 2u << from->lane;
+    if (warp->ready & bit) {
+      warp->ready &= ~bit;
+      return from + 1;
+    }
+  } else if (emu.schedule == EMU_REVERSE) {
+    const uint32_t bit = (1u << from->lane) >> 1;
+    if (warp->ready & bit) {
+      warp->ready &= ~bit;
+      return from - 1;
+    }
+  }
+  return emu_pick_far();
 }
 
 /* Where `next` goes on: its own stack, or a fresh one when it has not run yet. */
@@ -268,7 +287,7 @@ static inline void *emu_stack_of(EmuThread *next) {
 }
 
 /* Leave the current thread until somebody wakes it. */
-static EMU_NOINLINE void emu_wait(const char *what, int line) {
+static inline __attribute__((always_inline)) void emu_wait(const char *what, int line) {
   EmuThread *self = emu.current;
   self->waits_for = what;
   self->line = line;
@@ -286,7 +305,7 @@ static void emu_release(EmuBarrier *barrier) {
   barrier->all = 1;
   barrier->arrived = 0;
   for (int w = 0; w < emu.num_warps; ++w) {
-    emu_wake(&emu.warps[w], barrier->waiting[w]);
+    emu.warps[w].ready |= barrier->waiting[w];
     barrier->waiting[w] = 0;
   }
 }
@@ -326,7 +345,7 @@ static inline void emu_meet(EmuWarp *warp, EmuMeeting *meeting) {
   const uint32_t lanes = meeting->arrived;
   meeting->arrived = 0;
   meeting->last(meeting->operands, lanes);
-  emu_wake(warp, lanes);
+  warp->ready |= lanes;
 }
 
 /* All lanes of the mask meet. `operands` points to this lane's operands, where its result is found afterwards. */
@@ -392,19 +411,20 @@ static void emu_fiber(void) {
 
 static void emu_make_stacks(void) {
   if (!emu.stacks) {
-    const size_t bytes = (size_t)EMU_MAX_THREADS * EMU_STACK + (1 << 16);
+    const size_t bytes = (size_t)EMU_MAX_THREADS * EMU_STACK + (2 << 16);
     emu.stacks = (char *)mmap(0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON | MAP_NORESERVE, -1, 0);
     if (emu.stacks == (char *)MAP_FAILED) emu.stacks = 0;
     const size_t dynamic = EMU_MAX_DYNAMIC + (2 << 16);
     emu.dynamic_memory = (uint8_t *)mmap(0, dynamic, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANON, -1, 0);
     if (emu.dynamic_memory == (uint8_t *)MAP_FAILED) emu.dynamic_memory = 0;
     if (!emu.stacks || !emu.dynamic_memory) emu_fault("no memory for the stacks of %d threads", EMU_MAX_THREADS);
+    if (mprotect(emu.stacks, 1 << 16, PROT_NONE)) emu_fault("mprotect failed"); /* below the first stack in use */
     if (mprotect(emu.dynamic_memory + EMU_MAX_DYNAMIC + (1 << 16), 1 << 16, PROT_NONE)) emu_fault("mprotect failed");
   }
   emu.num_idle = 0;
   /* Shifted against each other: stacks a power of two apart would share the same few lines of the cache. */
   for (int i = EMU_MAX_THREADS - 1; i >= 0; --i)
-    emu.idle[emu.num_idle++] = emu_prepare_stack(emu.stacks + (size_t)(i + 1) * EMU_STACK - (i * 192) % 4096, emu_fiber);
+    emu.idle[emu.num_idle++] = emu_prepare_stack(emu.stacks + (1 << 16) + (size_t)(i + 1) * EMU_STACK - (i * 192) % 4096, emu_fiber);
   emu.stacks_ready = true;
 }
 
@@ -443,7 +463,6 @@ static void emu_poison(const EmuKernel *kernel) {
 
 static void emu_reset_block(void) {
   emu.num_alive = emu.num_threads;
-  emu.ready_warps = 0;
   for (int w = 0; w < emu.num_warps; ++w) {
     EmuWarp *warp = &emu.warps[w];
     const int left = emu.num_threads - w * EMU_LANES;
@@ -452,7 +471,6 @@ static void emu_reset_block(void) {
     warp->num_meetings = 1;
     warp->meetings[0].mask = warp->exists;
     warp->meetings[0].arrived = 0;
-    emu.ready_warps |= 1u << w;
   }
   for (int i = 0; i < emu.num_threads; ++i) {
     EmuThread *t = &emu.threads[i];
@@ -527,6 +545,8 @@ static void emu_on_signal(int signal, siginfo_t *info, void *) {
   const uint8_t *address = (const uint8_t *)info->si_addr;
   const char *kind = signal == SIGFPE ? "a division by zero" : signal == SIGILL ? "undefined behaviour" : "an access";
   if (signal == SIGFPE || signal == SIGILL) emu_fault("%s", kind);
+  if ((const char *)address >= emu.stacks && (const char *)address < emu.stacks + (1 << 16)) emu_fault("a stack is too small");
+  if (!address) emu_fault("an access at address 0, or one that is not aligned");
   const uint8_t *dynamic_end = emu.dynamic + emu.dynamic_bytes;
   if (address >= dynamic_end && address < dynamic_end + (1 << 16))
     emu_fault("an access %lld bytes past the %u bytes of dynamic shared memory", (long long)(address - dynamic_end),

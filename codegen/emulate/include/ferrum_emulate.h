@@ -28,8 +28,8 @@ static void emu_cp_async_wait_all(void); /* also lands copies that were never co
    ldmatrix .x1 .x2 .x4 (.trans): lane 8*i + j gives the address of row j (8 elements of 16 bit) of matrix i; addresses of
    lanes from 8*count on are not read. r[i] gets elements (group, 2*member) and (group, 2*member + 1) of matrix i, or those
    of the transposed matrix. Rows must be 16-byte aligned. stmatrix is the reverse. */
-static void emu_ldmatrix(unsigned *r, const void *row, int count, bool transpose);
-static void emu_stmatrix(void *row, const unsigned *r, int count, bool transpose);
+static inline void emu_ldmatrix(unsigned *r, const void *row, int count, bool transpose);
+static inline void emu_stmatrix(void *row, const unsigned *r, int count, bool transpose);
 
 /* d = a * b + c over m16 n8 and the named k; a is row-major, b column-major. d may be c.
    16 bit, k16:  a0 (group, 2*member..+1)  a1 (group + 8, same)  a2 (group, 2*member + 8..)  a3 (group + 8, 2*member + 8..)
@@ -39,14 +39,14 @@ static void emu_stmatrix(void *row, const unsigned *r, int count, bool transpose
    tf32,   k8:   a0 (group, member)  a1 (group + 8, member)  a2 (group, member + 4)  a3 (group + 8, member + 4)
                  b0 (member, group)  b1 (member + 4, group); the low 13 bits of a word are not read
    c, d:         0 (group, 2*member)  1 (group, 2*member + 1)  2 (group + 8, 2*member)  3 (group + 8, 2*member + 1) */
-static void emu_mma_m16n8k16_bf16(float *d, const unsigned *a, const unsigned *b, const float *c);
-static void emu_mma_m16n8k16_f16(float *d, const unsigned *a, const unsigned *b, const float *c);
-static void emu_mma_m16n8k8_bf16(float *d, const unsigned *a, const unsigned *b, const float *c);
-static void emu_mma_m16n8k8_f16(float *d, const unsigned *a, const unsigned *b, const float *c);
-static void emu_mma_m16n8k8_tf32(float *d, const unsigned *a, const unsigned *b, const float *c);
-static void emu_mma_m16n8k32_s8(int *d, const unsigned *a, const unsigned *b, const int *c);
-static void emu_mma_m16n8k16_s8(int *d, const unsigned *a, const unsigned *b, const int *c);
-static void emu_mma_m16n8k32_e4m3(float *d, const unsigned *a, const unsigned *b, const float *c); /* sm_89 and later */
+static inline void emu_mma_m16n8k16_bf16(float *d, const unsigned *a, const unsigned *b, const float *c);
+static inline void emu_mma_m16n8k16_f16(float *d, const unsigned *a, const unsigned *b, const float *c);
+static inline void emu_mma_m16n8k8_bf16(float *d, const unsigned *a, const unsigned *b, const float *c);
+static inline void emu_mma_m16n8k8_f16(float *d, const unsigned *a, const unsigned *b, const float *c);
+static inline void emu_mma_m16n8k8_tf32(float *d, const unsigned *a, const unsigned *b, const float *c);
+static inline void emu_mma_m16n8k32_s8(int *d, const unsigned *a, const unsigned *b, const int *c);
+static inline void emu_mma_m16n8k16_s8(int *d, const unsigned *a, const unsigned *b, const int *c);
+static inline void emu_mma_m16n8k32_e4m3(float *d, const unsigned *a, const unsigned *b, const float *c); /* sm_89 and later */
 
 /* --- barriers ------------------------------------------------------------------------------------------------------------
    bar.sync id, threads and bar.arrive id, threads: id 1 to 15, threads a multiple of 32 (arrivals that complete it, from

@@ -2,157 +2,193 @@
 #pragma once
 
 typedef float EmuRow __attribute__((vector_size(32))); /* n = 8 columns */
-typedef int EmuIntRow __attribute__((vector_size(32)));
 
 struct EmuTile {
-  const void *row;
-  unsigned *r;
+  const uint16_t *row;
   int count;
   bool transpose;
+  unsigned r[4];
 };
+
+static EMU_NOINLINE void emu_tile_fault(const char *what, void **operands) {
+  for (int lane = 0; lane < EMU_LANES; ++lane)
+    if ((uintptr_t)((EmuTile *)operands[lane])->row % 16) emu_fault("%s: the row of lane %d is not 16-byte aligned", what, lane);
+}
 
 static void emu_ldmatrix_last(void **operands, uint32_t lanes) {
   if (lanes != ~0u) emu_fault("ldmatrix without all lanes of the warp");
   EmuTile *const *tiles = (EmuTile *const *)operands;
   const int count = tiles[0]->count;
-  for (int i = 0; i < count; ++i) {
-    const uint16_t *rows[8];
-    for (int j = 0; j < 8; ++j) {
-      rows[j] = (const uint16_t *)tiles[8 * i + j]->row;
-      if ((uintptr_t)rows[j] % 16) emu_fault("ldmatrix: the row of lane %d is not 16-byte aligned", 8 * i + j);
-    }
-    for (int lane = 0; lane < EMU_LANES; ++lane) {
-      const int group = lane / 4, pair = 2 * (lane % 4);
-      const uint16_t low = tiles[lane]->transpose ? rows[pair][group] : rows[group][pair];
-      const uint16_t high = tiles[lane]->transpose ? rows[pair + 1][group] : rows[group][pair + 1];
-      tiles[lane]->r[i] = (unsigned)low | (unsigned)high << 16;
-    }
+  const uint16_t *rows[EMU_LANES];
+  uintptr_t low = 0;
+  for (int i = 0; i < 8 * count; ++i) {
+    rows[i] = tiles[i]->row;
+    low |= (uintptr_t)rows[i];
+  }
+  if (low % 16) emu_tile_fault("ldmatrix", operands);
+  const bool transpose = tiles[0]->transpose;
+  for (int lane = 0; lane < EMU_LANES; ++lane) {
+    const int group = lane / 4, member = lane % 4;
+    unsigned *r = tiles[lane]->r;
+    if (transpose)
+      for (int i = 0; i < count; ++i)
+        r[i] = (unsigned)rows[8 * i + 2 * member][group] | (unsigned)rows[8 * i + 2 * member + 1][group] << 16;
+    else
+      for (int i = 0; i < count; ++i) memcpy(&r[i], &rows[8 * i + group][2 * member], 4);
   }
 }
-static void emu_ldmatrix(unsigned *r, const void *row, int count, bool transpose) {
-  EmuTile tile = {row, r, count, transpose};
+static inline void emu_ldmatrix(unsigned *r, const void *row, int count, bool transpose) {
+  EmuTile tile = {(const uint16_t *)row, count, transpose, {0, 0, 0, 0}};
   emu_collective(~0u, "ldmatrix", &tile, emu_ldmatrix_last);
+  for (int i = 0; i < count; ++i) r[i] = tile.r[i];
 }
 
 static void emu_stmatrix_last(void **operands, uint32_t lanes) {
   if (lanes != ~0u) emu_fault("stmatrix without all lanes of the warp");
   EmuTile *const *tiles = (EmuTile *const *)operands;
-  for (int i = 0; i < tiles[0]->count; ++i)
-    for (int lane = 0; lane < EMU_LANES; ++lane) {
-      const int group = lane / 4, pair = 2 * (lane % 4);
+  for (int i = 0; i < 8 * tiles[0]->count; ++i)
+    if ((uintptr_t)tiles[i]->row % 16) emu_tile_fault("stmatrix", operands);
+  for (int lane = 0; lane < EMU_LANES; ++lane)
+    for (int i = 0; i < tiles[0]->count; ++i)
       for (int e = 0; e < 2; ++e) {
-        const int row = tiles[lane]->transpose ? pair + e : group, column = tiles[lane]->transpose ? group : pair + e;
-        uint16_t *to = (uint16_t *)tiles[8 * i + row]->row;
-        if ((uintptr_t)to % 16) emu_fault("stmatrix: the row of lane %d is not 16-byte aligned", 8 * i + row);
-        to[column] = (uint16_t)(tiles[lane]->r[i] >> (16 * e));
+        const int group = lane / 4, place = 2 * (lane % 4) + e;
+        const int row = tiles[0]->transpose ? place : group, column = tiles[0]->transpose ? group : place;
+        ((uint16_t *)tiles[8 * i + row]->row)[column] = (uint16_t)(tiles[lane]->r[i] >> (16 * e));
       }
-    }
 }
-static void emu_stmatrix(void *row, const unsigned *r, int count, bool transpose) {
-  unsigned copy[4];
-  for (int i = 0; i < count; ++i) copy[i] = r[i];
-  EmuTile tile = {row, copy, count, transpose};
+static inline void emu_stmatrix(void *row, const unsigned *r, int count, bool transpose) {
+  EmuTile tile = {(const uint16_t *)row, count, transpose, {0, 0, 0, 0}};
+  for (int i = 0; i < count; ++i) tile.r[i] = r[i];
   emu_collective(~0u, "stmatrix", &tile, emu_stmatrix_last);
 }
 
-struct EmuMma {
-  void *d;
-  const unsigned *a, *b;
-  const void *c;
+/* --- mma ------------------------------------------------------------------------------------------------------------------
+
+   A lane's words of a alternate between row group and row group + 8; word 2*w and 2*w + 1 of a go with word w of b. The place
+   of an element in k is (part of the word, w, member), for a and b alike; no other order of k is needed to sum. */
+
+template <int NA, int NB, class T> struct EmuMma {
+  unsigned a[NA], b[NB];
+  T c[4];
 };
 
-static void emu_unpack_bf16(unsigned word, float *to) {
-  to[0] = emu_float_of(word << 16);
-  to[1] = emu_float_of(word & 0xffff0000u);
-}
-static void emu_unpack_f16(unsigned word, float *to) {
-  to[0] = emu_from_f16((uint16_t)word);
-  to[1] = emu_from_f16((uint16_t)(word >> 16));
-}
-static void emu_unpack_e4m3(unsigned word, float *to) {
-  for (int i = 0; i < 4; ++i) to[i] = emu_from_e4m3((uint8_t)(word >> 8 * i));
-}
-static void emu_unpack_tf32(unsigned word, float *to) { to[0] = emu_float_of(word & 0xffffe000u); }
-
-/* PER elements in a word; the words of a column block of 4 * PER elements lie side by side in the four members of a group. */
-template <int K, int PER, void (*UNPACK)(unsigned, float *)>
-static void emu_mma_last(void **operands, uint32_t lanes) {
-  if (lanes != ~0u) emu_fault("mma without all lanes of the warp");
-  EmuMma *const *all = (EmuMma *const *)operands;
-  constexpr int words = K / (4 * PER);
-  float a[16][K], columns[8][K];
-  EmuRow b[K], sum[16];
-  for (int lane = 0; lane < EMU_LANES; ++lane) {
-    const EmuMma *m = all[lane];
-    const int group = lane / 4, at = PER * (lane % 4);
-    for (int w = 0; w < words; ++w) {
-      UNPACK(m->a[2 * w], &a[group][at + 4 * PER * w]);
-      UNPACK(m->a[2 * w + 1], &a[group + 8][at + 4 * PER * w]);
-      UNPACK(m->b[w], &columns[group][at + 4 * PER * w]);
-    }
-    const float *c = (const float *)m->c;
-    float *row = (float *)&sum[group] + 2 * (lane % 4), *below = (float *)&sum[group + 8] + 2 * (lane % 4);
-    row[0] = c[0], row[1] = c[1], below[0] = c[2], below[1] = c[3];
+struct EmuBf16 {
+  typedef float type;
+  enum { parts = 2 };
+  static void unpack(const unsigned *words, int n, float *to) {
+    for (int i = 0; i < n; ++i) to[i] = emu_float_of(words[i] << 16);
+    for (int i = 0; i < n; ++i) to[n + i] = emu_float_of(words[i] & 0xffff0000u);
   }
-  for (int k = 0; k < K; ++k)
-    for (int n = 0; n < 8; ++n) b[k][n] = columns[n][k];
-  for (int i = 0; i < 16; i += 4) {
-    EmuRow s0 = sum[i], s1 = sum[i + 1], s2 = sum[i + 2], s3 = sum[i + 3];
+};
+struct EmuF16 {
+  typedef float type;
+  enum { parts = 2 };
+  static void unpack(const unsigned *words, int n, float *to) {
+#if defined(__F16C__)
+    typedef short Halves __attribute__((vector_size(16)));
+    uint16_t low[128], high[128];
+    for (int i = 0; i < n; ++i) low[i] = (uint16_t)words[i];
+    for (int i = 0; i < n; ++i) high[i] = (uint16_t)(words[i] >> 16);
+    for (int i = 0; i < n; i += 8) {
+      *(EmuRow *)&to[i] = __builtin_ia32_vcvtph2ps256(*(const Halves *)&low[i]);
+      *(EmuRow *)&to[n + i] = __builtin_ia32_vcvtph2ps256(*(const Halves *)&high[i]);
+    }
+#else
+    for (int i = 0; i < n; ++i) {
+      to[i] = emu_from_f16((uint16_t)words[i]);
+      to[n + i] = emu_from_f16((uint16_t)(words[i] >> 16));
+    }
+#endif
+  }
+};
+struct EmuE4m3 {
+  typedef float type;
+  enum { parts = 4 };
+  static void unpack(const unsigned *words, int n, float *to) {
+    static float table[256];
+    if (!table[1])
+      for (int i = 0; i < 256; ++i) table[i] = emu_from_e4m3((uint8_t)i);
+    for (int p = 0; p < 4; ++p)
+      for (int i = 0; i < n; ++i) to[p * n + i] = table[words[i] >> 8 * p & 255];
+  }
+};
+struct EmuTf32 {
+  typedef float type;
+  enum { parts = 1 };
+  static void unpack(const unsigned *words, int n, float *to) {
+    for (int i = 0; i < n; ++i) to[i] = emu_float_of(words[i] & 0xffffe000u);
+  }
+};
+struct EmuS8 {
+  typedef int type;
+  enum { parts = 4 };
+  static void unpack(const unsigned *words, int n, int *to) {
+    for (int p = 0; p < 4; ++p)
+      for (int i = 0; i < n; ++i) to[p * n + i] = (int8_t)(words[i] >> 8 * p);
+  }
+};
+
+template <class F, int K> static void emu_mma_last(void **operands, uint32_t lanes) {
+  typedef typename F::type T;
+  typedef T Row __attribute__((vector_size(32)));
+  enum { NB = K / (4 * F::parts), NA = 2 * NB, WORDS_A = EMU_LANES * NA, WORDS_B = EMU_LANES * NB };
+  if (lanes != ~0u) emu_fault("mma without all lanes of the warp");
+  EmuMma<NA, NB, T> *const *all = (EmuMma<NA, NB, T> *const *)operands;
+  alignas(32) unsigned words_a[WORDS_A], words_b[WORDS_B];
+  alignas(32) T a[F::parts * WORDS_A], parts_b[F::parts * WORDS_B];
+  Row b[K], sum[16];
+  for (int lane = 0; lane < EMU_LANES; ++lane) {
+    const EmuMma<NA, NB, T> *m = all[lane];
+    const int group = lane / 4, member = lane % 4;
+    memcpy(&words_a[NA * lane], m->a, sizeof m->a);
+    for (int w = 0; w < NB; ++w) words_b[(w * 4 + member) * 8 + group] = m->b[w];
+    memcpy((T *)&sum[group] + 2 * member, &m->c[0], 8);
+    memcpy((T *)&sum[group + 8] + 2 * member, &m->c[2], 8);
+  }
+  F::unpack(words_a, WORDS_A, a);
+  F::unpack(words_b, WORDS_B, parts_b);
+  memcpy(b, parts_b, sizeof b);
+  for (int group = 0; group < 8; group += 2) {
+    Row s0 = sum[group], s1 = sum[group + 8], s2 = sum[group + 1], s3 = sum[group + 9];
+#pragma GCC unroll 32
     for (int k = 0; k < K; ++k) {
-      s0 += a[i][k] * b[k];
-      s1 += a[i + 1][k] * b[k];
-      s2 += a[i + 2][k] * b[k];
-      s3 += a[i + 3][k] * b[k];
+      const int part = k / (4 * NB), w = k / 4 % NB, member = k % 4;
+      const T *row = a + part * WORDS_A + NA * (4 * group + member) + 2 * w;
+      s0 += row[0] * b[k];
+      s1 += row[1] * b[k];
+      s2 += row[4 * NA] * b[k];
+      s3 += row[4 * NA + 1] * b[k];
     }
-    sum[i] = s0, sum[i + 1] = s1, sum[i + 2] = s2, sum[i + 3] = s3;
+    sum[group] = s0, sum[group + 8] = s1, sum[group + 1] = s2, sum[group + 9] = s3;
   }
   for (int lane = 0; lane < EMU_LANES; ++lane) {
-    float *d = (float *)all[lane]->d;
-    const int group = lane / 4, pair = 2 * (lane % 4);
-    d[0] = sum[group][pair], d[1] = sum[group][pair + 1], d[2] = sum[group + 8][pair], d[3] = sum[group + 8][pair + 1];
+    T *d = all[lane]->c;
+    memcpy(d, (T *)&sum[lane / 4] + 2 * (lane % 4), 8);
+    memcpy(d + 2, (T *)&sum[lane / 4 + 8] + 2 * (lane % 4), 8);
   }
 }
 
-template <int K>
-static void emu_mma_s8_last(void **operands, uint32_t lanes) {
-  if (lanes != ~0u) emu_fault("mma without all lanes of the warp");
-  EmuMma *const *all = (EmuMma *const *)operands;
-  int8_t a[16][K], columns[8][K];
-  EmuIntRow b[K], sum[16];
-  for (int lane = 0; lane < EMU_LANES; ++lane) {
-    const EmuMma *m = all[lane];
-    const int group = lane / 4, at = 4 * (lane % 4);
-    for (int w = 0; w < K / 16; ++w) {
-      memcpy(&a[group][at + 16 * w], &m->a[2 * w], 4);
-      memcpy(&a[group + 8][at + 16 * w], &m->a[2 * w + 1], 4);
-      memcpy(&columns[group][at + 16 * w], &m->b[w], 4);
-    }
-    const int *c = (const int *)m->c;
-    int *row = (int *)&sum[group] + 2 * (lane % 4), *below = (int *)&sum[group + 8] + 2 * (lane % 4);
-    row[0] = c[0], row[1] = c[1], below[0] = c[2], below[1] = c[3];
-  }
-  for (int k = 0; k < K; ++k)
-    for (int n = 0; n < 8; ++n) b[k][n] = columns[n][k];
-  for (int i = 0; i < 16; ++i)
-    for (int k = 0; k < K; ++k) sum[i] += (int)a[i][k] * b[k];
-  for (int lane = 0; lane < EMU_LANES; ++lane) {
-    int *d = (int *)all[lane]->d;
-    const int group = lane / 4, pair = 2 * (lane % 4);
-    d[0] = sum[group][pair], d[1] = sum[group][pair + 1], d[2] = sum[group + 8][pair], d[3] = sum[group + 8][pair + 1];
-  }
+template <class F, int K, class T>
+static inline void emu_mma(const char *what, T *d, const unsigned *a, const unsigned *b, const T *c) {
+  enum { NB = K / (4 * F::parts), NA = 2 * NB };
+  EmuMma<NA, NB, T> m;
+  for (int i = 0; i < NA; ++i) m.a[i] = a[i];
+  for (int i = 0; i < NB; ++i) m.b[i] = b[i];
+  for (int i = 0; i < 4; ++i) m.c[i] = c[i];
+  emu_collective(~0u, what, &m, emu_mma_last<F, K>);
+  for (int i = 0; i < 4; ++i) d[i] = m.c[i];
 }
 
-#define EMU_MMA(shape, T, last)                                                                            \
-  static void emu_mma_##shape(T *d, const unsigned *a, const unsigned *b, const T *c) {                    \
-    EmuMma m = {d, a, b, c};                                                                               \
-    emu_collective(~0u, "mma." #shape, &m, last);                                                          \
+#define EMU_MMA(shape, T, F, K)                                                                            \
+  static inline void emu_mma_##shape(T *d, const unsigned *a, const unsigned *b, const T *c) {             \
+    emu_mma<F, K>("mma." #shape, d, a, b, c);                                                              \
   }
-EMU_MMA(m16n8k16_bf16, float, (emu_mma_last<16, 2, emu_unpack_bf16>))
-EMU_MMA(m16n8k16_f16, float, (emu_mma_last<16, 2, emu_unpack_f16>))
-EMU_MMA(m16n8k8_bf16, float, (emu_mma_last<8, 2, emu_unpack_bf16>))
-EMU_MMA(m16n8k8_f16, float, (emu_mma_last<8, 2, emu_unpack_f16>))
-EMU_MMA(m16n8k8_tf32, float, (emu_mma_last<8, 1, emu_unpack_tf32>))
-EMU_MMA(m16n8k32_e4m3, float, (emu_mma_last<32, 4, emu_unpack_e4m3>))
-EMU_MMA(m16n8k32_s8, int, emu_mma_s8_last<32>)
-EMU_MMA(m16n8k16_s8, int, emu_mma_s8_last<16>)
+EMU_MMA(m16n8k16_bf16, float, EmuBf16, 16)
+EMU_MMA(m16n8k16_f16, float, EmuF16, 16)
+EMU_MMA(m16n8k8_bf16, float, EmuBf16, 8)
+EMU_MMA(m16n8k8_f16, float, EmuF16, 8)
+EMU_MMA(m16n8k8_tf32, float, EmuTf32, 8)
+EMU_MMA(m16n8k32_e4m3, float, EmuE4m3, 32)
+EMU_MMA(m16n8k32_s8, int, EmuS8, 32)
+EMU_MMA(m16n8k16_s8, int, EmuS8, 16)
 #undef EMU_MMA
