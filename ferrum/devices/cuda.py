@@ -283,8 +283,24 @@ class CudaExecutor:
             [self._at[a.buffer] + a.offset if isinstance(a, Pointer) else a & 0xFFFFFFFF for a in step.args] or [0], np.uint64
         )
         pointers = values.ctypes.data + 8 * np.arange(values.size, dtype=np.uint64)
-        function = self._functions[step.symbol]
-        self._call("cuLaunchKernel", function, *step.grid, *step.block, step.shared, self._stream, pointers.ctypes.data, 0)
+        function, params = self._functions[step.symbol], pointers.ctypes.data
+        if step.early:
+            self._call("cuLaunchKernelEx", self._early_launch(step), function, params, 0)
+            return
+        self._call("cuLaunchKernel", function, *step.grid, *step.block, step.shared, self._stream, params, 0)
+
+    def _early_launch(self, step: Step) -> Any:
+        """A launch that may start while the one before it ends; the graph keeps that as an edge of its own kind."""
+        api = self._cuda.api
+        attribute = api.CUlaunchAttribute()
+        attribute.id = api.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
+        attribute.value.programmaticStreamSerializationAllowed = 1
+        config = api.CUlaunchConfig()
+        config.gridDimX, config.gridDimY, config.gridDimZ = step.grid
+        config.blockDimX, config.blockDimY, config.blockDimZ = step.block
+        config.sharedMemBytes, config.hStream = step.shared, self._stream
+        config.attrs, config.numAttrs = [attribute], 1
+        return config
 
     def _launch(self, lane: Lane, ahead: bool) -> None:
         """Start the step that the lane's buffers describe. Allocates nothing, waits for nothing."""

@@ -220,13 +220,14 @@ class Pointer:
 
 @dataclass(frozen=True)
 class Step:
-    """One launch of a recording. An argument is a pointer or an int32."""
+    """One launch of a recording. An argument is a pointer or an int32. ``early``: see ``ferrum.pack.launches.Launch``."""
 
     symbol: str
     grid: tuple[int, int, int]
     block: tuple[int, int, int]
     shared: int
     args: tuple[Pointer | int, ...]
+    early: bool = False
 
 
 @dataclass(frozen=True)
@@ -261,7 +262,7 @@ class Resolver:
         if any(size > most for size, most in zip(grid, _MAX_GRID, strict=True)):
             what = f"{launch.symbol} needs a grid of {grid}, which no device runs"
             raise FerrumError("invalid-option", what, "--max-num-batched-tokens", "give smaller limits")
-        return Step(launch.symbol, grid, (x, y, z), launch.shared, tuple(map(self._arg, launch.args)))
+        return Step(launch.symbol, grid, (x, y, z), launch.shared, tuple(map(self._arg, launch.args)), launch.early)
 
     def recording(self, phase: Phase, tokens: int) -> Recording:
         rows = bucket_rows(self.limits, tokens)

@@ -152,7 +152,8 @@ class Launch(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
 
     ``args`` in the order of the kernel's parameters: on CUDA one parameter each, on Metal buffer index 0, 1, ...
     (an int32 through ``setBytes``). The size class: taken when ``min_rows <= r <= max_rows`` (0: no upper bound) for the
-    recording's ``class_rows``; "one" is always taken.
+    recording's ``class_rows``; "one" is always taken. ``early``: the kernel itself waits for the launch before it
+    (``griddepcontrol.wait``, sm_90 and later), so it may be started before that one has ended.
     """
 
     symbol: str
@@ -164,6 +165,7 @@ class Launch(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     class_rows: Rows = "one"
     min_rows: int = 0
     max_rows: int = 0
+    early: bool = False
 
 
 class LaunchTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -16,6 +16,7 @@ import enum
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 Kernel = Callable[[tuple[int, int, int], tuple[int, int, int], int, list[int]], None]
@@ -52,6 +53,20 @@ class CUstreamCaptureMode(enum.IntEnum):
 
 class CUfunction_attribute(enum.IntEnum):
     CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8
+
+
+class CUlaunchAttributeID(enum.IntEnum):
+    CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION = 6
+
+
+class CUlaunchAttribute:
+    def __init__(self) -> None:
+        self.id = 0
+        self.value = SimpleNamespace()
+
+
+class CUlaunchConfig(SimpleNamespace):
+    pass
 
 
 OK = CUresult.CUDA_SUCCESS
@@ -104,6 +119,9 @@ class FakeDriver:
     CUevent_flags = CUevent_flags
     CUstreamCaptureMode = CUstreamCaptureMode
     CUfunction_attribute = CUfunction_attribute
+    CUlaunchAttributeID = CUlaunchAttributeID
+    CUlaunchAttribute = CUlaunchAttribute
+    CUlaunchConfig = CUlaunchConfig
 
     def __getattribute__(self, name: str) -> Any:
         value = object.__getattribute__(self, name)
@@ -283,6 +301,12 @@ class FakeDriver:
             return (CUresult.CUDA_ERROR_INVALID_VALUE,)
         grid, block = (gridDimX, gridDimY, gridDimZ), (blockDimX, blockDimY, blockDimZ)
         return self._enqueue(hStream, lambda: self.kernels[f](grid, block, sharedMemBytes, words))
+
+    def cuLaunchKernelEx(self, config: CUlaunchConfig, f: str, kernelParams: int, extra: int) -> Any:
+        assert config.numAttrs == len(config.attrs)
+        grid = config.gridDimX, config.gridDimY, config.gridDimZ
+        block = config.blockDimX, config.blockDimY, config.blockDimZ
+        return self.cuLaunchKernel(f, *grid, *block, config.sharedMemBytes, config.hStream, kernelParams, extra)
 
     def cuEventCreate(self, Flags: int) -> Any:
         self._count("event", 1)

@@ -7,17 +7,19 @@ import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cuda import CudaDevice, CudaExecutor
 from ferrum.devices.cuda_driver import Driver, Gpu, choose_gpu, list_gpus, open_driver
+from ferrum.devices.null import NullExecutor
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack, open_pack
 from tests.devices.conftest import SMALL, fake_driver, load_cuda
 from tests.devices.fake_cuda import CUresult, parameter_names
-from tests.devices.null_model import write_launch_pack
+from tests.devices.null_model import launch_table, write_launch_pack
 from tests.devices.test_contract import fill, last_logits, prompt
 
 # What may happen between the first and the last step.
@@ -105,6 +107,24 @@ def test_recordings_follow_the_phase_and_the_bucket(cuda_pack: Pack) -> None:
     fill(executor, [(prompt(executor, 9), 0, [0, 1, 2])])
     executor.step()
     assert kernels.launched[-2:] == [("null_write", (12, 1, 1)), ("null_sample", (8, 1, 1))]
+
+
+def test_kernels_that_wait_themselves_are_started_early(tmp_path: Path) -> None:
+    sample = msgspec.structs.replace(launch_table("", "").launches[-1], early=True)
+    launches = [*launch_table("", "").launches[:-1], sample]
+    with open_pack(write_launch_pack(tmp_path / "null.fpk", "cuda", "sm_90a", launches=launches), trust=True) as pack:
+        driver, kernels = fake_driver(capability=(9, 0))
+        executor = load_cuda(driver, kernels, pack)
+        configs = [(args[0], args[1]) for name, args in driver.calls if name == "cuLaunchKernelEx"]
+        assert {symbol for _, symbol in configs} == {"null_sample"}
+        for config, _ in configs:
+            (attribute,) = config.attrs
+            assert attribute.id == 6 and attribute.value.programmaticStreamSerializationAllowed == 1
+        wanted = NullExecutor(executor.limits)
+        for each in (executor, wanted):
+            fill(each, [(prompt(each, 5), 0, [0, 1])])
+            each.step()
+        assert executor.buffers.out_token[0] == wanted.buffers.out_token[0]
 
 
 def test_weights_go_through_two_pinned_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
