@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.layouts import decode, decode_rows, parse_tiled, to_f32
+from ferrum.codegen.layouts import to_f32
 from ferrum.codegen.plan import Tensor
+from ferrum.codegen.row_layout import decode_any, parse_layout
 from ferrum.devices.base import DeviceOptions, Executor
 from ferrum.devices.host import machine_arch, machine_features
 from ferrum.errors import FerrumError
@@ -43,13 +44,16 @@ class StoredWeights:
         tensor = self.tensors[param.name]
         if tensor.layout == "rows":
             return to_f32(np.frombuffer(self._raw(tensor), np.float32)).reshape(tensor.shape)
-        return decode(self._raw(tensor), parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1])))
+        return self._decode(tensor, np.arange(tensor.shape[0]))
 
     def rows(self, param: Param, ids: slice | NDArray[np.integer]) -> NDArray[np.float32]:
         tensor = self.tensors[param.name]
         ids = np.arange(*ids.indices(tensor.shape[0])) if isinstance(ids, slice) else ids
-        layout = parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
-        return decode_rows(self._raw(tensor), layout, ids)
+        return self._decode(tensor, ids)
+
+    def _decode(self, tensor: Tensor, ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        layout = parse_layout(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
+        return decode_any(self._raw(tensor), layout, ids)
 
 
 def make_selftest(

@@ -27,7 +27,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.layouts import Array, Format, parse_format, quantize_groups, to_bf16, to_f32
+from ferrum.codegen.layouts import (
+    Array,
+    Format,
+    TiledLayout,
+    decode_rows,
+    encode_tiles,
+    gather_tiles,
+    parse_format,
+    parse_tiled,
+    quantize_groups,
+    to_bf16,
+    to_f32,
+)
 
 TILE_ROWS = 16
 HALF_TILE = 8
@@ -182,3 +194,30 @@ def decode_stored(data: memoryview | bytes, layout: RowLayout, ids: NDArray[np.i
     q -= zero[..., None]
     q *= scale[..., None]
     return np.ascontiguousarray(q.reshape(len(row), layout.padded_k)[:, : layout.k])
+
+
+Layout = TiledLayout | RowLayout
+
+
+def parse_layout(layout: str, fmt: str, shape: tuple[int, int]) -> Layout:
+    """The layout of any matrix in a pack, from its name."""
+    return parse_tiled(layout, fmt, shape) if layout.startswith("tile") else parse_rows(layout, fmt, shape)
+
+
+def gather(matrix: Array, layout: Layout, first: int, count: int) -> NDArray[np.float32]:
+    """Source rows of whole tiles in stored order, as ``encode`` takes them."""
+    return (
+        gather_tiles(matrix, layout, first, count)
+        if isinstance(layout, TiledLayout)
+        else gather_rows(matrix, layout, first, count)
+    )
+
+
+def encode(rows: NDArray[np.float32], layout: Layout) -> tuple[Array, Array | None, Array | None]:
+    """Bytes of the tiles, scales and zero points."""
+    return encode_tiles(rows, layout) if isinstance(layout, TiledLayout) else encode_rows(rows, layout)
+
+
+def decode_any(data: memoryview | bytes, layout: Layout, ids: NDArray[np.integer]) -> NDArray[np.float32]:
+    """Chosen rows of the stored matrix as float32."""
+    return decode_rows(data, layout, ids) if isinstance(layout, TiledLayout) else decode_stored(data, layout, ids)

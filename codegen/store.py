@@ -6,13 +6,16 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ferrum.codegen.layouts import Array, TiledLayout, encode_tiles, gather_tiles, parse_tiled, to_f32
+from ferrum.codegen.layouts import Array, to_f32
 from ferrum.codegen.plan import Tensor
+from ferrum.codegen.row_layout import Layout, encode, gather, parse_layout
 from ferrum.graphs.ir import Graph, Param
+from ferrum.pack.reader import open_pack
 
 # Source values per chunk: small enough to stay in a core's cache while a dozen passes go over it.
 _CHUNK_VALUES = 1 << 18
@@ -65,14 +68,20 @@ def write_weights(
             if tensor.layout == "rows":
                 sink.write(np.ascontiguousarray(rows[slice(0, tensor.shape[0])], np.float32))
             else:
-                layout = parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
+                layout = parse_layout(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
                 _write_tiled(rows, layout, sink, pool, tensor.offset)
             if progress:
                 progress(tensor.offset + tensor.nbytes, total)
         sink.pad_to(-(-sink.tell() // 64) * 64)
 
 
-def _write_tiled(rows: JoinedRows, layout: TiledLayout, sink: Sink, pool: ThreadPoolExecutor, offset: int) -> None:
+def copy_weights(source: Path, sink: Sink) -> None:
+    """The weights of a finished pack of the same contract, byte for byte."""
+    with open_pack(source) as pack:
+        sink.write(pack.weights)
+
+
+def _write_tiled(rows: JoinedRows, layout: Layout, sink: Sink, pool: ThreadPoolExecutor, offset: int) -> None:
     scales: list[Array] = []
     zeros: list[Array] = []
     for data, scale, zero in _encoded(rows, layout, pool):
@@ -89,18 +98,16 @@ def _write_tiled(rows: JoinedRows, layout: TiledLayout, sink: Sink, pool: Thread
         sink.write(np.concatenate(zeros))
 
 
-def _encoded(
-    rows: JoinedRows, layout: TiledLayout, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Array, Array | None, Array | None]]:
+def _encoded(rows: JoinedRows, layout: Layout, pool: ThreadPoolExecutor) -> Iterator[tuple[Array, Array | None, Array | None]]:
     """Encoded runs of tiles in order; at most two per worker are under way."""
     step = max(1, _CHUNK_VALUES // (layout.lanes * layout.padded_k))
 
-    def encode(first: int) -> tuple[Array, Array | None, Array | None]:
-        return encode_tiles(gather_tiles(rows, layout, first, min(step, layout.tiles - first)), layout)  # type: ignore[arg-type]
+    def encoded(first: int) -> tuple[Array, Array | None, Array | None]:
+        return encode(gather(rows, layout, first, min(step, layout.tiles - first)), layout)  # type: ignore[arg-type]
 
     pending: deque[Future[tuple[Array, Array | None, Array | None]]] = deque()
     for first in range(0, layout.tiles, step):
-        pending.append(pool.submit(encode, first))
+        pending.append(pool.submit(encoded, first))
         if len(pending) > 2 * (os.cpu_count() or 1):
             yield pending.popleft().result()
     while pending:

@@ -49,13 +49,15 @@ _ZIG_V4 = "x86_64_v4"
 _X86 = "x86_64-linux-gnu.2.28"
 _ARM = "aarch64-linux-gnu.2.28"
 
+
 @dataclass(frozen=True)
 class GpuTarget:
     """A GPU kind: what kernels may use and the limits they must keep.
 
     ``arch``: the compiler's name of the machine. ``shared_bytes``: shared (threadgroup) memory that one block may have.
     ``units``: multiprocessors or cores of the common card of the kind; splits of small products are chosen for it.
-    ``stage_bytes``: shared memory for which copies should be under way on one unit. ``driver``: the oldest that loads it.
+    ``stage_bytes``: shared memory for which copies should be under way on one unit. ``driver``: the oldest driver (CUDA) or
+    the language (Metal) that takes the code.
     """
 
     name: str
@@ -64,34 +66,60 @@ class GpuTarget:
     shared_bytes: int
     units: int
     stage_bytes: int
-    has_bf16: bool
-    has_matrix: bool
-    has_async_copy: bool
-    has_fp8: bool
-    has_clusters: bool
-    has_tensor_ops: bool
-    max_threads: int
-    registers: int
+    features: tuple[str, ...]
     driver: str
+    max_threads: int = 1024
 
     @property
     def requires(self) -> tuple[str, ...]:
         return (self.arch,)
 
+    @property
+    def has_bf16(self) -> bool:
+        """bfloat16 arithmetic; without it the bits are converted."""
+        return "bf16" in self.features
+
+    @property
+    def has_matrix(self) -> bool:
+        """Matrix instructions of a warp (``mma.sync``) or simdgroup."""
+        return "matrix" in self.features
+
+    @property
+    def has_async_copy(self) -> bool:
+        """Copies from global to shared memory that a warp does not wait for."""
+        return "async" in self.features
+
+    @property
+    def has_fp8(self) -> bool:
+        return "fp8" in self.features
+
+    @property
+    def has_clusters(self) -> bool:
+        return "clusters" in self.features
+
+    @property
+    def has_tensor_ops(self) -> bool:
+        """Matrix instructions of a whole block with operands in shared or tensor memory."""
+        return "tensor" in self.features
+
 
 _KIB = 1024
+_AMPERE = ("bf16", "matrix", "async")
+_ADA = (*_AMPERE, "fp8")
+_HOPPER = (*_ADA, "clusters")
+_APPLE = ("bf16", "matrix")
 GPU_TARGETS: tuple[GpuTarget, ...] = (
-    GpuTarget("cuda-sm80", "cuda", "sm_80", 163 * _KIB, 108, 64 * _KIB, True, True, True, False, False, False, 1024, 65536, "580"),
-    GpuTarget("cuda-sm86", "cuda", "sm_86", 99 * _KIB, 82, 32 * _KIB, True, True, True, False, False, False, 1024, 65536, "580"),
-    GpuTarget("cuda-sm89", "cuda", "sm_89", 99 * _KIB, 128, 32 * _KIB, True, True, True, True, False, False, 1024, 65536, "580"),
-    GpuTarget("cuda-sm90a", "cuda", "sm_90a", 227 * _KIB, 132, 64 * _KIB, True, True, True, True, True, False, 1024, 65536, "580"),
-    GpuTarget("cuda-sm100a", "cuda", "sm_100a", 227 * _KIB, 148, 64 * _KIB, True, True, True, True, True, True, 1024, 65536, "580"),
-    GpuTarget("cuda-sm120a", "cuda", "sm_120a", 99 * _KIB, 170, 32 * _KIB, True, True, True, True, True, False, 1024, 65536, "580"),
-    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, False, True, False, False, False, False, 1024, 0, "metal3.1"),
-    GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 16 * _KIB, True, True, False, False, False, False, 1024, 0, "metal3.1"),
-    GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 16 * _KIB, True, True, False, False, False, False, 1024, 0, "metal3.1"),
-    GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 16 * _KIB, True, True, False, False, False, False, 1024, 0, "metal3.1"),
-    GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 16 * _KIB, True, True, False, False, False, True, 1024, 0, "metal4.0"),
+    GpuTarget("cuda-sm80", "cuda", "sm_80", 163 * _KIB, 108, 64 * _KIB, _AMPERE, "580"),
+    GpuTarget("cuda-sm86", "cuda", "sm_86", 99 * _KIB, 82, 32 * _KIB, _AMPERE, "580"),
+    GpuTarget("cuda-sm89", "cuda", "sm_89", 99 * _KIB, 128, 32 * _KIB, _ADA, "580"),
+    GpuTarget("cuda-sm90a", "cuda", "sm_90a", 227 * _KIB, 132, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
+    GpuTarget("cuda-sm100a", "cuda", "sm_100a", 227 * _KIB, 148, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
+    GpuTarget("cuda-sm120a", "cuda", "sm_120a", 99 * _KIB, 170, 32 * _KIB, _HOPPER, "580"),
+    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, ("matrix",), "metal3.1"),
+    GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
+    GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
+    GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
+    GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 16 * _KIB, (*_APPLE, "tensor"), "metal4.0"),
 )  # fmt: skip
 
 # Best first: a machine takes the first whose features it has.

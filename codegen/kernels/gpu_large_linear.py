@@ -16,7 +16,7 @@ _PIECE = 64
 
 @dataclass(frozen=True)
 class GpuLargeLinear(GpuMatrix):
-    """Tiles of ``block_n`` weight rows by ``block_m`` rows of x; four warps, two by two.
+    """Tiles of ``block_n`` weight rows by ``block_m`` rows of x; ``warps_n`` by two warps. Unpacking takes registers: more warps, with fewer sums each.
 
     ``stages`` pieces of 32 K of x are in shared memory, and the chunks of weights that belong to them.
     """
@@ -24,6 +24,7 @@ class GpuLargeLinear(GpuMatrix):
     stem: ClassVar[str] = "gpu_large_linear"
     block_n: int
     block_m: int
+    warps_n: int
     stages: int
 
     @property
@@ -32,11 +33,15 @@ class GpuLargeLinear(GpuMatrix):
         subs = max(1, self.weight.chunk_k // 32)
         return -(-(self.stages - 1) // subs) + 1
 
+    @property
+    def warps(self) -> int:
+        return 2 * self.warps_n
+
     def geometry(self, rows: Rows) -> Geometry:
         ring = _PIECE * (self.stages * self.block_m + self.weight_stages * self.block_n)
-        sums = 4 * 4 * 8 * (self.block_n // 2 + 4)
+        sums = 4 * self.warps * 8 * (self.block_n // self.warps_n + 4)
         grid = ((Term(rows, 1, self.block_m),), (Term("one", -(-self.weight.padded_n // self.block_n)),), ONE)
-        return Geometry(grid, (4 * WARP, 1, 1), max(ring, sums))
+        return Geometry(grid, (WARP * self.warps, 1, 1), max(ring, sums))
 
     def why(self) -> str:
         return (
@@ -45,11 +50,12 @@ class GpuLargeLinear(GpuMatrix):
         )
 
     def expects(self) -> dict[str, int]:
-        return {"HMMA": self.block_n // 32 * (self.block_m // 16) * 2, "LDGSTS": 4}
+        return {"HMMA": 2 * (self.block_n // self.warps_n // TILE_ROWS) * (self.block_m // 16), "LDGSTS": 4}
 
     def context(self) -> dict[str, object]:
         return super().context() | {
             "weight_stages": self.weight_stages,
-            "n_tiles": self.block_n // 2 // TILE_ROWS,
+            "warps": self.warps,
+            "n_tiles": self.block_n // self.warps_n // TILE_ROWS,
             "m_tiles": self.block_m // 2 // 8,
         }

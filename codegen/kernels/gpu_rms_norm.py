@@ -37,4 +37,9 @@ class GpuRmsNorm(GpuKernel):
 
     def context(self) -> dict[str, object]:
         threads = row_threads(self.k)
-        return {"threads": threads, "stride": row_stride(self.act.kind, self.k), "per_thread": -(-self.k // threads), "eps": c_float(self.eps)}
+        return {
+            "threads": threads,
+            "stride": row_stride(self.act.kind, self.k),
+            "per_thread": -(-self.k // threads),
+            "eps": c_float(self.eps),
+        }
