@@ -149,6 +149,5 @@ def _failure(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, flags: 
     (folder / "stderr.txt").write_text(stderr)
     lines = [line for line in stderr.splitlines() if "error" in line] or stderr.splitlines() or ["no output"]
     repeat = f"cd {folder} && {' '.join(command)} -o kernels.so -lm"
-    return FerrumError(
-        "toolchain-failed", f"the emulated kernels do not compile: {lines[0]}", str(folder / "kernels.cpp"), f"repeat with: {repeat}"
-    )
+    what = f"the emulated kernels do not compile: {lines[0]}"
+    return FerrumError("toolchain-failed", what, str(folder / "kernels.cpp"), f"repeat with: {repeat}")

@@ -17,7 +17,9 @@ REFERENCE = 1 << 20
 
 _KERNEL = re.compile(r"\bkernel\s+void\s+(\w+)\s*\(")
 _BOUNDS = re.compile(r"max_total_threads_per_threadgroup\s*\(([^)]*)\)")
-_PARAM = re.compile(r"\s*(?P<type>.*?)\s*(?P<name>\w+)\s*\[\[\s*(?P<attribute>\w+)\s*(?:\(\s*(?P<index>\w+)\s*\))?\s*\]\]\s*", re.S)
+_PARAM = re.compile(
+    r"\s*(?P<type>.*?)\s*(?P<name>\w+)\s*\[\[\s*(?P<attribute>\w+)\s*(?:\(\s*(?P<index>\w+)\s*\))?\s*\]\]\s*", re.S
+)
 _ATTRIBUTE = re.compile(r"\[\[[^\[\]]*\]\]")
 _LITERAL = re.compile(r"(?<![\w.])(?:\d+\.\d*|\.?\d+)(?:[eE][+-]?\d+)?(?=(?:h|bf)\b)")
 _THREADGROUP = re.compile(r"(?<=[;{}])\s*(threadgroup)\b(?P<rest>[^;=\[(]*)")

@@ -141,7 +141,10 @@ class Prepared:
         schedule: Schedule | None = None,
         seconds: int = 0,
     ) -> None:
-        """``args``: ``Address`` for pointers, numpy scalars or ints (int32) for values. ``regions``: (address, bytes) of global memory."""
+        """``args``: ``Address`` for pointers, numpy scalars or ints (int32) for values.
+
+        ``regions``: (address, bytes) of global memory, for reports and late stores.
+        """
         schedule = schedule or SCHEDULES[0]
         self._module = module
         self._kernel = module.kernels[name]
