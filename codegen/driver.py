@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -236,14 +237,8 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             if contract in shared.packs:
                 copy_weights(shared.packs[contract], sink)
             else:
-                write_weights(
-                    made.graph,
-                    made.tensors,
-                    checkpoint,
-                    sink,
-                    options.jobs,
-                    lambda done, total: job.progress("pack", done, total),
-                )
+                progress = partial(job.progress, "pack")
+                write_weights(made.graph, made.tensors, checkpoint, sink, options.jobs, progress)
         test = None
         if options.prove and not job.stops("pack"):
             job.progress("prove", 0, 2)

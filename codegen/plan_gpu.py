@@ -13,7 +13,7 @@ from ferrum.codegen.plan import KvPlan, Tensor, place_tensors
 from ferrum.codegen.select_gpu import GpuCall, GpuSelector, Variant, rows_of
 from ferrum.codegen.target import GpuTarget
 from ferrum.graphs.ir import Graph
-from ferrum.pack import launches as table
+from ferrum.pack import launches
 from ferrum.pack.launches import ALIGNMENT, LAUNCHES_VERSION, Arg, LaunchTable, Rows, Term
 from ferrum.pack.schema import MemoryRecord
 
@@ -78,7 +78,7 @@ class _Planner:
             self._allot(i, call)
         scratch = _scratch(self.calls)
         names = {name: len(self.slots) + i for i, name in enumerate(scratch)}
-        slots = [table.Slot(bytes=[Term(s.rows, s.row_bytes)]) for s in self.slots]
+        slots = [launches.Slot(bytes=[Term(s.rows, s.row_bytes)]) for s in self.slots]
         launched = [self._launch(call, variant, names) for call in self.calls for variant in call.variants]
         return LaunchTable(
             version=LAUNCHES_VERSION,
@@ -110,9 +110,9 @@ class _Planner:
         self.slots.append(_Place(rows, row_bytes, until))
         return len(self.slots) - 1
 
-    def _launch(self, call: GpuCall, variant: Variant, scratch: dict[str, int]) -> table.Launch:
+    def _launch(self, call: GpuCall, variant: Variant, scratch: dict[str, int]) -> launches.Launch:
         geometry = variant.kernel.geometry(call.rows)
-        return table.Launch(
+        return launches.Launch(
             symbol=variant.kernel.symbol,
             grid=[list(axis) for axis in geometry.grid],
             block=list(geometry.block),
@@ -128,23 +128,23 @@ class _Planner:
         kind, _, what = name.partition(":")
         match kind:
             case "count":
-                return table.InputArg(f"num_{call.rows}")
+                return launches.InputArg(f"num_{call.rows}")
             case "input":
-                return table.InputArg(what)
+                return launches.InputArg(what)
             case "output":
-                return table.OutputArg(what)
+                return launches.OutputArg(what)
             case "value":
-                return table.SlotArg(self.place[call.inputs[int(what)]])
+                return launches.SlotArg(self.place[call.inputs[int(what)]])
             case "weight":
-                return table.WeightsArg(self.offsets[call.params[int(what)]])
+                return launches.WeightsArg(self.offsets[call.params[int(what)]])
             case "result":
-                return table.SlotArg(self.place[call.output])
+                return launches.SlotArg(self.place[call.output])
             case "scratch":
-                return table.SlotArg(scratch[what])
+                return launches.SlotArg(scratch[what])
             case "kv":
-                return table.KvArg(call.layer * self.layer_bytes)
+                return launches.KvArg(call.layer * self.layer_bytes)
             case "limit":
-                return table.LimitArg(what)  # type: ignore[arg-type]
+                return launches.LimitArg(what)  # type: ignore[arg-type]
         raise AssertionError(name)
 
 
@@ -157,7 +157,7 @@ def _last_uses(calls: list[GpuCall], logits: str) -> dict[str, int]:
     return last | {logits: len(calls)}
 
 
-def _scratch(calls: list[GpuCall]) -> dict[str, table.Slot]:
+def _scratch(calls: list[GpuCall]) -> dict[str, launches.Slot]:
     """One slot for each name: launches follow each other, so all kernels may share it. Terms of equal rows: the largest."""
     found: dict[str, dict[tuple[Rows, int], int]] = {}
     zero: dict[str, bool] = {}
@@ -169,7 +169,7 @@ def _scratch(calls: list[GpuCall]) -> dict[str, table.Slot]:
                     terms[term.rows, term.per] = max(term.times, terms.get((term.rows, term.per), 0))
                 zero[name] = scratch.zero
     return {
-        name: table.Slot(bytes=[Term(rows, times, per) for (rows, per), times in terms.items()], zero=zero[name])
+        name: launches.Slot(bytes=[Term(rows, times, per) for (rows, per), times in terms.items()], zero=zero[name])
         for name, terms in found.items()
     }
 

@@ -116,7 +116,7 @@ class RowLayout:
             return self.scale_offset + self.padded_n * self.groups * 2
         return self.zero_offset + self.padded_n * self.groups
 
-    def stored_row(self, ids: NDArray[np.integer]) -> NDArray[np.int64]:
+    def stored_row(self, ids: NDArray[np.integer]) -> NDArray[np.integer]:
         """Stored rows of the logical rows ``ids``."""
         ids = np.asarray(ids, np.int64)
         if self.halves == 1:
@@ -135,14 +135,18 @@ def parse_rows(layout: str, fmt: str, shape: tuple[int, int]) -> RowLayout:
 def gather_rows(matrix: Array, layout: RowLayout, first: int, count: int) -> NDArray[np.float32]:
     """Stored rows of tiles ``first … first+count`` as float32 ``[count*16, padded_k]``; padding is zero."""
     out = np.zeros((count * TILE_ROWS, layout.padded_k), np.float32)
+    if layout.halves == 1:
+        real = to_f32(matrix[first * TILE_ROWS : min((first + count) * TILE_ROWS, layout.n)])
+        out[: len(real), : layout.k] = real
+        return out
     run, per_half = TILE_ROWS // layout.halves, layout.n // layout.halves
     for piece in range(count * layout.halves):
         tile, half = divmod(piece, layout.halves)
         start = (first + tile) * run
-        real = max(0, min(run, per_half - start))
-        if real:
+        rows = max(0, min(run, per_half - start))
+        if rows:
             row = half * per_half + start
-            out[piece * run : piece * run + real, : layout.k] = to_f32(matrix[row : row + real])
+            out[piece * run : piece * run + rows, : layout.k] = to_f32(matrix[row : row + rows])
     return out
 
 

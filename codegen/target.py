@@ -137,7 +137,8 @@ TARGETS: tuple[Target, ...] = (
            ("-march=armv8.2-a+dotprod",), _ARM, "generic+v8_2a+dotprod"),
     Target("cpu-arm64", "cpu", "aarch64", 4, 32, "neon", ("asimd",), (), _ARM, "generic"),
 )  # fmt: skip
-BY_NAME: dict[str, Target | GpuTarget] = {t.name: t for t in (*TARGETS, *GPU_TARGETS)}
+_ALL: tuple[Target | GpuTarget, ...] = (*TARGETS, *GPU_TARGETS)
+BY_NAME = {t.name: t for t in _ALL}
 
 
 def best_target(arch: str, features: Iterable[str]) -> Target:

@@ -16,9 +16,10 @@ _PIECE = 64
 
 @dataclass(frozen=True)
 class GpuLargeLinear(GpuMatrix):
-    """Tiles of ``block_n`` weight rows by ``block_m`` rows of x; ``warps_n`` by two warps. Unpacking takes registers: more warps, with fewer sums each.
+    """Tiles of ``block_n`` weight rows by ``block_m`` rows of x; ``warps_n`` by two warps.
 
-    ``stages`` pieces of 32 K of x are in shared memory, and the chunks of weights that belong to them.
+    Unpacking takes registers: packed formats want more warps, with fewer sums each. ``stages`` pieces of 32 K of x are in
+    shared memory, and the chunks of weights that belong to them.
     """
 
     stem: ClassVar[str] = "gpu_large_linear"

@@ -17,7 +17,7 @@ def tile_tokens(group: int, warps: int) -> int:
 
 @dataclass(frozen=True)
 class GpuPrefillAttention(GpuAttention):
-    """A block per (tile, KV head): rows are (token, head of the group), 16 a warp; ``keys`` keys at a time, two tiles under way."""
+    """A block per (tile, KV head): rows are (token, head of the group), 16 a warp; ``keys`` keys at a time, two tiles deep."""
 
     stem: ClassVar[str] = "gpu_prefill_attention"
     warps: int
