@@ -21,7 +21,8 @@ def add_model(parser: argparse.ArgumentParser, metavar: str = "PACK|MODEL") -> N
 
 def add_compile_choices(parser: argparse.ArgumentParser) -> None:
     """What decides a pack that has to be compiled first."""
-    parser.add_argument("--target", default="cpu", help="machine to compile for: cpu, cuda or metal for this one, or a name (default cpu)")
+    targets = "machine to compile for: cpu, cuda or metal for this one, or a name (default cpu)"
+    parser.add_argument("--target", default="cpu", help=targets)
     parser.add_argument("--quant", default="none", choices=QUANTS, help="number format of the weights (default none: bf16)")
     parser.add_argument(
         "--max-model-len", type=non_negative, default=0, metavar="N", help="longest sequence in tokens (default: the model's)"

@@ -79,8 +79,8 @@ class CudaExecutor:
         self._stream = call("cuStreamCreate", int(self._cuda.api.CUstream_flags.CU_STREAM_NON_BLOCKING))
         self._release.callback(call, "cuStreamDestroy", self._stream)
         table = read_table(pack)
-        free, _ = call("cuMemGetInfo")
-        self.limits: Limits = choose_limits(pack.manifest, table, options, int(free))
+        free = self.free_memory()
+        self.limits: Limits = choose_limits(pack.manifest, table, options, free)
         resolver = Resolver(table, self.limits)
         self._recordings = Recordings(resolver)
         self._functions = self._load_code(pack, table)
@@ -133,12 +133,17 @@ class CudaExecutor:
         kv, size = self._at["kv"], self._block_bytes
         self._call("cuMemcpyDtoDAsync", kv + target * size, kv + source * size, size, self._stream)
 
+    def free_memory(self) -> int:
+        """Bytes of the GPU's memory that nobody has taken."""
+        self._bind()
+        free, _ = self._call("cuMemGetInfo")
+        return int(free)
+
     def measure_roofs(self) -> dict[str, float]:
         """GB/s that the GPU reads and writes in a copy within its memory, the best of five."""
         self._bind()
         call, stream = self._call, self._stream
-        free, _ = call("cuMemGetInfo")
-        size = min(_ROOF_BYTES, int(free) // 4)
+        size = min(_ROOF_BYTES, self.free_memory() // 4)
         best = 0.0
         with contextlib.ExitStack() as release:
             source, target = (_allocate(call, size, release) for _ in range(2))
