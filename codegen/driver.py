@@ -16,7 +16,9 @@ import numpy as np
 from ferrum.codegen.backend import AnyCall, AnyPlan, Backend, Code, backend_of
 from ferrum.codegen.manifest import count_parameters, make_manifest, tensor_records
 from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.prove import make_selftest, prove, runs_here
+from ferrum.codegen.plan_gpu import GpuPlan
+from ferrum.codegen.prove import emulates, make_selftest, prove, runs_here
+from ferrum.codegen.prove_kernels import prove_kernels
 from ferrum.codegen.store import copy_weights, write_weights
 from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
 from ferrum.codegen.text import licence_of, read_text
@@ -34,6 +36,7 @@ from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
 from ferrum.pack.check import contract_hash
+from ferrum.pack.proof import PROOF_NAME, Proof
 from ferrum.pack.schema import ModelRecord, SelfTest
 from ferrum.pack.writer import PackWriter
 
@@ -85,10 +88,15 @@ class Job:
 
 @dataclass
 class Shared:
-    """What targets of one command share: packs that are made, by what their weights mean, and their self-tests."""
+    """What targets of one command share: packs that are made and their self-tests, by contract, and proofs of kernels.
+
+    ``ran``: device and contract of packs that ran whole in emulation; ``errors``: of kernels that did.
+    """
 
     packs: dict[str, Path] = field(default_factory=dict)
     tests: dict[str, SelfTest] = field(default_factory=dict)
+    ran: set[tuple[str, str]] = field(default_factory=set)
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def compile_model(options: CompileOptions, progress: Progress | None = None) -> Path:
@@ -253,6 +261,10 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             )
             shared.tests[contract] = test
             writer.add("selftest.json", msgspec.json.encode(test, order="sorted"))
+            if isinstance(made, GpuPlan) and isinstance(job.target, GpuTarget):
+                whole = emulates(job.target.device, count_parameters(made))
+                proof = Proof(kernels=prove_kernels(made.kernels, job.target, shared.errors), whole_model=whole)
+                writer.add(PROOF_NAME, msgspec.json.encode(proof, order="sorted"))
             job.progress("prove", 1, 2)
         manifest = make_manifest(
             made,
@@ -268,16 +280,22 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             has_text=bool(text.tokenizer),
             has_selftest=test is not None,
         )
-        writer.finish(manifest, prove=_prover(job, test))
+        writer.finish(manifest, prove=_prover(job, made, contract, test, shared))
     shared.packs[contract] = job.output
     job.progress("prove", 2, 2)
     return job.output
 
 
-def _prover(job: Job, test: SelfTest | None) -> Callable[[Path], None] | None:
-    """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it."""
-    if test is None or not runs_here(job.target.arch, job.target.requires):
+def _prover(job: Job, made: AnyPlan, contract: str, test: SelfTest | None, shared: Shared) -> Callable[[Path], None] | None:
+    """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
+
+    Packs for several GPUs of one kind share kernels and weights: one of them runs whole in emulation.
+    """
+    device = job.target.device
+    emulated = emulates(device, count_parameters(made)) and (device, contract) not in shared.ran
+    if test is None or not (emulated or runs_here(job.target.arch, job.target.requires)):
         return None
+    shared.ran.add((device, contract))
     return lambda path: (prove(path, test), None)[1]
 
 

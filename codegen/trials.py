@@ -27,6 +27,7 @@ from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
 from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
 from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
 from ferrum.codegen.kernels.gpu_rope_table import GpuRopeTable
+from ferrum.codegen.kernels.gpu_sample import MAX_LOGPROBS, GpuSample
 from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
 from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
@@ -126,7 +127,7 @@ def try_linear(kernel: GpuMatrix, bench: Bench, random: Random, rows: int = 0, l
         rows = most - 1 if most > 1 else 1
     layout = kernel.weight
     raw = stored(random.normal(size=(kernel.n, kernel.k)).astype(np.float32), layout)
-    w = decode_stored(raw, layout, np.arange(kernel.n))
+    w = decode_stored(raw.data, layout, np.arange(kernel.n))
     x, meant = rows_in(random.normal(size=(rows, kernel.k)).astype(np.float32), kernel.act)
     bias = random.normal(size=kernel.n).astype(np.float32)
     residual = random.normal(size=(rows, kernel.n_out)).astype(np.float32)
@@ -145,7 +146,7 @@ def try_embedding(kernel: GpuEmbedding, bench: Bench, random: Random) -> float:
     ids = np.array([0, kernel.n - 1, *random.integers(0, kernel.n, 5)], np.int32)
     result = poison((len(ids), kernel.k), "f32")
     bench.run(kernel, {"weight:0": raw, "input:tokens": ids, "result": result}, counts(len(ids)))
-    table = decode_stored(raw, kernel.weight, np.arange(kernel.n))
+    table = decode_stored(raw.data, kernel.weight, np.arange(kernel.n))
     return error(result, kernel.reference(ids, table, kernel.scale))  # type: ignore[arg-type]
 
 
@@ -228,6 +229,36 @@ def try_schedule(kernel: GpuSchedule, bench: Bench, random: Random, lengths: tup
     return exact(same and np.array_equal(tiles[:, 1:], expected[2][:, 1:]) and np.array_equal(tiles[:, 0], expected[2][:, 0]))
 
 
+def try_sample(kernel: GpuSample, bench: Bench, random: Random) -> float:
+    """Greedy rows with log-probabilities; draws are compared with the CPU's elsewhere."""
+    rows, vocab = 3, kernel.vocab_size
+    logits = random.normal(0, 3, (rows, vocab)).astype(np.float32)
+    logits[1, : vocab // 2] = logits[1].max() + 1  # equal ones: the first is taken
+    ones, none = np.ones(rows, np.float32), np.zeros(rows, np.float32)
+    starts = np.zeros(rows + 1, np.int32)
+    arrays: dict[str, NDArray[np.generic]] = {f"input:{name}": none for name in ("temperature", "min_p")}
+    arrays |= {f"input:{name}": none for name in ("presence_penalty", "frequency_penalty", "bias_value")}
+    arrays |= {f"input:{name}": ones for name in ("top_p", "repetition_penalty")}
+    arrays |= {f"input:{name}": np.zeros(rows, np.int32) for name in ("top_k", "use_mask", "penalty_token", "penalty_count")}
+    arrays |= {"input:seed": np.zeros(rows, np.uint64), "input:draw": np.zeros(rows, np.uint64), "input:bias_start": starts}
+    arrays |= {
+        "input:penalty_start": starts,
+        "input:bias_token": starts,
+        "input:mask": np.zeros((rows, -(-vocab // 32)), np.uint32),
+    }
+    arrays |= {"input:num_logprobs": np.array([MAX_LOGPROBS, 0, -1], np.int32), "value:0": logits}
+    token, top_token = np.full(rows, -1, np.int32), np.full((rows, MAX_LOGPROBS), -1, np.int32)
+    logprob, top_logprob = np.zeros(rows, np.float32), np.zeros((rows, MAX_LOGPROBS), np.float32)
+    outputs = {"out_token": token, "out_logprob": logprob, "top_token": top_token, "top_logprob": top_logprob}
+    bench.run(kernel, arrays | {f"output:{k}": v for k, v in outputs.items()}, counts(rows, samples=rows), "samples")
+    expected = logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
+    best = np.argsort(-logits[0], kind="stable")[:MAX_LOGPROBS]
+    same = np.array_equal(token, logits.argmax(-1)) and np.array_equal(top_token[0, : len(best)], best)
+    got = np.concatenate([top_logprob[0, : len(best)], logprob[:2]])
+    wanted = np.concatenate([expected[0, best], expected[[0, 1], token[:2]]]).astype(np.float32)
+    return error(got, wanted) if same else float("inf")
+
+
 @dataclass(frozen=True)
 class Paged:
     """Sequences in a cache of shuffled blocks: ``(context length, new tokens)`` of each; what was never written is NaN."""
@@ -281,12 +312,10 @@ class Paged:
 
 def try_attention(kernel: GpuAttention, bench: Bench, random: Random, lengths: tuple[tuple[int, int], ...] = ()) -> float:
     """Sequences that are not the kernel's (one new token for prefill, several for decode) must be left alone."""
+    if not lengths and isinstance(kernel, GpuPrefillAttention):
+        lengths = ((130, 70), (9, 1), (40, 40))
     if not lengths:
-        lengths = (
-            ((300, 1), (1, 1), (45, 30), (17, 1))
-            if not isinstance(kernel, GpuPrefillAttention)
-            else ((130, 70), (9, 1), (40, 40))
-        )
+        lengths = ((300, 1), (1, 1), (45, 30), (17, 1))
     if isinstance(kernel, GpuDecodeAttention) and kernel.max_seqs:
         lengths = lengths[: kernel.max_seqs]
     paged = Paged(kernel, lengths)
@@ -318,7 +347,8 @@ def replace_seqs(rows: RowCounts, seqs: int) -> RowCounts:
     return counts(rows.tokens, seqs, rows.samples, rows.blocks_per_seq)
 
 
-TRIALS: dict[type[GpuKernel], Callable[[Any, Bench, Random], float]] = {
+Trial = Callable[[Any, Bench, Random], float]
+TRIALS: dict[type, Trial] = {
     GpuEmbedding: try_embedding,
     GpuRmsNorm: try_rms_norm,
     GpuConvert: try_convert,
@@ -326,6 +356,7 @@ TRIALS: dict[type[GpuKernel], Callable[[Any, Bench, Random], float]] = {
     GpuRopeTable: try_rope_table,
     GpuRopeKv: try_rope_kv,
     GpuSchedule: try_schedule,
+    GpuSample: try_sample,
     GpuAttention: try_attention,
     GpuMatrix: try_linear,
 }
@@ -358,4 +389,6 @@ def reduced(kernel: GpuKernel) -> GpuKernel:
         kv = min(kernel.num_kv_heads, 2)
         size = 2 * BLOCK_SIZE * kernel.head_dim * (2 if kernel.kv_dtype == "bf16" else 4) * kv
         return replace(kernel, num_heads=heads * kv, num_kv_heads=kv, block_bytes=2 * size)
+    if isinstance(kernel, GpuSample):
+        return replace(kernel, vocab_size=min(kernel.vocab_size, 5000))
     return kernel
