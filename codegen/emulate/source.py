@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 _COMMENT = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', re.S)
+_DIRECTIVE = re.compile(r"^[ \t]*#(?:\\\n|[^\n])*", re.M)
 _CLOSING = {"(": ")", "{": "}", "[": "]"}
 
 
@@ -45,8 +46,10 @@ class Entry:
 
 
 def blank(text: str) -> str:
-    """``text`` with comments and strings replaced by blanks: every other character stays at its place."""
-    return _COMMENT.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+    """``text`` with comments, strings and directives replaced by blanks: every other character stays at its place."""
+    for kind in (_COMMENT, _DIRECTIVE):
+        text = kind.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
+    return text
 
 
 def matching(text: str, start: int) -> int:

@@ -6,6 +6,7 @@
 #define __device__
 #define __host__
 #define __constant__ static
+#define __shared__ EMU_SHARED(0) /* in macros only: elsewhere the number of the kernel is filled in */
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
 #define __align__(n) __attribute__((aligned(n)))

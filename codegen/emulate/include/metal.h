@@ -420,9 +420,13 @@ static inline void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8> &d, simdg
 
 /* --- atomics --------------------------------------------------------------------------------------------------------------- */
 
+#ifdef EMU_CHECK /* a type of its own without a constructor, which could not be called in another address space */
+template <class T> using atomic = T __attribute__((ext_vector_type(1)));
+#else
 template <class T> struct atomic {
   T value;
 };
+#endif
 typedef atomic<int> atomic_int;
 typedef atomic<uint> atomic_uint;
 typedef atomic<float> atomic_float;
