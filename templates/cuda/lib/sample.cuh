@@ -9,6 +9,9 @@
 #define ONE_MASS 1099511627776.0f
 #define BINS 256
 
+/* Called from several places: one copy of the code, and loops over the vocabulary that are not unrolled. */
+#define OUTLINE static __device__ __noinline__
+
 typedef struct {
   float value;
   int id;
@@ -33,6 +36,7 @@ typedef struct {
 /* Philox4x32-10 (Salmon et al., 2011): first word for key = seed, counter = (draw, 0). */
 INLINE u32 philox(u64 seed, u64 draw) {
   u32 k0 = (u32)seed, k1 = (u32)(seed >> 32), x0 = (u32)draw, x1 = (u32)(draw >> 32), x2 = 0, x3 = 0;
+#pragma unroll 1
   for (int round = 0; round < 10; ++round) {
     const u64 a = (u64)0xD2511F53u * x0, b = (u64)0xCD9E8D57u * x2;
     const u32 y0 = (u32)(b >> 32) ^ x1 ^ k0, y2 = (u32)(a >> 32) ^ x3 ^ k1;
@@ -57,8 +61,9 @@ INLINE u64 mass_of(float y, float top) { return (u64)(fast_exp(y - top) * ONE_MA
 INLINE int better(float value, int id, Peak than) { return value > than.value || (value == than.value && id < than.id); }
 
 /* The largest of x / degree and the first place where it is. */
-static __device__ Peak block_peak(SampleShared *s, const float *x, float degree) {
+OUTLINE Peak block_peak(SampleShared *s, const float *x, float degree) {
   Peak best = {minus_infinity(), VOCAB_SIZE};
+#pragma unroll 2
   for (int i = threadIdx.x; i < VOCAB_SIZE; i += SAMPLE_THREADS)
     if (better(x[i], i, best)) best.value = x[i], best.id = i;
 #pragma unroll
@@ -70,6 +75,7 @@ static __device__ Peak block_peak(SampleShared *s, const float *x, float degree)
   __syncthreads();
   if (threadIdx.x % 32 == 0) s->warp_value[threadIdx.x / 32] = best.value, s->warp_id[threadIdx.x / 32] = best.id;
   __syncthreads();
+#pragma unroll 1
   for (int i = 0; i < SAMPLE_THREADS / 32; ++i)
     if (better(s->warp_value[i], s->warp_id[i], best)) best.value = s->warp_value[i], best.id = s->warp_id[i];
   if (best.id >= VOCAB_SIZE) best.id = 0; /* every logit is -infinity or not a number */
@@ -77,32 +83,35 @@ static __device__ Peak block_peak(SampleShared *s, const float *x, float degree)
   return best;
 }
 
-static __device__ u64 block_sum(SampleShared *s, u64 x) {
+OUTLINE u64 block_sum(SampleShared *s, u64 x) {
 #pragma unroll
   for (int i = 16; i; i >>= 1) x += __shfl_xor_sync(ALL_LANES, x, i);
   __syncthreads();
   if (threadIdx.x % 32 == 0) s->warp_mass[threadIdx.x / 32] = x;
   __syncthreads();
   u64 sum = 0;
+#pragma unroll 1
   for (int i = 0; i < SAMPLE_THREADS / 32; ++i) sum += s->warp_mass[i];
   return sum;
 }
 
 /* Sum of e^(x - top). */
-static __device__ double block_total(SampleShared *s, const float *x, float top) {
+OUTLINE double block_total(SampleShared *s, const float *x, float top) {
   u64 sum = 0;
+#pragma unroll 2
   for (int i = threadIdx.x; i < VOCAB_SIZE; i += SAMPLE_THREADS) sum += mass_of(x[i], top);
   return (double)block_sum(s, sum) / (double)ONE_MASS;
 }
 
 /* The place where, in descending order, the masses reach `target`, or (by_count) the place of rank `target`. */
-static __device__ Place block_select(SampleShared *s, const float *x, float degree, float top, int by_count, u64 target) {
+OUTLINE Place block_select(SampleShared *s, const float *x, float degree, float top, int by_count, u64 target) {
   if (threadIdx.x == 0) s->prefix = 0, s->before_mass = 0, s->before_count = 0;
   for (int shift = 24; shift >= 0; shift -= 8) {
     __syncthreads();
     for (int i = threadIdx.x; i < BINS; i += SAMPLE_THREADS) s->mass[i] = 0, s->counts[i] = 0;
     __syncthreads();
     const u32 prefix = s->prefix;
+#pragma unroll 2
     for (int i = threadIdx.x; i < VOCAB_SIZE; i += SAMPLE_THREADS) {
       const float y = x[i] / degree;
       const u32 key = key_of(y);
@@ -116,6 +125,7 @@ static __device__ Place block_select(SampleShared *s, const float *x, float degr
       u64 mass = s->before_mass;
       u32 count = s->before_count;
       int bin = 0, last = 0;
+#pragma unroll 1
       for (; bin < BINS; ++bin) {
         if (s->counts[bin] == 0) continue;
         last = bin;
@@ -146,12 +156,13 @@ static __device__ Place block_select(SampleShared *s, const float *x, float degr
 }
 
 /* The id of the `tie`-th logit, from 0, with this key. */
-static __device__ int block_find(SampleShared *s, const float *x, float degree, u32 key, u32 tie) {
+OUTLINE int block_find(SampleShared *s, const float *x, float degree, u32 key, u32 tie) {
   int last = -1;
   for (u32 round = 0; round <= tie; ++round) {
     __syncthreads();
     if (threadIdx.x == 0) s->chosen = VOCAB_SIZE;
     __syncthreads();
+#pragma unroll 2
     for (int i = threadIdx.x; i < VOCAB_SIZE; i += SAMPLE_THREADS)
       if (i > last && key_of(x[i] / degree) == key) {
         atomicMin(&s->chosen, i);
@@ -167,11 +178,13 @@ static __device__ int block_find(SampleShared *s, const float *x, float degree, 
 INLINE u64 drawn_mass(u64 mass, u32 random) { return (u64)random * (mass >> 24) + ((u64)random * (mass & 0xffffff) >> 24) + 1; }
 
 /* Among all tokens, in the order of their ids. */
-static __device__ int draw_plain(SampleShared *s, const float *x, float degree, float top, u32 random) {
+OUTLINE int draw_plain(SampleShared *s, const float *x, float degree, float top, u32 random) {
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, run = (VOCAB_SIZE + BINS - 1) / BINS;
   __syncthreads();
+#pragma unroll 1
   for (int bin = warp; bin < BINS; bin += SAMPLE_THREADS / 32) {
     u64 sum = 0;
+#pragma unroll 1
     for (int i = bin * run + lane; i < min_int((bin + 1) * run, VOCAB_SIZE); i += 32) sum += mass_of(x[i] / degree, top);
 #pragma unroll
     for (int i = 16; i; i >>= 1) sum += __shfl_xor_sync(ALL_LANES, sum, i);
@@ -180,11 +193,13 @@ static __device__ int draw_plain(SampleShared *s, const float *x, float degree, 
   __syncthreads();
   if (threadIdx.x == 0) {
     u64 total = 0, before = 0;
+#pragma unroll 1
     for (int bin = 0; bin < BINS; ++bin) total += s->mass[bin];
     const u64 target = drawn_mass(total, random);
     int bin = 0;
     while (bin < BINS - 1 && before + s->mass[bin] < target) before += s->mass[bin++];
     s->chosen = VOCAB_SIZE - 1;
+#pragma unroll 1
     for (int i = bin * run; i < min_int((bin + 1) * run, VOCAB_SIZE); ++i) {
       before += mass_of(x[i] / degree, top);
       if (before >= target) {
@@ -198,8 +213,9 @@ static __device__ int draw_plain(SampleShared *s, const float *x, float degree, 
 }
 
 /* Among those that top-k, top-p and min-p leave, in descending order. top-p is a share of what top-k leaves. */
-static __device__ int draw_limited(SampleShared *s, const float *x, float degree, float top, u32 random, int limit_k, float limit_p, float floor_p) {
+OUTLINE int draw_limited(SampleShared *s, const float *x, float degree, float top, u32 random, int limit_k, float limit_p, float floor_p) {
   u64 mass = 0, floor_mass = 0;
+#pragma unroll 2
   for (int i = threadIdx.x; i < VOCAB_SIZE; i += SAMPLE_THREADS) {
     const u64 own = mass_of(x[i] / degree, top);
     mass += own;
@@ -221,12 +237,13 @@ static __device__ int draw_limited(SampleShared *s, const float *x, float degree
 }
 
 /* The `count` best tokens in descending order, and their log-probabilities. */
-static __device__ void best_tokens(SampleShared *s, const float *x, float top, float norm, int count, int *tokens, float *logprobs) {
+OUTLINE void best_tokens(SampleShared *s, const float *x, float top, float norm, int count, int *tokens, float *logprobs) {
   count = min_int(count, VOCAB_SIZE);
   const Place last = block_select(s, x, 1.0f, top, 1, (u64)(count - 1));
   __syncthreads();
   if (threadIdx.x == 0) s->filled = 0;
   __syncthreads();
+#pragma unroll 2
   for (int i = threadIdx.x; i < VOCAB_SIZE; i += SAMPLE_THREADS)
     if (key_of(x[i]) > last.key) {
       const int at = atomicAdd(&s->filled, 1);
@@ -243,9 +260,11 @@ static __device__ void best_tokens(SampleShared *s, const float *x, float top, f
   }
   __syncthreads();
   if (threadIdx.x) return;
+#pragma unroll 1
   for (int i = 0; i < count; ++i) {
     Peak best = {s->found_value[i], s->found_id[i]};
     int from = i;
+#pragma unroll 1
     for (int j = i + 1; j < count; ++j)
       if (better(s->found_value[j], s->found_id[j], best)) best.value = s->found_value[j], best.id = s->found_id[j], from = j;
     s->found_value[from] = s->found_value[i];
