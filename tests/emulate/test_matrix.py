@@ -14,6 +14,12 @@ LANE = np.arange(32)
 GROUP, MEMBER = LANE // 4, LANE % 4
 
 
+def words_at(m: NDArray[np.generic], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """The 32-bit words that start at these elements."""
+    per = 4 // m.itemsize
+    return np.array([np.ascontiguousarray(m[r, c : c + per]).view(np.uint32)[0] for r, c in zip(rows, columns, strict=True)])
+
+
 def fragment_a(a: NDArray[np.generic], words: int) -> NDArray[np.uint32]:
     """``a [16, k]`` as the registers ``[32, words]``: PTX manual, "Matrix Fragments for mma.m16n8k…"."""
     per = 4 // a.itemsize
@@ -21,7 +27,7 @@ def fragment_a(a: NDArray[np.generic], words: int) -> NDArray[np.uint32]:
     for w in range(words):
         rows = GROUP + 8 * (w % 2)
         first = per * MEMBER + 4 * per * (w // 2)
-        out[:, w] = np.stack([np.ascontiguousarray(a[r, c : c + per]).view(np.uint32)[0] for r, c in zip(rows, first, strict=True)])
+        out[:, w] = words_at(a, rows, first)
     return out
 
 
@@ -31,7 +37,7 @@ def fragment_b(b: NDArray[np.generic], words: int) -> NDArray[np.uint32]:
     out = np.zeros((32, words), np.uint32)
     for w in range(words):
         first = per * MEMBER + 4 * per * w
-        out[:, w] = np.stack([np.ascontiguousarray(b[n, c : c + per]).view(np.uint32)[0] for n, c in zip(GROUP, first, strict=True)])
+        out[:, w] = words_at(b, GROUP, first)
     return out
 
 
@@ -135,9 +141,9 @@ def test_every_small_float() -> None:
 
 def test_rounding_to_small_floats() -> None:
     random = np.random.default_rng(6)
-    edges = np.array([0, -0.0, 448, 464, 463.9, 480, -1e9, 65504, 65520, np.inf, -np.inf, 2**-10, 3 * 2**-10, 2**-9, 1e-30], np.float32)
-    drawn = (random.normal(size=(1 << 14) - edges.size) * 10.0 ** random.integers(-9, 5, (1 << 14) - edges.size)).astype(np.float32)
-    values = np.concatenate([edges, drawn])
+    edges = [0, -0.0, 448, 464, 463.9, 480, -1e9, 65504, 65520, np.inf, -np.inf, 2**-10, 3 * 2**-10, 2**-9, 1e-30]
+    drawn = random.normal(size=(1 << 14) - len(edges)) * 10.0 ** random.integers(-9, 5, (1 << 14) - len(edges))
+    values = np.concatenate([edges, drawn]).astype(np.float32)
     halves, bfloats = np.zeros(1 << 14, np.uint16), np.zeros(1 << 14, np.uint16)
     eights = np.zeros(1 << 14, np.uint8)
     module(KERNELS).launch("from_floats", grid=(64,), block=(256,), args=[halves, bfloats, eights, values])
