@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     path = Path(args.pack)
     if not path.is_file():
         raise FerrumError("pack-missing", "there is no such pack", args.pack, "check the path")
-    report = verify_pack(path, args.numeric, make_executor=_load, machine=machine_for(read_manifest(path).target))
+    report = verify_pack(path, args.numeric, make_executor=load_small, machine=machine_for(read_manifest(path).target))
     if args.json:
         checks = [{"name": c.name, "state": c.state, "detail": c.detail} for c in report.checks]
         print_json({"path": str(path), "ok": report.ok, "checks": checks})
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     raise FerrumError("pack-verify-failed", f"{bad.name}: {bad.detail or 'failed'}", str(path), "copy or build the pack again")
 
 
-def _load(pack: Any) -> Any:
+def load_small(pack: Any) -> Any:
     """The pack on its device with room for one short sequence."""
     from ferrum.devices.base import DeviceOptions
     from ferrum.engine.load import find_device
