@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ferrum.codegen.kernels.base import Kernel, distinct
@@ -83,7 +84,7 @@ class Plan:
 
 def plan(graph: Graph, calls: list[Call]) -> Plan:
     """Lay out weights and arena and build the launch table."""
-    tensors = _place_tensors(graph)
+    tensors = place_tensors(graph, lambda name: layout_of(graph, name).nbytes)
     kernels = distinct(call.kernel for call in calls)
     attention = [k for k in kernels if isinstance(k, PagedAttention)]
     logits = next(c for c in calls if c.output == graph.outputs[0])
@@ -118,8 +119,11 @@ def _plan_kv(calls: list[Call]) -> KvPlan:
     return KvPlan(len(kernels), first.num_kv_heads, first.head_dim, first.kv_dtype, first.num_kv_heads * first.head_bytes)
 
 
-def _place_tensors(graph: Graph) -> list[Tensor]:
-    """Weights in the order in which a step reads them, so that a step is one forward sweep through the file."""
+def place_tensors(graph: Graph, matrix_bytes: Callable[[str], int]) -> list[Tensor]:
+    """Weights in the order in which a step reads them, so that a step is one forward sweep through the file.
+
+    ``matrix_bytes`` gives the stored size of a matrix; what is stored as plain rows is a float32 vector.
+    """
     order: dict[str, None] = {}
     for node in graph.nodes:
         for name in node.inputs:
@@ -131,7 +135,7 @@ def _place_tensors(graph: Graph) -> list[Tensor]:
             continue
         param = params[name]
         shape = tuple(int(d) for d in param.value.shape)
-        nbytes = layout_of(graph, name).nbytes if param.layout.startswith("unit") else 4 * shape[0]
+        nbytes = 4 * shape[0] if param.layout == "rows" else matrix_bytes(name)
         tensors.append(Tensor(name, shape, param.format, param.layout, at, nbytes))
         at += _align(nbytes, TENSOR_ALIGNMENT)
     return tensors

@@ -67,10 +67,17 @@ def local_source(name: ModelName, on_file: FileProgress | None = None) -> Path:
 
 
 def exact_target(text: str) -> str:
-    """``cpu`` with what this machine is, since a home folder may be shared by several; other targets are exact already."""
-    from ferrum.devices.host import machine_arch, machine_features
+    """``cpu``, ``cuda`` and ``metal`` with what this machine is, since a home folder may be shared by several; other targets
+    are exact already."""
+    if text == "cpu":
+        from ferrum.devices.host import machine_arch, machine_features
 
-    return f"cpu {machine_arch()} {' '.join(sorted(machine_features()))}" if text == "cpu" else text
+        return f"cpu {machine_arch()} {' '.join(sorted(machine_features()))}"
+    if text in ("cuda", "metal"):
+        from ferrum.devices.gpus import find_gpus
+
+        return f"{text} {' '.join(gpu.arch for gpu in find_gpus(text)[:1])}"
+    return text
 
 
 def pack_path(name: ModelName, source: Path, request: PackRequest) -> Path:

@@ -22,7 +22,8 @@ def add_model(parser: argparse.ArgumentParser, metavar: str = "PACK|MODEL") -> N
 
 def add_compile_choices(parser: argparse.ArgumentParser) -> None:
     """What decides a pack that has to be compiled first."""
-    parser.add_argument("--target", default="cpu", help="machine to compile for (default cpu, which is this machine)")
+    targets = "machine to compile for: cpu, cuda or metal for this one, or a name (default cpu)"
+    parser.add_argument("--target", default="cpu", help=targets)
     parser.add_argument("--quant", default="none", choices=QUANTS, help="number format of the weights (default none: bf16)")
     parser.add_argument(
         "--kv-dtype", default="", choices=KV_DTYPES, help="format of the KV cache (default bf16, or f32 with f32 weights)"

@@ -93,7 +93,7 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
         for kernel in manifest.kernels:
             print(f"{kernel.symbol}: {kernel.why}")
         return
-    roof = known_roofs()
+    roof = known_roofs(manifest.target)
     rows = [_row(kernel, roof) for kernel in manifest.kernels]
     print_table(("KERNEL", "CALLS", "WEIGHTS", "FLOP/TOKEN", "BYTES/TOKEN", "FLOP/BYTE", "LIMIT AT 1 TOKEN"), rows)
     if roof:
@@ -117,7 +117,7 @@ def _row(kernel: KernelRecord, roof: dict[str, float]) -> tuple[str, ...]:
 def _seconds(kernel: KernelRecord, roof: dict[str, float]) -> tuple[float, str]:
     """Least time of all calls in a step of one token, and what bounds it."""
     memory = (kernel.weight_bytes + kernel.bytes_per_token) / (roof["read_gb_per_s"] * 1e9)
-    arithmetic = kernel.flops_per_token / (roof["f32_tflops"] * 1e12)
+    arithmetic = kernel.flops_per_token / (roof.get("f32_tflops", float("inf")) * 1e12)
     return max((memory, "memory"), (arithmetic, "arithmetic"))
 
 

@@ -18,7 +18,7 @@ from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.layouts import TiledLayout, decode, parse_format, to_f32
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.select import register_block
-from ferrum.codegen.store import JoinedRows, _write_tiled
+from ferrum.codegen.store import JoinedRows, _write_matrix
 from ferrum.codegen.target import TARGETS, Target
 from tests.codegen.kernel_harness import Call, run
 from tests.codegen.test_layouts import Memory
@@ -39,7 +39,7 @@ F32 = NDArray[np.float32]
 def stored(w: F32, layout: TiledLayout) -> bytes:
     memory = Memory()
     with ThreadPoolExecutor(1) as pool:
-        _write_tiled(JoinedRows([w]), layout, memory, pool)
+        _write_matrix(JoinedRows([w]), layout, memory, pool, 0)
     return memory.bytes.getvalue()
 
 
