@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from ferrum.codegen import manifest, plan, plan_gpu, render, select, select_gpu
 from ferrum.codegen.kernels.base import Kernel
+from ferrum.codegen.kernels.linear import Blocking
 from ferrum.codegen.static import static_record
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.toolchains.cxx import find_compiler
@@ -83,13 +84,14 @@ class CpuBackend:
     target: Target
     quant: str
     kv_dtype: str
+    tuned: Mapping[str, Blocking] = field(default_factory=dict)
     suffix: str = "c"
 
     def policy(self) -> LayoutPolicy:
-        return select.CpuLayoutPolicy(self.target, self.quant)
+        return select.CpuLayoutPolicy(self.target, self.quant, self.tuned)
 
     def select(self, graph: Graph) -> Sequence[AnyCall]:
-        return select.select(graph, self.target, self.kv_dtype)
+        return select.select(graph, self.target, self.kv_dtype, self.tuned)
 
     def plan(self, graph: Graph, calls: Sequence[AnyCall]) -> AnyPlan:
         return plan.plan(graph, [c for c in calls if isinstance(c, select.Call)])
@@ -166,10 +168,10 @@ def _gpu(made: AnyPlan) -> plan_gpu.GpuPlan:
     return made
 
 
-def backend_of(target: Target | GpuTarget, quant: str, kv_dtype: str) -> Backend:
+def backend_of(target: Target | GpuTarget, quant: str, kv_dtype: str, tuned: Mapping[str, Blocking]) -> Backend:
     """Raises FerrumError for a cache format that the target has no kernels for."""
     if isinstance(target, Target):
-        return CpuBackend(target, quant, kv_dtype)
+        return CpuBackend(target, quant, kv_dtype, tuned)
     if kv_dtype not in ("bf16", "f32"):
         what = f"{target.name} has no kernels for a cache in {kv_dtype}"
         raise FerrumError("bad-option", what, "--kv-dtype", "leave it out, or use bf16")

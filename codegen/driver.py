@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 
 from ferrum.codegen.backend import AnyCall, AnyPlan, Backend, Code, backend_of
+from ferrum.codegen.kernels.linear import Blocking
 from ferrum.codegen.manifest import count_parameters, make_manifest, tensor_records
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan_gpu import GpuPlan
@@ -37,7 +38,7 @@ from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
 from ferrum.pack.check import contract_hash
 from ferrum.pack.proof import PROOF_NAME, Proof
-from ferrum.pack.schema import ModelRecord, SelfTest
+from ferrum.pack.schema import ModelRecord, SelfTest, TuningRecord
 from ferrum.pack.writer import PackWriter
 
 # In order; each name is a dump's name and a value of --stop-after. --start-from takes those up to "select".
@@ -55,10 +56,12 @@ class Job:
     target: Target | GpuTarget
     config: ModelConfig
     progress: Progress
+    tuned: dict[str, Blocking] = field(default_factory=dict)
+    tuning: list[TuningRecord] = field(default_factory=list)
 
     @property
     def backend(self) -> Backend:
-        return backend_of(self.target, self.options.quant, self.options.kv)
+        return backend_of(self.target, self.options.quant, self.options.kv, self.tuned)
 
     @property
     def name(self) -> str:
@@ -201,8 +204,11 @@ def _machine_stages(jobs: list[Job], graph: Graph, checkpoint: Checkpoint) -> li
 
 def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tuple[AnyPlan, str, str, Future[Code]]:
     """Plan, source, contract and the code under way; or the dump of the last stage that was to run."""
-    options, backend = job.options, job.backend
+    options = job.options
     laid_out = graph
+    if options.tune:
+        _tune(job, graph)
+    backend = job.backend
     if options.start_from != "select":
         laid_out = verify(layout.run(graph, backend.policy()), "layout")
     path = job.dump("layout", print_graph(laid_out))
@@ -222,6 +228,20 @@ def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tup
     if job.stops("render"):
         return path
     return made, source, contract, pool.submit(backend.build, made, source, contract, options.dump_dir)
+
+
+def _tune(job: Job, graph: Graph) -> None:
+    """Measure blockings for the formats that the model has on its target, which must be this machine."""
+    if not isinstance(job.target, Target) or not runs_here(job.target.arch, job.target.requires):
+        what = f"kernels for {job.target.name} cannot be measured on this machine"
+        raise FerrumError("bad-option", what, "--tune", "leave it out, or compile on such a machine")
+    from ferrum.codegen.tune import tune
+
+    job.progress("tune", 0, 1)
+    tuned, records = tune(job.target, layout.run(graph, job.backend.policy()).params)
+    job.tuned.update(tuned)
+    job.tuning.extend(records)
+    job.progress("tune", 1, 1)
 
 
 def _calls_text(calls: Sequence[AnyCall]) -> str:
@@ -275,6 +295,7 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             text.record,
             backend.memory(made),
             backend.kernels(made),
+            job.tuning,
             contract=contract,
             toolchain=code.toolchain,
             source_sha256=checkpoint.digest(),

@@ -22,6 +22,7 @@ from ferrum.pack.schema import (
     Provenance,
     TargetRecord,
     TensorRecord,
+    TuningRecord,
     TextRecord,
 )
 
@@ -155,6 +156,7 @@ def make_manifest(
     text: TextRecord,
     memory: MemoryRecord,
     kernels: list[KernelRecord],
+    tuning: list[TuningRecord],
     contract: str,
     toolchain: str,
     source_sha256: str,
@@ -182,6 +184,7 @@ def make_manifest(
         ),
         memory=memory,
         kernels=kernels,
+        tuning=tuning,
         text=text,
         endpoints=["chat.completions", "completions"] if has_text else ["completions"],
         selftest=has_selftest,

@@ -16,7 +16,8 @@ class CompileOptions:
     """``model`` is a local folder (names and aliases are resolved before). ``max_model_len`` 0 takes the model's own.
 
     ``quant``: ``none`` stores bfloat16. ``kv_dtype`` is the cache's format; empty takes bf16, or f32 with f32 weights. ``start_from`` names a stage whose dumped input is read from ``dump_dir``;
-    ``stop_after`` names the last stage to run. ``jobs`` 0 uses every core.
+    ``stop_after`` names the last stage to run. ``jobs`` 0 uses every core. ``tune`` measures
+    blockings of the products on this machine first.
     """
 
     model: str
@@ -30,6 +31,7 @@ class CompileOptions:
     start_from: str = ""
     jobs: int = 0
     prove: bool = True
+    tune: bool = False
     revision: str = ""
     name: str = ""
 
