@@ -28,7 +28,7 @@ lint: $(READY)
 demo: $(READY)
 	@$(BIN)/python -m ferrum.cli.demo
 
-# builds llama.cpp from its package first; needs a quiet machine and about twenty minutes
+# the first time builds llama.cpp and installs the other peers under build/peers; then about twenty-five minutes, on a quiet machine
 bench-peers: $(READY)
 	$(BIN)/python -m tests.bench.peers
 
