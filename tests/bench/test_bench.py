@@ -138,9 +138,12 @@ def test_launches_are_named_by_their_kernel() -> None:
     assert ferrum_worker.launch_kinds(plan) == ["linear", "paged_attention"]
 
 
-def test_a_prefill_is_profiled_or_said_not_to_be(tiny_pack: Path) -> None:
-    kinds = ferrum_worker.main({"pack": str(tiny_pack), "prompt": 96, "threads": 1})
-    assert kinds is None or (kinds["linear"] > 0 and any("attention" in k for k in kinds))
+def test_a_long_prompt_is_timed_and_profiled(tiny_pack: Path) -> None:
+    (found,) = ferrum_worker.main({"pack": str(tiny_pack), "cases": [(96, 13)], "threads": 1})
+    assert found["prefill"] > 0
+    assert len(found["decode"]) == ferrum_worker.PIECES
+    kernels = found["kernels"]
+    assert not kernels or (kernels["linear"] > 0 and any("attention" in k for k in kernels))
 
 
 @pytest.mark.parametrize("size", [512, 32000])

@@ -59,7 +59,7 @@ class Case:
 SPEED = (Case(16, 48), Case(16, 32, 4), Case(16, 24, 16), Case(128, 1), Case(512, 1))
 LARGE_SPEED = (Case(16, 16), Case(16, 12, 4), Case(16, 8, 16), Case(128, 1))
 LONG_PREFILL = Case(4096, 1)
-LONG_CONTEXT = Case(8192, 16)
+LONG_CONTEXT = Case(8192, 49)
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,11 @@ def bench(pack: Path, cases: Sequence[Case], threads: int, roofs: list[Mapping[s
     return found
 
 
-def kernel_times(pack: Path, prompt: int, threads: int) -> dict[str, float] | None:
-    """Seconds of each kind of kernel in one prefill, by a clock around each launch; None where the device has none."""
-    order = json.dumps({"pack": str(pack), "prompt": prompt, "threads": threads})
+def long_prompts(pack: Path, cases: Sequence[Case], threads: int) -> list[dict[str, Any]]:
+    """What ``ferrum_worker`` found for each case."""
+    order = json.dumps({"pack": str(pack), "cases": [(c.prompt, c.new) for c in cases], "threads": threads})
     text = run([sys.executable, "-m", "tests.bench.peers.ferrum_worker", order])
-    result: dict[str, float] | None = json.loads(text.splitlines()[-1])
+    result: list[dict[str, Any]] = json.loads(text.splitlines()[-1])
     return result
 
 

@@ -61,11 +61,17 @@ def bench(programs: Path, model: Path, cases: Sequence[Case], threads: int) -> d
     return found
 
 
-def at_depth(programs: Path, model: Path, case: Case, threads: int, cache: str) -> dict[str, float]:
-    """Decode of one sequence that has ``case.prompt`` tokens already; ``cache``: the KV cache's type."""
-    command = bench_command(programs, model, (), case.new, threads)
+def long_prompt(programs: Path, model: Path, case: Case, threads: int) -> dict[str, float]:
+    """One prompt, without computing it a first time to warm up."""
+    return parse_bench(run([*bench_command(programs, model, (case.prompt,), 0, threads), "--no-warmup"]), None)
+
+
+def at_depth(programs: Path, model: Path, case: Case, threads: int, cache: str, parts: int) -> list[float]:
+    """Decode of one sequence that has ``case.prompt`` tokens already, in equal parts; ``cache``: the KV cache's type."""
+    command = bench_command(programs, model, (), case.new // parts, threads)
     command += ["-d", str(case.prompt), "-ctk", cache, "-ctv", cache, "-fa", "on"]
-    return parse_bench(run(command), case)
+    command[command.index("-r") + 1] = str(parts)
+    return [float(v) for v in _list(run(command))[0]["samples_ts"]]
 
 
 def serve_command(programs: Path, model: Path, port: int, slots: int, context: int, threads: int) -> Command:

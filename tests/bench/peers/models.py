@@ -120,12 +120,13 @@ class Models:
 
     def openvino(self, form: Format, source: Path) -> Path:
         """A folder for OpenVINO GenAI, which writes its own form of the GGUF beside it at the first load."""
-        folder = self.peers.work / f"openvino-{self.shape}-{form.openvino}"
+        source = self.gguf("F16") if form.openvino == "F16" else source
+        folder = self.peers.work / f"openvino-{source.stem}"
         if not (folder / "openvino_model.xml").exists():
             folder.mkdir(exist_ok=True)
             link = folder / "model.gguf"
             link.unlink(missing_ok=True)
-            link.symlink_to((self.gguf("F16") if form.openvino == "F16" else source).absolute())
+            link.symlink_to(source.absolute())
             self.peers.worker("openvino_worker", json.dumps({"convert": str(link)}))
         return folder
 

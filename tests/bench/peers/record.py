@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-Visit = Callable[[], Mapping[str, float]]
+Visit = Callable[[], Mapping[str, float | list[float]]]
 
 
 @dataclass
@@ -58,14 +59,17 @@ def alternate(visits: Mapping[str, Visit], rounds: int) -> tuple[dict[str, dict[
         for name, visit in visits.items():
             if name in failed:
                 continue
+            began = time.monotonic()
             try:
                 values = visit()
             except Failure as error:
                 failed[name] = str(error)
                 print(f"  {name} failed: {error}", flush=True)
                 continue
+            print(f"  {name}: {time.monotonic() - began:.0f} s", flush=True)
             for line, value in values.items():
-                found.setdefault(line, {}).setdefault(name, []).append(value)
+                samples = found.setdefault(line, {}).setdefault(name, [])
+                samples += value if isinstance(value, list) else [value]
     return found, failed
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.bench.peers import cases as c
 from tests.bench.peers import ferrum_, llama_cpp, load, openvino, process, torch_eager
 from tests.bench.peers.cases import FORMATS, LLAMA, OPENVINO, OURS, TORCH, Case, Format
+from tests.bench.peers.ferrum_worker import PIECES
 from tests.bench.peers.install import Peers
 from tests.bench.peers.models import Models
 from tests.bench.peers.record import Record, Row, Visit, alternate
@@ -99,25 +100,31 @@ def _shares(run: Run, row: Row, case: Case, form: Format, pack: Path) -> None:
 def prefill(run: Run) -> None:
     """4,096 tokens: the share of attention, and how the cost of a token grows beside the arithmetic."""
     long, short = c.LONG_PREFILL, Case(512, 1)
+    profiles: list[dict[str, float]] = []
     for name in run.formats if run.full else (run.tight().name,):
         form = FORMATS[name]
         pack, gguf = run.models.pack(form.quant), run.gguf(form)
+
+        def ours(pack: Path = pack) -> dict[str, float]:
+            first, second = ferrum_.long_prompts(pack, (short, long), run.threads)
+            profiles.append(second["kernels"])
+            return {short.name: first["prefill"], long.name: second["prefill"]}
+
         visits: dict[str, Visit] = {
-            OURS: partial(ferrum_.bench, pack, (long, short), run.threads, run.roofs),
-            LLAMA: partial(llama_cpp.bench, run.peers.programs, gguf, (long,), run.threads),
+            OURS: ours,
+            LLAMA: partial(llama_cpp.long_prompt, run.peers.programs, gguf, long, run.threads),
         }
-        lines, failed = run.alternate(visits, 1 if not run.full else 0)
+        lines, failed = run.alternate(visits)
         row = run.add(long.name, name, "tokens/s", lines.get(long.name, {}), failed)
-        fast, slow = lines.get(short.name, {}).get(OURS), row.median(OURS)
-        if not fast or slow is None:
+        _shares(run, row, long, form, pack)
+        fast, slow = Row("", "", "", "", lines.get(short.name, {})).median(OURS), row.median(OURS)
+        if fast is None or slow is None:
             continue
-        row.facts |= growth(run.models, short.prompt, max(fast), long.prompt, slow)
-        kinds = ferrum_.kernel_times(pack, long.prompt, run.threads)
-        if kinds:
-            row.facts[c.ATTENTION] = sum(v for k, v in kinds.items() if "attention" in k) / sum(kinds.values())
-            row.notes[OURS] = "time of each kind of kernel: " + ", ".join(
-                f"{k} {v:.2f} s" for k, v in sorted(kinds.items(), key=lambda item: -item[1])[:6]
-            )
+        row.facts |= growth(run.models, short.prompt, fast, long.prompt, slow)
+        if profiles[-1]:
+            row.facts[c.ATTENTION] = sum(v for k, v in profiles[-1].items() if "attention" in k) / sum(profiles[-1].values())
+            longest = sorted(profiles[-1].items(), key=lambda item: -item[1])[:6]
+            row.notes[OURS] = "time of each kind of kernel: " + ", ".join(f"{k} {v:.2f} s" for k, v in longest)
 
 
 def growth(models: Models, short: int, short_speed: float, long: int, long_speed: float) -> dict[str, float]:
@@ -141,13 +148,16 @@ def context(run: Run) -> None:
     kinds = [("4 bit", "", "f16")]
     if ferrum_.has_kv_dtype():
         kinds.append(("4 bit, KV int8", "int8", "q8_0"))
-    for name, ours, theirs in kinds:
-        pack = run.models.pack(form.quant, ours)
-        visits: dict[str, Visit] = {
-            OURS: partial(ferrum_.bench, pack, (case,), run.threads, run.roofs),
-            LLAMA: partial(llama_cpp.at_depth, run.peers.programs, gguf, case, run.threads, theirs),
-        }
-        lines, failed = run.alternate(visits, 1 if not run.full else 0)
+    for name, kv_dtype, cache in kinds:
+        pack = run.models.pack(form.quant, kv_dtype)
+
+        def ours(pack: Path = pack) -> dict[str, list[float]]:
+            return {case.name: ferrum_.long_prompts(pack, (case,), run.threads)[0]["decode"]}
+
+        def theirs(cache: str = cache) -> dict[str, list[float]]:
+            return {case.name: llama_cpp.at_depth(run.peers.programs, gguf, case, run.threads, cache, PIECES)}
+
+        lines, failed = run.alternate({OURS: ours, LLAMA: theirs}, 1 if not run.full else 0)
         row = run.add(case.name, name, "tokens/s", lines.get(case.name, {}), failed)
         _shares(run, row, case, form, pack)
 
