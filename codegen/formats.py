@@ -47,8 +47,8 @@ def parse_act(name: str) -> ActFormat:
     return ActFormat(name)
 
 
-def act_for(weight: Format) -> ActFormat:
-    """The activation format that a weight format is multiplied with."""
+def act_for(weight: Format, bf16_dot: bool) -> ActFormat:
+    """The activation format that a weight format is multiplied with; without a dot product of bfloat16, floats stay wide."""
     if weight.group:
         return ActFormat("q8", weight.group, weight.zero, weight.kind == "int4a")
-    return ActFormat(weight.kind)
+    return ActFormat(weight.kind if bf16_dot else "f32")

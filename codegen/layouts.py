@@ -1,21 +1,23 @@
 """Number formats and physical layouts of weights: encoding, decoding, sizes.
 
-A matrix ``[N, K]`` is stored as tiles of ``lanes`` rows. Inside a tile, ``pack`` neighbouring K values of one row sit
-side by side in one 32-bit lane, so that a vector load gives ``lanes`` rows and one broadcast of the activation serves
-them all; GEMV, small batches and prefill read the same bytes. Rows are padded with zeros to a whole unit of
-``unit_tiles`` tiles and K to a whole quantization group.
+A matrix ``[N, K]`` is stored in units of R = ``lanes * unit_tiles`` rows: what a kernel holds in registers at once. A
+unit is one run of bytes, read from its start to its end: for each quantization group its scales, then its values.
+Neighbouring K values of one row sit side by side in one 32-bit lane, so that a vector load gives ``lanes`` rows and one
+broadcast of the activation serves them all; GEMV, small batches and prefill read the same bytes. Rows are padded with
+zeros to whole units and K to whole groups.
 
-===========  ======================  ============================================================
-format       weights of a tile       scales
-===========  ======================  ============================================================
-f32          [K][lanes]              -
-bf16         [K/2][lanes][2]         -
-int8-gG      [K/4][lanes][4] u8      f16 [K/G][lanes]; value = scale * (q - 128)
-int4-gG      [K/8][lanes][4] u8,     f16 [K/G][lanes]; value = scale * (q - 8);
-             low nibbles hold the    low nibbles are k..k+3, high ones k+4..k+7
-             first four K
-int4a-gG     as int4                 and u8 zero points [K/G][lanes]; value = scale * (q - zero)
-===========  ======================  ============================================================
+===========  =============================================================================================
+format       a group of G values of R rows (floats have no groups: one run over K)
+===========  =============================================================================================
+f32          [K][R]
+bf16         [K/2][R][2]
+int8-gG      f16 scales [R]; u8 [G/4][R][4]; value = scale * (q - 128)
+int6-gG      f16 scales [R]; u8 [G/16][3][R][4]; value = scale * (q - 32). Of sixteen K values the first
+             word holds the low nibbles of k..k+3 and k+4..k+7, the second those of k+8..k+15, the third
+             the upper two bits of all, k..k+3 lowest
+int4-gG      f16 scales [R]; u8 [G/8][R][4]; value = scale * (q - 8); low nibbles k..k+3, high k+4..k+7
+int4a-gG     f16 scales [R]; u8 zero points [R]; as int4 with value = scale * (q - zero)
+===========  =============================================================================================
 """
 
 from __future__ import annotations
@@ -27,14 +29,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
-_FORMAT = re.compile(r"(f32|bf16|(?:int8|int4|int4a)-g(\d+))")
+_FORMAT = re.compile(r"(f32|bf16|(?:int8|int6|int4|int4a)-g(\d+))")
 # Candidate shrink factors of a group's scale: clipping the largest weights a little often lowers the squared error.
 _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A logical number format: ``kind`` f32, bf16, int8, int4 or int4a; ``group`` K values share a scale (0: none)."""
+    """A logical number format: ``kind`` f32, bf16, int8, int6, int4 or int4a; ``group`` K values share a scale (0: none)."""
 
     kind: str
     group: int = 0
@@ -45,12 +47,12 @@ class Format:
 
     @property
     def bits(self) -> int:
-        return {"f32": 32, "bf16": 16, "int8": 8, "int4": 4, "int4a": 4}[self.kind]
+        return {"f32": 32, "bf16": 16, "int8": 8, "int6": 6, "int4": 4, "int4a": 4}[self.kind]
 
     @property
     def zero(self) -> int:
         """The stored value that means 0 (symmetric integer formats)."""
-        return {"int8": 128, "int4": 8}.get(self.kind, 0)
+        return {"int8": 128, "int6": 32, "int4": 8}.get(self.kind, 0)
 
 
 def parse_format(name: str) -> Format:
@@ -68,7 +70,7 @@ def fit_group(group: int, k: int) -> int:
 
 @dataclass(frozen=True)
 class TiledLayout:
-    """``[n, k]`` in tiles. ``halves`` 2 alternates tiles of the first and second half of the rows (gate and up)."""
+    """``[n, k]`` in units of tiles. ``halves`` 2 alternates tiles of the first and second half of the rows (gate and up)."""
 
     n: int
     k: int
@@ -79,7 +81,7 @@ class TiledLayout:
 
     @property
     def name(self) -> str:
-        return f"tile{self.lanes}u{self.unit_tiles}h{self.halves}"
+        return f"unit{self.lanes}x{self.unit_tiles}h{self.halves}"
 
     @property
     def unit_rows(self) -> int:
@@ -96,38 +98,34 @@ class TiledLayout:
         return -(-self.k // step) * step
 
     @property
-    def tiles(self) -> int:
-        return self.padded_n // self.lanes
+    def units(self) -> int:
+        return self.padded_n // self.unit_rows
 
     @property
     def groups(self) -> int:
         return self.padded_k // self.format.group if self.format.group else 0
 
     @property
-    def tile_bytes(self) -> int:
-        return self.lanes * self.padded_k * self.format.bits // 8
+    def header_bytes(self) -> int:
+        """Scales and zero points at the start of a group."""
+        return self.unit_rows * ((3 if self.format.kind == "int4a" else 2) if self.format.group else 0)
 
     @property
-    def scale_offset(self) -> int:
-        """Where the scales start; they follow the tiles, 64-byte aligned."""
-        return -(-self.tiles * self.tile_bytes // 64) * 64
+    def group_bytes(self) -> int:
+        return self.header_bytes + self.unit_rows * self.format.group * self.format.bits // 8
 
     @property
-    def zero_offset(self) -> int:
-        return -(-(self.scale_offset + self.padded_n * self.groups * 2) // 64) * 64
+    def unit_bytes(self) -> int:
+        return self.groups * self.group_bytes if self.groups else self.unit_rows * self.padded_k * self.format.bits // 8
 
     @property
     def nbytes(self) -> int:
-        if not self.groups:
-            return self.tiles * self.tile_bytes
-        if self.format.kind != "int4a":
-            return self.scale_offset + self.padded_n * self.groups * 2
-        return self.zero_offset + self.padded_n * self.groups
+        return self.units * self.unit_bytes
 
 
 def parse_tiled(layout: str, fmt: str, shape: tuple[int, int]) -> TiledLayout:
     """Rebuild a layout from its name and the logical shape, as they are stored in a pack."""
-    match = re.fullmatch(r"tile(\d+)u(\d+)h(\d)", layout)
+    match = re.fullmatch(r"unit(\d+)x(\d+)h(\d)", layout)
     assert match, layout
     lanes, unit, halves = (int(g) for g in match.groups())
     return TiledLayout(shape[0], shape[1], parse_format(fmt), lanes, unit, halves)
@@ -192,34 +190,69 @@ def _source_rows(layout: TiledLayout, tile: int) -> tuple[int, int]:
     return half * per_half + start, max(0, min(layout.lanes, per_half - start))
 
 
-def gather_tiles(matrix: Array, layout: TiledLayout, first: int, count: int) -> NDArray[np.float32]:
-    """Rows of tiles ``first … first+count`` in tile order as float32 ``[count*lanes, padded_k]``; padding is zero."""
-    out = np.zeros((count * layout.lanes, layout.padded_k), np.float32)
-    for i in range(count):
-        row, real = _source_rows(layout, first + i)
+def gather_units(matrix: Array, layout: TiledLayout, first: int, count: int) -> NDArray[np.float32]:
+    """Rows of units ``first … first+count`` in stored order as float32 ``[count * R, padded_k]``; padding is zero."""
+    out = np.zeros((count * layout.unit_rows, layout.padded_k), np.float32)
+    for i in range(count * layout.unit_tiles):
+        row, real = _source_rows(layout, first * layout.unit_tiles + i)
         if real:
             out[i * layout.lanes : i * layout.lanes + real, : layout.k] = to_f32(matrix[row : row + real])
     return out
 
 
-def encode_tiles(rows: NDArray[np.float32], layout: TiledLayout) -> tuple[Array, Array | None, Array | None]:
-    """Encode whole tiles: ``rows`` as ``gather_tiles`` gives them → tile bytes, scales ``[tiles, K/G, lanes]``, zeros."""
-    lanes, k, fmt = layout.lanes, layout.padded_k, layout.format
-    tiles = rows.shape[0] // lanes
+def encode_units(rows: NDArray[np.float32], layout: TiledLayout) -> Array:
+    """Encode whole units: ``rows`` as ``gather_units`` gives them → their bytes as one contiguous array."""
+    r, k, fmt = layout.unit_rows, layout.padded_k, layout.format
+    units = rows.shape[0] // r
     if fmt.kind == "f32":
-        return np.ascontiguousarray(rows.reshape(tiles, lanes, k).transpose(0, 2, 1)), None, None
+        return np.ascontiguousarray(rows.reshape(units, r, k).transpose(0, 2, 1))
     if fmt.kind == "bf16":
-        pairs = to_bf16(rows).reshape(tiles, lanes, k // 2, 2)
-        return np.ascontiguousarray(pairs.transpose(0, 2, 1, 3)), None, None
+        return np.ascontiguousarray(to_bf16(rows).reshape(units, r, k // 2, 2).transpose(0, 2, 1, 3))
     q, scale, zero = quantize_groups(rows, fmt)
-    quads: NDArray[np.uint8] = q.reshape(tiles, lanes, k // 4, 4).transpose(0, 2, 1, 3)
-    if fmt.bits == 4:
-        quads = quads[:, 0::2] | (quads[:, 1::2] << np.uint8(4))
+    out = np.empty((units, layout.groups, layout.group_bytes), np.uint8)
 
-    def by_group(a: Array) -> Array:
-        return np.ascontiguousarray(a.reshape(tiles, lanes, layout.groups).transpose(0, 2, 1))
+    def by_group(values: Array) -> NDArray[np.uint8]:
+        grouped = np.ascontiguousarray(values.reshape(units, r, layout.groups).transpose(0, 2, 1))
+        return grouped.view(np.uint8).reshape(units, layout.groups, -1)
 
-    return np.ascontiguousarray(quads), by_group(scale), None if zero is None else by_group(zero)
+    out[..., : 2 * r] = by_group(scale)
+    if zero is not None:
+        out[..., 2 * r : 3 * r] = by_group(zero)
+    quads = q.reshape(units, r, layout.groups, fmt.group // 4, 4).transpose(0, 2, 3, 1, 4)
+    out[..., layout.header_bytes :] = _pack_quads(quads, fmt.bits).reshape(units, layout.groups, -1)
+    return out
+
+
+def _pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """``[units, groups, G/4, R, 4]`` values of ``bits`` bits → the bytes of a group's values."""
+    if bits == 8:
+        return np.ascontiguousarray(quads)
+    low = quads & np.uint8(15)
+    nibbles: NDArray[np.uint8] = low[:, :, 0::2] | (low[:, :, 1::2] << np.uint8(4))
+    if bits == 4:
+        return nibbles
+    high = quads >> np.uint8(4)
+    packed = high[:, :, 0::4].copy()
+    for i in (1, 2, 3):
+        packed |= high[:, :, i::4] << np.uint8(2 * i)
+    return np.stack([nibbles[:, :, 0::2], nibbles[:, :, 1::2], packed], axis=3)
+
+
+def _unpack_quads(data: NDArray[np.uint8], layout: TiledLayout) -> NDArray[np.uint8]:
+    """The inverse: ``[units, groups, bytes]`` → ``[units, groups, G/4, R, 4]``."""
+    units, groups, r, bits = len(data), layout.groups, layout.unit_rows, layout.format.bits
+    if bits == 8:
+        return data.reshape(units, groups, -1, r, 4)
+    out = np.empty((units, groups, layout.format.group // 4, r, 4), np.uint8)
+    if bits == 4:
+        words = data.reshape(units, groups, -1, r, 4)
+        out[:, :, 0::2], out[:, :, 1::2] = words & np.uint8(15), words >> np.uint8(4)
+        return out
+    words = data.reshape(units, groups, -1, 3, r, 4)
+    for i in range(4):
+        low = words[:, :, :, i // 2] >> np.uint8(4 * (i % 2)) & np.uint8(15)
+        out[:, :, i::4] = low | (words[:, :, :, 2] >> np.uint8(2 * i) & np.uint8(3)) << np.uint8(4)
+    return out
 
 
 def decode(data: memoryview | bytes, layout: TiledLayout) -> NDArray[np.float32]:
@@ -228,44 +261,37 @@ def decode(data: memoryview | bytes, layout: TiledLayout) -> NDArray[np.float32]
 
 
 def decode_rows(data: memoryview | bytes, layout: TiledLayout, ids: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Chosen rows of the stored matrix as float32 ``[len(ids), k]``; touches only the tiles that hold them."""
+    """Chosen rows of the stored matrix as float32 ``[len(ids), k]``; touches only the units that hold them."""
     half, row = np.divmod(np.asarray(ids, np.int64), layout.n // layout.halves)
-    tile, lane = row // layout.lanes * layout.halves + half, row % layout.lanes
-    raw = np.frombuffer(data, np.uint8)
-    out = np.empty((len(tile), layout.k), np.float32)
-    needed, where = np.unique(tile, return_inverse=True)
+    tile = row // layout.lanes * layout.halves + half
+    unit, inside = tile // layout.unit_tiles, tile % layout.unit_tiles * layout.lanes + row % layout.lanes
+    raw = np.frombuffer(data, np.uint8)[: layout.nbytes].reshape(layout.units, layout.unit_bytes)
+    out = np.empty((len(unit), layout.k), np.float32)
+    needed, where = np.unique(unit, return_inverse=True)
     order = np.argsort(where, kind="stable")
-    step = max(1, (1 << 20) // (layout.lanes * layout.padded_k))
+    step = max(1, (1 << 20) // (layout.unit_rows * layout.padded_k))
     for first in range(0, len(needed), step):
-        rows = _decode_tiles(raw, layout, needed[first : first + step])
+        rows = _decode_units(raw[needed[first : first + step]], layout)
         low, high = np.searchsorted(where[order], [first, first + step])
         chosen = order[low:high]
-        out[chosen] = rows[(where[chosen] - first) * layout.lanes + lane[chosen], : layout.k]
+        out[chosen] = rows[(where[chosen] - first) * layout.unit_rows + inside[chosen], : layout.k]
     return out
 
 
-def _decode_tiles(raw: NDArray[np.uint8], layout: TiledLayout, tiles: NDArray[np.integer]) -> NDArray[np.float32]:
-    """Whole tiles as float32 ``[len(tiles) * lanes, padded_k]``."""
-    lanes, k, fmt, count = layout.lanes, layout.padded_k, layout.format, len(tiles)
-    packed = raw[: layout.tiles * layout.tile_bytes].reshape(layout.tiles, layout.tile_bytes)[tiles]
+def _decode_units(packed: NDArray[np.uint8], layout: TiledLayout) -> NDArray[np.float32]:
+    """Whole units ``[count, unit_bytes]`` as float32 ``[count * R, padded_k]``."""
+    r, k, fmt, count = layout.unit_rows, layout.padded_k, layout.format, len(packed)
     if fmt.kind == "f32":
-        return packed.view(np.float32).reshape(count, k, lanes).transpose(0, 2, 1).reshape(count * lanes, k)
+        return packed.view(np.float32).reshape(count, k, r).transpose(0, 2, 1).reshape(count * r, k)
     if fmt.kind == "bf16":
-        pairs = np.ascontiguousarray(packed.view(np.uint32).reshape(count, k // 2, lanes).transpose(0, 2, 1))
-        return to_f32(pairs.view(np.uint16).reshape(count * lanes, k))
-    words = packed.view(np.uint32).reshape(count, -1, lanes).transpose(0, 2, 1)
-    if fmt.bits == 4:
-        words = np.stack([words & 0x0F0F0F0F, (words >> 4) & 0x0F0F0F0F], axis=-1)
-    q = np.ascontiguousarray(words).view(np.uint8).reshape(count * lanes, layout.groups, fmt.group)
-    total = layout.padded_n * layout.groups
-
-    def by_row(values: Array) -> NDArray[np.float32]:
-        chosen = values.reshape(layout.tiles, layout.groups, lanes)[tiles]
-        return chosen.transpose(0, 2, 1).reshape(count * lanes, layout.groups, 1).astype(np.float32)
-
-    scale = by_row(raw[layout.scale_offset : layout.scale_offset + total * 2].view(np.float16))
-    zero = by_row(raw[layout.zero_offset : layout.zero_offset + total]) if fmt.kind == "int4a" else np.float32(fmt.zero)
-    values: NDArray[np.float32] = q.astype(np.float32)
-    values -= zero
-    values *= scale
-    return values.reshape(count * lanes, k)
+        pairs = np.ascontiguousarray(packed.view(np.uint32).reshape(count, k // 2, r).transpose(0, 2, 1))
+        return to_f32(pairs.view(np.uint16).reshape(count * r, k))
+    groups = packed.reshape(count, layout.groups, layout.group_bytes)
+    values = _unpack_quads(groups[..., layout.header_bytes :], layout).astype(np.float32)
+    scale = np.ascontiguousarray(groups[..., : 2 * r]).view(np.float16).astype(np.float32)
+    if fmt.kind == "int4a":
+        values -= groups[..., 2 * r : 3 * r].astype(np.float32)[:, :, None, :, None]
+    else:
+        values -= np.float32(fmt.zero)
+    values *= scale[:, :, None, :, None]
+    return values.transpose(0, 3, 1, 2, 4).reshape(count * r, k)

@@ -131,7 +131,7 @@ def _place_tensors(graph: Graph) -> list[Tensor]:
             continue
         param = params[name]
         shape = tuple(int(d) for d in param.value.shape)
-        nbytes = layout_of(graph, name).nbytes if param.layout.startswith("tile") else 4 * shape[0]
+        nbytes = layout_of(graph, name).nbytes if param.layout.startswith("unit") else 4 * shape[0]
         tensors.append(Tensor(name, shape, param.format, param.layout, at, nbytes))
         at += _align(nbytes, TENSOR_ALIGNMENT)
     return tensors

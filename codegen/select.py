@@ -38,6 +38,10 @@ def register_block(target: Target, fmt: Format) -> tuple[int, int]:
 
     Integer sums need a float twin for the scales, so they get half the tiles.
     """
+    import os
+    if os.environ.get("RB"):
+        a, b = os.environ["RB"].split(",")
+        return (int(a), int(b)) if fmt.group else (6, 4)
     if target.registers >= 32:
         return (6, 2) if fmt.group else (6, 4)
     return (2, 2) if fmt.group else (4, 2)
@@ -45,7 +49,7 @@ def register_block(target: Target, fmt: Format) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class CpuLayoutPolicy:
-    """Formats by role: 4-bit packs keep the head (and a tied embedding) at 8 bits, where errors cost most."""
+    """Formats by role: 4-bit packs keep the head (and a tied embedding) at 6 bits, where errors cost most."""
 
     target: Target
     quant: str
@@ -54,11 +58,11 @@ class CpuLayoutPolicy:
         wanted = {"none": "bf16", "f32": "f32", "int8": "int8-g128"}.get(self.quant, self.quant)
         fmt = parse_format(wanted)
         if role in (EMBEDDING, HEAD) and fmt.bits == 4:
-            fmt = Format("int8", 128)
+            fmt = Format("int6", 64)
         if fmt.group:
             fmt = Format(fmt.kind, fit_group(fmt.group, k))
         layout = TiledLayout(n, k, fmt, self.target.lanes, register_block(self.target, fmt)[1], halves)
-        return Choice(fmt.name, layout.name, act_for(fmt).name)
+        return Choice(fmt.name, layout.name, act_for(fmt, self.target.has_bf16_dot).name)
 
 
 def kv_dtype(quant: str) -> str:
@@ -128,7 +132,16 @@ class Selector:
         bias, residual = bool(node.attrs.get("has_bias")), bool(node.attrs.get("has_residual"))
         mr, nr = register_block(self.target, layout.format)
         kernel = Linear(
-            layout.n, layout.k, layout, act_for(layout.format), bias, residual, str(node.attrs.get("activation", "")), mr, nr
+            n=layout.n,
+            k=layout.k,
+            weight=layout,
+            act=act_for(layout.format, self.target.has_bf16_dot),
+            bias=bias,
+            residual=residual,
+            activation=str(node.attrs.get("activation", "")),
+            mr=mr,
+            nr=nr,
+            registers=self.target.registers,
         )
         values = (node.inputs[0], node.inputs[-1]) if residual else (node.inputs[0],)
         self._add(node, kernel, values, node.inputs[1 : 2 + bias], 4 * kernel.n_out)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
 
-from ferrum.codegen.layouts import Array, TiledLayout, encode_tiles, gather_tiles, parse_tiled, to_f32
+from ferrum.codegen.layouts import Array, TiledLayout, encode_units, gather_units, parse_tiled, to_f32
 from ferrum.codegen.plan import Tensor
 from ferrum.graphs.ir import Graph, Param
 
@@ -55,7 +55,7 @@ def source_rows(param: Param, reader: Reader) -> JoinedRows:
 def write_weights(
     graph: Graph, tensors: list[Tensor], reader: Reader, sink: Sink, jobs: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Write every tensor at its offset. Memory: a few chunks per job, and the scales of one tensor."""
+    """Write every tensor at its offset. Memory: a few chunks per job."""
     params = {p.name: p for p in graph.params}
     total = sum(t.nbytes for t in tensors)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
@@ -66,42 +66,23 @@ def write_weights(
                 sink.write(np.ascontiguousarray(rows[slice(0, tensor.shape[0])], np.float32))
             else:
                 layout = parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
-                _write_tiled(rows, layout, sink, pool, tensor.offset)
+                _write_tiled(rows, layout, sink, pool)
             if progress:
                 progress(tensor.offset + tensor.nbytes, total)
         sink.pad_to(-(-sink.tell() // 64) * 64)
 
 
-def _write_tiled(rows: JoinedRows, layout: TiledLayout, sink: Sink, pool: ThreadPoolExecutor, offset: int) -> None:
-    scales: list[Array] = []
-    zeros: list[Array] = []
-    for data, scale, zero in _encoded(rows, layout, pool):
-        sink.write(data)
-        if scale is not None:
-            scales.append(scale)
-        if zero is not None:
-            zeros.append(zero)
-    if scales:
-        sink.pad_to(offset + layout.scale_offset)
-        sink.write(np.concatenate(scales))
-    if zeros:
-        sink.pad_to(offset + layout.zero_offset)
-        sink.write(np.concatenate(zeros))
+def _write_tiled(rows: JoinedRows, layout: TiledLayout, sink: Sink, pool: ThreadPoolExecutor) -> None:
+    """Encoded runs of units in order; at most two per core are under way."""
+    step = max(1, _CHUNK_VALUES // (layout.unit_rows * layout.padded_k))
 
+    def encode(first: int) -> Array:
+        return encode_units(gather_units(rows, layout, first, min(step, layout.units - first)), layout)  # type: ignore[arg-type]
 
-def _encoded(
-    rows: JoinedRows, layout: TiledLayout, pool: ThreadPoolExecutor
-) -> Iterator[tuple[Array, Array | None, Array | None]]:
-    """Encoded runs of tiles in order; at most two per worker are under way."""
-    step = max(1, _CHUNK_VALUES // (layout.lanes * layout.padded_k))
-
-    def encode(first: int) -> tuple[Array, Array | None, Array | None]:
-        return encode_tiles(gather_tiles(rows, layout, first, min(step, layout.tiles - first)), layout)  # type: ignore[arg-type]
-
-    pending: deque[Future[tuple[Array, Array | None, Array | None]]] = deque()
-    for first in range(0, layout.tiles, step):
+    pending: deque[Future[Array]] = deque()
+    for first in range(0, layout.units, step):
         pending.append(pool.submit(encode, first))
         if len(pending) > 2 * (os.cpu_count() or 1):
-            yield pending.popleft().result()
+            sink.write(pending.popleft().result())
     while pending:
-        yield pending.popleft().result()
+        sink.write(pending.popleft().result())

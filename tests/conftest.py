@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,9 @@ RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
 RUN_FOLDER = Path(tempfile.gettempdir()) / f"ferrum-tests-{RUN_ID}"
 for name in [n for n in os.environ if n.startswith(("FERRUM_", "HF_"))]:
     del os.environ[name]
+# A run in the background may ignore Ctrl-C, and every program that a test starts would inherit that.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ["FERRUM_HOME"] = str(RUN_FOLDER / "home")
 os.environ["HF_HOME"] = str(RUN_FOLDER / "hub")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,12 +12,15 @@ from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import F32, Cost, Kernel
 from ferrum.codegen.layouts import TiledLayout
 
+# Half of the smallest first-level data cache in use.
+_CHUNK_BYTES = 16 << 10
+
 
 @dataclass(frozen=True)
 class Linear(Kernel):
     """``x [rows, k] -> [rows, n]``, or ``[rows, n/2]`` = silu(gate) * up.
 
-    ``mr`` rows of x and ``nr`` weight tiles are held in registers at once.
+    ``mr`` rows of x and ``nr`` weight tiles are held in ``registers`` vector registers at once.
     """
 
     stem: ClassVar[str] = "linear"
@@ -29,6 +33,7 @@ class Linear(Kernel):
     activation: str
     mr: int
     nr: int
+    registers: int
 
     @property
     def params(self) -> dict[str, int | float | str | bool]:
@@ -39,9 +44,41 @@ class Linear(Kernel):
         return self.n // 2 if self.activation == "silu_mul" else self.n
 
     @property
+    def steps(self) -> int:
+        """K steps (values, or pairs of bfloat16) of a group of floats; the group only paces chunks and prefetch."""
+        pair = 2 if self.weight.format.kind == "bf16" else 1
+        return math.gcd(self.weight.padded_k // pair, 16)
+
+    @property
+    def groups(self) -> int:
+        pair = 2 if self.weight.format.kind == "bf16" else 1
+        return self.weight.groups or self.weight.padded_k // pair // self.steps
+
+    @property
+    def group_bytes(self) -> int:
+        return self.weight.unit_bytes // self.groups
+
+    @property
+    def chunk(self) -> int:
+        """Groups of a unit whose weights, as they are multiplied, fill half of a first-level cache."""
+        size = self.weight.unit_rows * (self.weight.format.group or 4 * self.steps)
+        return max(1, min(self.groups, _CHUNK_BYTES // size))
+
+    @property
     def panel_bytes(self) -> int:
-        """Scratch for one unit of nibbles unpacked to bytes (4-bit formats, many rows)."""
-        return self.nr * self.weight.lanes * self.weight.padded_k if self.weight.format.bits == 4 else 0
+        """Scratch for one chunk unpacked to bytes (formats below 8 bits, many rows)."""
+        group = self.weight.format.group
+        return self.chunk * group * self.weight.unit_rows if group and self.weight.format.bits < 8 else 0
+
+    def context(self) -> dict[str, object]:
+        pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
+        return {
+            "steps": self.steps,
+            "x_step": 8 if pair else 4,
+            "groups": self.groups,
+            "group_bytes": self.group_bytes,
+            "chunk": self.chunk,
+        }
 
     def cost(self) -> Cost:
         reads = self.act.row_bytes(self.k) + (4 * self.n_out if self.residual else 0)
@@ -49,7 +86,7 @@ class Linear(Kernel):
 
     def why(self) -> str:
         rows = f"{self.mr} rows x {self.nr * self.weight.lanes} outputs in registers"
-        unpack = "; above that the nibbles of a unit are unpacked once" if self.weight.format.bits == 4 else ""
+        unpack = ", above that in chunks of K that stay in the first cache" + ("; unpacked once" if self.panel_bytes else "")
         return (
             f"{self.weight.format.name} weights with {self.act.name} activations: 1 row streams the weights, up to {rows}{unpack}"
         )

@@ -17,7 +17,7 @@ from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 
-ABI = 1
+ABI = 2
 # Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
 _SPIN = 3000
 # Share of the free memory that the KV cache may take when no size is given.
@@ -85,8 +85,9 @@ class Library:
         lib.ferrum_arena_bytes.argtypes = [ctypes.POINTER(_Config)]
         lib.ferrum_open.restype = ctypes.c_int32
         lib.ferrum_open.argtypes = [ctypes.POINTER(_Config), ctypes.POINTER(_Step), ctypes.POINTER(ctypes.c_void_p)]
-        lib.ferrum_step.restype = lib.ferrum_close.restype = lib.ferrum_copy_block.restype = None
+        lib.ferrum_step.restype = lib.ferrum_close.restype = lib.ferrum_copy_block.restype = lib.ferrum_profile.restype = None
         lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = lib.ferrum_logits.argtypes = [ctypes.c_void_p]
+        lib.ferrum_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         lib.ferrum_copy_block.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
         lib.ferrum_logits.restype = ctypes.c_void_p
         lib.ferrum_roof_read.restype = lib.ferrum_roof_dot.restype = ctypes.c_double
@@ -166,6 +167,11 @@ class CpuExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         self._library.lib.ferrum_copy_block(self._handle, source, target)
+
+    def profile(self, seconds: NDArray[np.float64] | None) -> None:
+        """Add each launch's time to ``seconds [launches]`` in the steps to come, in the order of the plan; None ends it."""
+        self._profile = seconds  # the code writes there as long as it is set
+        self._library.lib.ferrum_profile(self._handle, None if seconds is None else seconds.ctypes.data)
 
     def measure_roofs(self) -> dict[str, float]:
         """What this machine gives the same threads: GB/s of reading, and 10^12 operations/s of each dot product."""

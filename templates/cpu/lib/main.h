@@ -23,12 +23,25 @@ static int64_t arena_layout(const FerrumConfig *f, Ctx *c) {
   return at + align64(f->num_threads * (int64_t)SCRATCH_BYTES);
 }
 
+static double seconds(void) {
+  struct timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static void run_launches(Ctx *c, const Launch *launches, int count, int thread) {
+  double *const profile = thread == 0 ? c->profile : NULL;
+  double start = profile ? seconds() : 0.0;
   for (int i = 0; i < count; ++i) {
     const Launch *l = &launches[i];
     l->run(c, l, thread);
     const int skip = (l->row_wise == SYNC_IF_SHARED && replicated(launch_rows(c, l))) || (l->row_wise == SYNC_IF_PREFILL && c->decode_only);
     if (!skip) barrier_wait(&c->pool.barrier);
+    if (profile) {
+      const double end = seconds();
+      profile[i] += end - start;
+      start = end;
+    }
   }
 }
 

@@ -29,4 +29,24 @@ INLINE float fast_exp(float x) {
   return x <= -87.3f ? 0.0f : e;
 }
 
-INLINE float silu(float x) { return x / (1.0f + fast_exp(-x > 88.0f ? 88.0f : -x)); }
+
+INLINE vf vf_select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
+INLINE vf vf_max(vf a, vf b) { return vf_select((vi)(a > b), a, b); }
+
+/* fast_exp of each lane, written with vectors because compilers do not turn its choices into masks. */
+INLINE vf vf_exp(vf v) {
+  const vf low = vf_set(-87.3f), x = vf_max(v, low);
+  const vf n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* adding 1.5 * 2^23 rounds to an integer */
+  vf r = x - n * 0.693359375f;
+  r = r + n * 2.12194440e-4f;
+  vf p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const vf e = p * (vf)((__builtin_convertvector(n, vi) + 127) << 23);
+  return (vf)((vi)e & (vi)(v > low));
+}
+
+INLINE vf vf_silu(vf x) { return x / (1.0f + vf_exp(-vf_max(x, vf_set(-88.0f)))); }

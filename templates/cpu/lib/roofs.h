@@ -1,5 +1,4 @@
 /* What the machine gives these threads: read bandwidth and the rate of each dot product. */
-#include <time.h>
 
 typedef struct {
   Ctx *ctx;
@@ -9,12 +8,6 @@ typedef struct {
   _Atomic int32_t next;
   _Atomic int64_t sink;
 } Roof;
-
-static double seconds(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Run something else than a step on the pool, with its usual barrier at the end. */
 static double roof_time(Roof *r, void (*work)(void *, int)) {

@@ -21,6 +21,7 @@ INLINE vi vi_set(int32_t x) { return x - (vi){0}; }
 INLINE vf vf_load(const float *p) { return *(const vf_u *)p; }
 INLINE void vf_store(float *p, vf v) { *(vf_u *)p = v; }
 INLINE vi vi_load(const void *p) { return *(const vi_u *)p; }
+INLINE void vi_store(void *p, vi v) { *(vi_u *)p = v; }
 INLINE vf vf_cvt(vi v) { return __builtin_convertvector(v, vf); }
 INLINE int32_t load_i32(const void *p) { int32_t v; memcpy(&v, p, 4); return v; }
 

@@ -20,6 +20,7 @@ typedef struct Ctx {
   QueryTile *tiles;
   Counter *counters;
   int32_t num_tiles, decode_only;
+  double *profile; /* seconds of each launch, summed over steps; NULL when nobody asks */
 } Ctx;
 
 /* One call of one kernel: slots of the arena, offsets into the weights, and the KV layer. */
