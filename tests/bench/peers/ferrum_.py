@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.peers.cases import Case
+from tests.bench.peers.load import MODEL_NAME
 from tests.bench.peers.process import Command, run
 
 FERRUM: tuple[str | Path, ...] = (sys.executable, "-m", "ferrum")
@@ -47,7 +48,7 @@ def long_prompts(pack: Path, cases: Sequence[Case], threads: int) -> list[dict[s
 def serve_command(pack: Path, port: int, slots: int, context: int, kv_bytes: int, threads: int) -> Command:
     return [
         *FERRUM, "serve", pack, "--port", str(port), "--threads", str(threads), "--max-num-seqs", str(slots),
-        "--max-model-len", str(context), "--kv-cache-memory", str(kv_bytes),
+        "--max-model-len", str(context), "--kv-cache-memory", str(kv_bytes), "--served-model-name", MODEL_NAME,
     ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.peers.cases import Case
+from tests.bench.peers.load import MODEL_NAME
 from tests.bench.peers.process import Command, run
 from tests.bench.peers.record import Failure
 
@@ -75,10 +76,10 @@ def at_depth(programs: Path, model: Path, case: Case, threads: int, cache: str, 
 
 
 def serve_command(programs: Path, model: Path, port: int, slots: int, context: int, threads: int) -> Command:
-    """``context`` tokens for each slot."""
+    """``context`` tokens for each slot; copies of idle slots are not kept, as ferrum keeps none."""
     return [
         programs / "llama-server", "-m", model, "--port", str(port), "-t", str(threads), "-tb", str(threads),
-        "-np", str(slots), "-c", str(slots * context), "--no-webui",
+        "-np", str(slots), "-c", str(slots * context), "--cache-ram", "0", "--alias", MODEL_NAME,
     ]  # fmt: skip
 
 

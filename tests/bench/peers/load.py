@@ -13,6 +13,8 @@ from typing import Any
 
 from tests.bench.peers.record import Failure
 
+MODEL_NAME = "bench"  # both servers are started with it
+
 
 @dataclass(frozen=True)
 class Load:
@@ -66,6 +68,7 @@ async def _body(reader: asyncio.StreamReader, chunked: bool) -> AsyncIterator[by
 async def ask(port: int, prompt: list[int], new: int) -> Answer:
     """One streamed completion of exactly ``new`` tokens."""
     body: dict[str, Any] = {
+        "model": MODEL_NAME,
         "prompt": prompt,
         "max_tokens": new,
         "temperature": 0,

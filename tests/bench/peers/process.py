@@ -84,23 +84,23 @@ def process_tree(root: int) -> list[int]:
 
 
 def memory(root: int) -> dict[str, int]:
-    """Bytes of a process tree: proportional set size, and what only it holds."""
-    total = {"pss": 0, "private": 0}
+    """Bytes of a process tree: proportional set size, and the part of it that no file backs."""
+    total = {"pss": 0, "anonymous": 0}
     for pid in process_tree(root):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 key, *values = line.split()
                 if key == "Pss:":
                     total["pss"] += int(values[0]) * 1024
-                elif key in ("Private_Clean:", "Private_Dirty:"):
-                    total["private"] += int(values[0]) * 1024
+                elif key == "Pss_Anon:":
+                    total["anonymous"] += int(values[0]) * 1024
     return total
 
 
 @contextlib.contextmanager
 def memory_peak(root: int, every: float = 0.25) -> Iterator[dict[str, int]]:
     """The largest figures seen while the block runs."""
-    peak = {"pss": 0, "private": 0}
+    peak = {"pss": 0, "anonymous": 0}
     stop = threading.Event()
 
     def look() -> None:
