@@ -28,9 +28,10 @@ lint: $(READY)
 demo: $(READY)
 	@$(BIN)/python -m ferrum.cli.demo
 
-# the first time builds llama.cpp and installs the other peers under build/peers; then about twenty-five minutes, on a quiet machine
+# the first time builds llama.cpp and installs the other peers under build/peers; then about twenty-five minutes, on a quiet machine;
+# BENCH="--only served --rounds 3" runs a part, BENCH=--full the large shapes too
 bench-peers: $(READY)
-	$(BIN)/python -m tests.bench.peers
+	$(BIN)/python -m tests.bench.peers $(BENCH)
 
 # docs/cli.md is made from the parsers
 docs: $(READY)

@@ -103,6 +103,7 @@ def _speed_goals() -> dict[tuple[str, str], tuple[Goal, ...]]:
 
 SERVED_SPEED, SERVED_TTFT = "served, 16 clients", "served, 16 clients: TTFT p50"
 START, MEMORY, STRESS = "start to first token", "peak memory", "decode with one core taken"
+ONE_SHOT = "command line, one token in all"
 # (line, format): goals; a line without an entry is shown without a verdict
 GOALS: dict[tuple[str, str], tuple[Goal, ...]] = _speed_goals() | {
     (LONG_PREFILL.name, "4 bit"): (Goal("<=", 0.25, fact=ATTENTION), Goal("<=", 1.05, fact=GROWTH)),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sys
 import time
 from pathlib import Path
@@ -25,7 +26,7 @@ PIECES = 3  # samples of one long generation
 
 def launch_kinds(plan: dict[str, Any]) -> list[str]:
     """The kind of kernel of each launch: its symbol without the digest."""
-    return [launch["symbol"].rpartition("_")[0] or launch["symbol"] for launch in plan["launches"]]
+    return [re.sub("_[0-9a-f]{10}", "", launch["symbol"]) for launch in plan["launches"]]
 
 
 def main(order: dict[str, Any]) -> list[dict[str, Any]]:

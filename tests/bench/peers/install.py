@@ -14,7 +14,7 @@ LLAMA_PACKAGE = "llama-cpp-python==0.3.36"
 CONSTRAINTS = Path(__file__).with_name("constraints.txt")
 PACKAGES = ("openvino-genai", "transformers", "matplotlib", "gguf")
 BUILD_TOOLS = ("scikit-build-core", "cmake", "ninja")
-TARGETS = ("llama-bench", "llama-batched-bench", "llama-server", "llama-quantize")
+TARGETS = ("llama-bench", "llama-batched-bench", "llama-server", "llama-completion", "llama-quantize")
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,13 @@ def serve_command(programs: Path, model: Path, port: int, slots: int, context: i
     ]  # fmt: skip
 
 
+def one_shot_command(programs: Path, model: Path, prompt: str, threads: int) -> Command:
+    return [
+        programs / "llama-completion", "-m", model, "-t", str(threads), "-c", "1024", "-n", "1", "-p", prompt,
+        "-no-cnv", "--no-warmup",
+    ]  # fmt: skip
+
+
 def _list(text: str) -> list[dict[str, Any]]:
     try:
         result: list[dict[str, Any]] = json.loads(text)

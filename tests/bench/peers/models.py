@@ -159,6 +159,6 @@ def compiler_digest() -> str:
     digest = hashlib.sha256()
     for folder in ("graphs", "codegen", "templates", "ferrum/pack"):
         for path in sorted(Path(folder).rglob("*")):
-            if path.suffix in (".py", ".j2", ".h") and "tiny" not in path.parts:
+            if path.suffix in (".py", ".j2", ".h") and not {"tiny", "cuda", "metal"} & set(path.parts):
                 digest.update(f"{path}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:8]

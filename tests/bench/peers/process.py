@@ -20,11 +20,16 @@ from tests.bench.peers.record import Failure
 Command = Sequence[str | Path]
 
 
-def run(command: Command, timeout: float = 900, **environment: str) -> str:
+def run(command: Command, timeout: float = 1800, **environment: str) -> str:
     """Standard output. Raises Failure with the last lines of standard error."""
     try:
         done = subprocess.run(
-            [str(c) for c in command], capture_output=True, timeout=timeout, env=os.environ | environment, check=False
+            [str(c) for c in command],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout,
+            env=os.environ | environment,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Failure(str(error)) from None

@@ -226,6 +226,25 @@ def start(run: Run) -> None:
     lines, failed = run.alternate({name: partial(visit, name, server) for name, server in servers.items()})
     for line, unit in ((c.START, "s"), (c.MEMORY, "MiB"), (f"{c.MEMORY}, no file behind", "MiB")):
         run.add(line, run.tight().name, unit, lines.get(line, {}), failed)
+    _one_shot(run)
+
+
+def _one_shot(run: Run) -> None:
+    """The whole life of a program that answers with one token."""
+    pack, gguf = run.models.pack(run.tight().quant), run.gguf(run.tight())
+
+    def visit(command: process.Command) -> dict[str, float]:
+        began = time.perf_counter()
+        process.run(command)
+        return {c.ONE_SHOT: time.perf_counter() - began}
+
+    text = "How do you do?"
+    visits: dict[str, Visit] = {
+        OURS: partial(visit, ferrum_.one_shot_command(pack, text, run.threads)),
+        LLAMA: partial(visit, llama_cpp.one_shot_command(run.peers.programs, gguf, text, run.threads)),
+    }
+    lines, failed = run.alternate(visits)
+    run.add(c.ONE_SHOT, run.tight().name, "s", lines.get(c.ONE_SHOT, {}), failed)
 
 
 def stress(run: Run) -> None:
