@@ -33,9 +33,10 @@ lint: $(READY)
 demo: $(READY)
 	@$(BIN)/python -m ferrum.cli.demo
 
-# builds llama.cpp from its package first; needs a quiet machine and about twenty minutes
+# the first time builds llama.cpp and installs the other peers under build/peers; then about twenty-five minutes, on a quiet machine;
+# BENCH="--only served --rounds 3" runs a part, BENCH=--full the large shapes too
 bench-peers: $(READY)
-	$(BIN)/python -m tests.bench.peers
+	$(BIN)/python -m tests.bench.peers $(BENCH)
 
 # on a machine with an NVIDIA GPU, under ten minutes; with a torch that uses CUDA its numbers stand beside ours
 bench-gpu: $(READY)

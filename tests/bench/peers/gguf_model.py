@@ -1,14 +1,19 @@
-"""A GGUF file with the weights of a model folder, so that llama.cpp measures the same bytes as ferrum."""
+"""A GGUF file with the weights of a model folder, so that llama.cpp measures the same bytes as ferrum.
+
+Runs with the peers' Python: ``python -m tests.bench.peers.gguf_model FOLDER OUTPUT``.
+"""
 
 from __future__ import annotations
 
 import json
+import struct
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ferrum.graphs.weights.checkpoint import open_checkpoint
+from tests.bench.peers.vocabulary import Vocabulary
 
 _LAYER = {
     "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.q_proj": "attn_q",
@@ -29,7 +34,7 @@ def gguf_name(name: str) -> str:
 
 
 def write_gguf(folder: Path, path: Path) -> Path:
-    """Write ``folder`` (bfloat16) as a bfloat16 GGUF with a vocabulary of placeholder tokens."""
+    """Write ``folder`` (bfloat16) as a bfloat16 GGUF with the made-up vocabulary of its size."""
     import gguf
 
     config: dict[str, Any] = json.loads((folder / "config.json").read_text())
@@ -48,14 +53,14 @@ def write_gguf(folder: Path, path: Path) -> Path:
     writer.add_rope_dimension_count(head)
     writer.add_vocab_size(config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
-    writer.add_token_list([f"t{i}" for i in range(config["vocab_size"])])
-    writer.add_token_merges(["t 0"])
-    writer.add_eos_token_id(0)
-    checkpoint = open_checkpoint(folder)
-    for name in checkpoint.names():
-        data = checkpoint.read(name)
+    Vocabulary(config["vocab_size"]).add_to_gguf(writer)
+    with (folder / "model.safetensors").open("rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        header: dict[str, Any] = json.loads(file.read(size))
+    values = np.memmap(folder / "model.safetensors", np.uint16, "r", offset=8 + size)
+    for name, tensor in header.items():
+        start, end = (offset // 2 for offset in tensor["data_offsets"])
+        data = values[start:end].reshape(tensor["shape"])
         if data.ndim == 1:
             writer.add_tensor(gguf_name(name), (data.astype(np.uint32) << 16).view(np.float32))
         else:
@@ -64,5 +69,8 @@ def write_gguf(folder: Path, path: Path) -> Path:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    checkpoint.close()
     return path
+
+
+if __name__ == "__main__":
+    write_gguf(Path(sys.argv[1]), Path(sys.argv[2]))
