@@ -86,12 +86,14 @@ class Linear(Kernel):
 
     def context(self) -> dict[str, object]:
         pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
+        steps = self.weight.format.group // {6: 16}.get(self.weight.format.bits, 8) or self.steps
         return {
             "steps": self.steps,
             "x_step": 8 if pair else 4,
             "groups": self.groups,
             "group_bytes": self.group_bytes,
             "chunk": self.chunk,
+            "step_bytes": -(-self.group_bytes // steps // 64) * 64,
         }
 
     def cost(self) -> Cost:
