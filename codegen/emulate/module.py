@@ -291,7 +291,11 @@ class Module:
 
 
 def build(source: str, language: Language, *, sanitize: bool = False) -> Module:
-    """Compile a rendered source for this machine's processor. Raises FerrumError when it does not compile."""
+    """Compile a rendered source for this machine's processor. Raises FerrumError when it does not compile.
+
+    ``sanitize``: with AddressSanitizer, which ends the process at the first access outside of an array, shared and local
+    ones included. Its library must have been loaded before the process began.
+    """
     return Module(build_file(source, language, sanitize=sanitize))
 
 
