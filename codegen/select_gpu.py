@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ferrum.codegen.formats import ActFormat, parse_act
 from ferrum.codegen.kernels.gpu_base import GpuKernel, row_bytes
@@ -92,7 +92,8 @@ def rows_of(graph: Graph, name: str) -> RowLayout:
 
 def small_shape(layout: RowLayout, target: GpuTarget, row_tiles: int) -> tuple[int, int, int, int]:
     """(weight tiles, warps, splits, stages): enough blocks to fill the GPU, enough copies under way to keep its memory busy."""
-    weight_tiles = 1 if row_tiles <= 2 else 2
+    # packed formats sum each group apart: two tiles of weights and 64 rows would be more sums than there are registers
+    weight_tiles = 1 if row_tiles <= 2 or (row_tiles == 8 and layout.format.group) else 2
     warps = 8 if layout.chunks >= 16 else 4 if layout.chunks >= 4 else 2
     blocks, splits = -(-layout.tiles // weight_tiles), 1
     while splits < 8 and blocks * splits < 2 * target.units and layout.chunks >= 4 * warps * splits:
@@ -105,6 +106,26 @@ def large_shape(layout: RowLayout, target: GpuTarget) -> tuple[int, int, int, in
     """(weight rows, rows of x, warps along the weights, stages) of a tile; narrow weights take smaller tiles, more of them."""
     block_n = 128 if layout.padded_n >= 128 * 16 else 64
     return block_n, 128, 2 if block_n == 64 or not layout.format.group else 4, 4 if target.stage_bytes > 32 << 10 else 3
+
+
+def linear_variants(shape: Any, layout: RowLayout, target: GpuTarget, rows: Rows) -> tuple[Variant, ...]:
+    """The products of a node for every size class; ``shape``: the fields of a ``GpuMatrix``."""
+    if layout.format.kind == "f32":
+        return (Variant(GpuPlainLinear(*shape, _PLAIN_ROWS)),)
+    small = [
+        Variant(GpuSmallLinear(*shape, tiles, *small_shape(layout, target, tiles)), rows, fewest, most)
+        for fewest, most, tiles in _SMALL
+    ]
+    return (*small, Variant(GpuLargeLinear(*shape, *large_shape(layout, target)), rows, _SMALL[-1][1] + 1))
+
+
+def matrix_attention(shape: Any) -> tuple[Variant, ...]:
+    """Decode by the number of sequences, and prefill; ``shape``: the fields of a ``GpuAttention``."""
+    warps, stages, keys = (4, 2, 64) if shape[2] <= 128 else (2, 2, 32)
+    decode = [
+        Variant(GpuDecodeAttention(*shape, splits, most, warps, stages), "seqs", fewest, most) for fewest, most, splits in _SPLITS
+    ]
+    return (*decode, Variant(GpuPrefillAttention(*shape, _PREFILL_WARPS, keys), phase="mixed"))
 
 
 class GpuSelector:
@@ -183,15 +204,7 @@ class GpuSelector:
         out, name = self._stored(node)
         shape = (layout.n, layout.k, layout, bias, residual, str(node.attrs.get("activation", "")), out)
         rows: Rows = "samples" if node.output.shape[0] == "samples" else "tokens"
-        if layout.format.kind == "f32":
-            variants: tuple[Variant, ...] = (Variant(GpuPlainLinear(*shape, _PLAIN_ROWS)),)
-        else:
-            small = [
-                Variant(GpuSmallLinear(*shape, tiles, *small_shape(layout, self.target, tiles)), rows, fewest, most)
-                for fewest, most, tiles in _SMALL
-            ]
-            large = GpuLargeLinear(*shape, *large_shape(layout, self.target))
-            variants = (*small, Variant(large, rows, _SMALL[-1][1] + 1))
+        variants = linear_variants(shape, layout, self.target, rows)
         values = (node.inputs[0], node.inputs[-1]) if residual else (node.inputs[0],)
         size = variants[0].kernel.out_bytes  # type: ignore[attr-defined]
         self._add(node, variants, values, node.inputs[1 : 2 + bias], size, name)
@@ -223,12 +236,7 @@ class GpuSelector:
         fits = dim % 32 == 0 and dim <= 256 and heads // kv_heads <= 16
         if self.kv_dtype != "bf16" or not fits or not self.target.has_async_copy:
             return (Variant(GpuPlainAttention(*shape)),)
-        warps, stages, keys = (4, 2, 64) if dim <= 128 else (2, 2, 32)
-        decode = tuple(
-            Variant(GpuDecodeAttention(*shape, splits, most, warps, stages), "seqs", fewest, most)
-            for fewest, most, splits in _SPLITS
-        )
-        return (*decode, Variant(GpuPrefillAttention(*shape, _PREFILL_WARPS, keys), phase="mixed"))
+        return matrix_attention(shape)
 
     def _schedule(self, node: Node, group: int) -> None:
         tile = tile_tokens(group, _PREFILL_WARPS)
