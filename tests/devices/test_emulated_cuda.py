@@ -34,8 +34,9 @@ def executor(pack: Pack) -> Iterator[CudaExecutor]:
 
 
 @pytest.mark.slow
-def test_the_self_test_passes(pack: Pack, executor: CudaExecutor) -> None:
-    test = read_selftest(pack)
+def test_the_self_test_passes(tiny_pack: Path, executor: CudaExecutor) -> None:
+    with open_pack(tiny_pack, trust=True) as pack:
+        test = read_selftest(pack)
     for index, case in enumerate(test.cases):
         found = run_case(executor, case, index, test.tolerance)
         assert found.error <= test.tolerance and found.norm_error <= test.tolerance and found.diverged_at_token < 0, found
