@@ -98,6 +98,9 @@ def small_shape(layout: RowLayout, target: GpuTarget, row_tiles: int) -> tuple[i
     blocks, splits = -(-layout.tiles // weight_tiles), 1
     while splits < 8 and blocks * splits < 2 * target.units and layout.chunks >= 4 * warps * splits:
         splits *= 2
+    # a target with little shared memory: fewer warps, so that their sums fit
+    while warps > 1 and 4 * warps * 8 * row_tiles * (16 * weight_tiles + 4) > target.shared_bytes:
+        warps //= 2
     stages = max(2, min(target.stage_bytes // (warps * weight_tiles * 1024), -(-layout.chunks // (warps * splits)) + 1, 8))
     return weight_tiles, warps, splits, stages
 
