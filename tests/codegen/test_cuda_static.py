@@ -30,11 +30,13 @@ def kernels_of(target: GpuTarget) -> list[GpuKernel]:
     for fmt in ("bf16", "int8-g128", "int4-g128"):
         for n, k, activation in ((1024, 3072, ""), (6144, 1024, "silu_mul")):
             layout = RowLayout(n, k, parse_format(fmt), 2 if activation else 1)
-            shape = (n, k, layout, False, not activation, activation, "bf16" if activation else "f32")
-            made += [v.kernel for v in linear_variants(shape, layout, target, "tokens")]
+            fields = {"n": n, "k": k, "weight": layout, "bias": False, "residual": not activation, "activation": activation}
+            fields["out"] = "bf16" if activation else "f32"
+            made += [v.kernel for v in linear_variants(fields, target, "tokens")]
     for dim, group in ((64, 4), (128, 2), (256, 4)):
-        shape = (8 * group, 8, dim, 0, dim**-0.5, "bf16", "bf16", 28 * 8 * 2 * 16 * dim * 2)
-        made += [v.kernel for v in matrix_attention(shape)]
+        fields = {"num_heads": 8 * group, "num_kv_heads": 8, "head_dim": dim, "window": 0, "softmax_scale": dim**-0.5}
+        fields |= {"kv_dtype": "bf16", "out": "bf16", "block_bytes": 28 * 8 * 2 * 16 * dim * 2}
+        made += [v.kernel for v in matrix_attention(fields)]
     return made
 
 
