@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from ferrum.codegen.formats import ActFormat, parse_act
 from ferrum.codegen.kernels.gpu_base import GpuKernel, row_bytes
@@ -92,11 +92,15 @@ def rows_of(graph: Graph, name: str) -> RowLayout:
 
 def small_shape(layout: RowLayout, target: GpuTarget, row_tiles: int) -> tuple[int, int, int, int]:
     """(weight tiles, warps, splits, stages): enough blocks to fill the GPU, enough copies under way to keep its memory busy."""
-    weight_tiles = 1 if row_tiles <= 2 else 2
+    # packed formats sum each group apart: two tiles of weights and 64 rows would be more sums than there are registers
+    weight_tiles = 1 if row_tiles <= 2 or (row_tiles == 8 and layout.format.group) else 2
     warps = 8 if layout.chunks >= 16 else 4 if layout.chunks >= 4 else 2
     blocks, splits = -(-layout.tiles // weight_tiles), 1
     while splits < 8 and blocks * splits < 2 * target.units and layout.chunks >= 4 * warps * splits:
         splits *= 2
+    # a target with little shared memory: fewer warps, so that their sums fit
+    while warps > 1 and 4 * warps * 8 * row_tiles * (16 * weight_tiles + 4) > target.shared_bytes:
+        warps //= 2
     stages = max(2, min(target.stage_bytes // (warps * weight_tiles * 1024), -(-layout.chunks // (warps * splits)) + 1, 8))
     return weight_tiles, warps, splits, stages
 
@@ -105,6 +109,37 @@ def large_shape(layout: RowLayout, target: GpuTarget) -> tuple[int, int, int, in
     """(weight rows, rows of x, warps along the weights, stages) of a tile; narrow weights take smaller tiles, more of them."""
     block_n = 128 if layout.padded_n >= 128 * 16 else 64
     return block_n, 128, 2 if block_n == 64 or not layout.format.group else 4, 4 if target.stage_bytes > 32 << 10 else 3
+
+
+def linear_variants(fields: dict[str, Any], target: GpuTarget, rows: Rows) -> tuple[Variant, ...]:
+    """The products of a node for every size class; ``fields`` are those of a ``GpuMatrix``."""
+    layout: RowLayout = fields["weight"]
+    if layout.format.kind == "f32":
+        return (Variant(GpuPlainLinear(**fields, rows_at_once=_PLAIN_ROWS)),)
+    small = []
+    for fewest, most, row_tiles in _SMALL:
+        weight_tiles, warps, splits, stages = small_shape(layout, target, row_tiles)
+        shape: dict[str, Any] = {
+            "row_tiles": row_tiles,
+            "weight_tiles": weight_tiles,
+            "warps": warps,
+            "splits": splits,
+            "stages": stages,
+        }
+        small.append(Variant(GpuSmallLinear(**fields, **shape), rows, fewest, most))
+    block_n, block_m, warps_n, stages = large_shape(layout, target)
+    large = GpuLargeLinear(**fields, block_n=block_n, block_m=block_m, warps_n=warps_n, stages=stages)
+    return (*small, Variant(large, rows, _SMALL[-1][1] + 1))
+
+
+def matrix_attention(fields: dict[str, Any]) -> tuple[Variant, ...]:
+    """Decode by the number of sequences, and prefill; ``fields`` are those of a ``GpuAttention``."""
+    warps, keys = (4, 64) if fields["head_dim"] <= 128 else (2, 32)
+    decode = [
+        Variant(GpuDecodeAttention(**fields, splits=splits, max_seqs=most, warps=warps, stages=2), "seqs", fewest, most)
+        for fewest, most, splits in _SPLITS
+    ]
+    return (*decode, Variant(GpuPrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys), phase="mixed"))
 
 
 class GpuSelector:
@@ -181,17 +216,10 @@ class GpuSelector:
         layout = rows_of(self.graph, node.inputs[1])
         bias, residual = bool(node.attrs.get("has_bias")), bool(node.attrs.get("has_residual"))
         out, name = self._stored(node)
-        shape = (layout.n, layout.k, layout, bias, residual, str(node.attrs.get("activation", "")), out)
+        fields = {"n": layout.n, "k": layout.k, "weight": layout, "bias": bias, "residual": residual, "out": out}
+        fields["activation"] = str(node.attrs.get("activation", ""))
         rows: Rows = "samples" if node.output.shape[0] == "samples" else "tokens"
-        if layout.format.kind == "f32":
-            variants: tuple[Variant, ...] = (Variant(GpuPlainLinear(*shape, _PLAIN_ROWS)),)
-        else:
-            small = [
-                Variant(GpuSmallLinear(*shape, tiles, *small_shape(layout, self.target, tiles)), rows, fewest, most)
-                for fewest, most, tiles in _SMALL
-            ]
-            large = GpuLargeLinear(*shape, *large_shape(layout, self.target))
-            variants = (*small, Variant(large, rows, _SMALL[-1][1] + 1))
+        variants = linear_variants(fields, self.target, rows)
         values = (node.inputs[0], node.inputs[-1]) if residual else (node.inputs[0],)
         size = variants[0].kernel.out_bytes  # type: ignore[attr-defined]
         self._add(node, variants, values, node.inputs[1 : 2 + bias], size, name)
@@ -215,20 +243,15 @@ class GpuSelector:
         norms, size = node.inputs[2:], row_bytes(self.kv_dtype, heads * dim)
         self._add(node, rotate, (node.inputs[0], table), norms, size, rotated)
         out, name = self._stored(node)
-        shape = (heads, kv_heads, dim, int(a.get("window", 0)), float(a["scale"]), self.kv_dtype, out, self.block_bytes)
-        self._add(node, self._attention(shape), (rotated,), (), row_bytes(out, heads * dim), name)
+        fields = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": dim, "kv_dtype": self.kv_dtype, "out": out}
+        fields |= {"window": int(a.get("window", 0)), "softmax_scale": float(a["scale"]), "block_bytes": self.block_bytes}
+        self._add(node, self._attention(fields), (rotated,), (), row_bytes(out, heads * dim), name)
 
-    def _attention(self, shape: tuple[int, int, int, int, float, str, str, int]) -> tuple[Variant, ...]:
-        heads, kv_heads, dim = shape[:3]
-        fits = dim % 32 == 0 and dim <= 256 and heads // kv_heads <= 16
-        if self.kv_dtype != "bf16" or not fits or not self.target.has_async_copy:
-            return (Variant(GpuPlainAttention(*shape)),)
-        warps, stages, keys = (4, 2, 64) if dim <= 128 else (2, 2, 32)
-        decode = tuple(
-            Variant(GpuDecodeAttention(*shape, splits, most, warps, stages), "seqs", fewest, most)
-            for fewest, most, splits in _SPLITS
-        )
-        return (*decode, Variant(GpuPrefillAttention(*shape, _PREFILL_WARPS, keys), phase="mixed"))
+    def _attention(self, fields: dict[str, Any]) -> tuple[Variant, ...]:
+        dim, group = fields["head_dim"], fields["num_heads"] // fields["num_kv_heads"]
+        if self.kv_dtype != "bf16" or dim % 32 or dim > 256 or group > 16 or not self.target.has_async_copy:
+            return (Variant(GpuPlainAttention(**fields)),)
+        return matrix_attention(fields)
 
     def _schedule(self, node: Node, group: int) -> None:
         tile = tile_tokens(group, _PREFILL_WARPS)

@@ -27,9 +27,8 @@ INCLUDE = Path(__file__).parent / "include"
 _FLAGS = ("-x", "c++", "-std=c++17", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
           "-fno-strict-aliasing", "-fwrapv", "-fno-math-errno", "-ffp-contract=fast", "-fno-stack-protector",
           "-U_FORTIFY_SOURCE", "-fvisibility=hidden", "-pthread", "-w")  # fmt: skip
-# An address that is not a multiple of its type's size is a fault on a GPU: trap, and let the launch report it.
-_ALIGNMENT = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
-_ADDRESSES = ("-fsanitize=address", "-g")
+# Accesses outside of shared and local arrays, and those at an address that is not a multiple of their type's size.
+_SANITIZE = ("-O1", "-g", "-fsanitize=address,alignment", "-fno-sanitize-recover=alignment", "-fno-omit-frame-pointer")
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class CxxCompiler:
     def flags(self, sanitize: bool) -> list[str]:
         native = "-mcpu=native" if self.kind == "zig" or machine_arch() == "aarch64" else "-march=native"
         own = {"zig": ["-nostdinc++", "-fno-sanitize=all", "-g0"], "gcc": ["-fno-ipa-reference"], "clang": []}[self.kind]
-        checks = [*(_ADDRESSES if sanitize else ("-O2",))]
+        checks = _SANITIZE if sanitize else ("-O2",)
         return [*_FLAGS, native, *own, *checks, f"-I{INCLUDE}"]
 
 

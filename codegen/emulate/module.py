@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +25,12 @@ class Address(int):
     """An address for a pointer parameter: an int of another meaning would be a wild pointer."""
 
 
-
 _REPORT_BYTES = 4096
 _MAX_DYNAMIC = 256 << 10
 _MAX_THREADS = 1024
 _ORDERS = ("forward", "reverse", "random")
+# The state of a launch is the library's own, and its handlers of signals are the process's.
+_ONE_AT_A_TIME = threading.Lock()
 # NaN in every float format and -1 in every integer; then numbers that maxima do not drop as they drop NaN.
 _POISON = {"forward": 0xFF, "reverse": 0x7E, "random": 0xFF}
 
@@ -178,7 +180,9 @@ class Prepared:
     def run(self) -> Stats:
         """Raises KernelFault."""
         self._shadow[:] = 0
-        if self._module.lib.ferrum_emulate_launch(self._kernel.index, ctypes.byref(self._launch)):
+        with _ONE_AT_A_TIME:
+            failed = self._module.lib.ferrum_emulate_launch(self._kernel.index, ctypes.byref(self._launch))
+        if failed:
             what, *where = self._report.value.decode("utf-8", "replace").split(" · ")
             raise KernelFault(what, ", ".join([self._where, *where]))
         return Stats(self._launch.threads, self._launch.switches)
@@ -228,7 +232,7 @@ def _scalar(value: int | np.generic) -> np.generic:
 
 
 class Module:
-    """The kernels of one source. Not for two threads at a time."""
+    """The kernels of one source. Launches of one process run one at a time."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -291,7 +295,11 @@ class Module:
 
 
 def build(source: str, language: Language, *, sanitize: bool = False) -> Module:
-    """Compile a rendered source for this machine's processor. Raises FerrumError when it does not compile."""
+    """Compile a rendered source for this machine's processor. Raises FerrumError when it does not compile.
+
+    ``sanitize``: with AddressSanitizer, which ends the process at the first access outside of an array, shared and local
+    ones included. Its library must have been loaded before the process began.
+    """
     return Module(build_file(source, language, sanitize=sanitize))
 
 

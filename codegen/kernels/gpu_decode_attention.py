@@ -79,4 +79,6 @@ class GpuDecodeAttention(GpuAttention):
             "stage_bytes": self.stage_bytes,
             "part_floats": self.part_floats,
             "min_split_blocks": _MIN_SPLIT_BLOCKS,
+            # else every key block reads it again, from the cache: sums of large heads take the registers
+            "q_in_registers": self.head_dim <= 128,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import statistics
 import time
@@ -19,6 +20,7 @@ from ferrum.pack.schema import Manifest
 
 if TYPE_CHECKING:
     from ferrum.engine.engine import Engine
+    from ferrum.engine.load import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--concurrency", type=positive, default=1, metavar="N", help="sequences at once (default 1)")
     add("--prompt-tokens", type=positive, default=256, metavar="N", help="prompt length (default 256)")
     add("--max-tokens", type=positive, default=128, metavar="N", help="tokens to generate for each sequence (default 128)")
+    add("--profile", action="store_true", help="one more round with the time of each kernel (CPU)")
     add("--output", default="human", choices=("human", "json"), help="form of the result (default human)")
 
 
@@ -60,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
         samples = [_round(model.engine, model.info.vocab_size, args, i + 1) for i in range(args.rounds)]
         manifest = model.pack.manifest
         result = summary(samples, roof, manifest, args)
+        if args.profile:
+            result["kernels"] = _profile(model, args)
     finally:
         model.close()
     if args.json or args.output == "json":
@@ -105,6 +110,25 @@ def _round(engine: Engine, vocab_size: int, args: argparse.Namespace, seed: int)
         prefill_tokens_per_s=args.concurrency * args.prompt_tokens / prefill,
         decode_tokens_per_s=args.concurrency * steps / decode if steps else 0.0,
     )
+
+
+def _profile(model: LoadedModel, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Seconds of each kernel in one round, most first; kernels of one spec and shape together."""
+    import numpy as np
+
+    profile = getattr(model.executor, "profile", None)
+    if profile is None:
+        raise FerrumError("bad-option", "the device does not time its kernels", "--profile", "leave it out")
+    launches = json.loads(bytes(model.pack.member("plan.json")))["launches"]
+    seconds = np.zeros(len(launches))
+    profile(seconds)
+    _round(model.engine, model.info.vocab_size, args, args.rounds + 1)
+    profile(None)
+    found: dict[str, list[float]] = {}
+    for launch, value in zip(launches, seconds.tolist(), strict=True):
+        found.setdefault(launch["symbol"], []).append(value)
+    rows = [{"kernel": symbol, "launches": len(values), "seconds": sum(values)} for symbol, values in found.items()]
+    return sorted(rows, key=lambda row: -row["seconds"])
 
 
 def summary(samples: Sequence[Sample], roof: dict[str, float], manifest: Manifest, args: argparse.Namespace) -> dict[str, Any]:
@@ -170,6 +194,12 @@ def _print(result: dict[str, Any]) -> None:
     print(f"{result['model']} {result['quant']} on {result['target']}: {result['concurrency']} at once, ", end="")
     print(f"{result['prompt_tokens']} + {result['max_tokens']} tokens, median of {len(result['samples'])} rounds")
     print_table(("WHAT", "VALUE", "OF THE ROOFLINE"), rows)
+    total = sum(row["seconds"] for row in result.get("kernels", ()))
+    if total:
+        print_table(
+            ("KERNEL", "LAUNCHES", "TIME", "SHARE"),
+            [(r["kernel"], str(r["launches"]), f"{1e3 * r['seconds']:.2f} ms", f"{100 * r['seconds'] / total:.1f} %") for r in result["kernels"]],
+        )
     if max(result.get("decode_share", 0), result.get("prefill_share", 0)) > 1:
         print("above 100 %: the model is small enough for the caches, and the roofline is that of memory")
     for key, unit in ROOF_UNITS.items():

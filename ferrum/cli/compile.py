@@ -1,4 +1,4 @@
-"""``ferrum compile``: a model becomes a .fpk."""
+"""``ferrum compile``: a model becomes a .fpk, or one for each of several targets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     name = parse_name(args.model)
     try:
-        from ferrum.codegen.driver import compile_model
+        from ferrum.codegen.driver import compile_targets
         from ferrum.codegen.options import CompileOptions
     except ModuleNotFoundError as error:
         raise require_compiler(error) from error
@@ -54,12 +54,12 @@ def run(args: argparse.Namespace) -> int:
             revision=source.name if name.kind == "hub" else "",
             name=name.short,
         )
-        path = compile_model(options, progress)
+        paths = compile_targets(options, progress)
     seconds = time.monotonic() - started
     if args.json:
-        print_json({"path": str(path), "bytes": path.stat().st_size, "seconds": round(seconds, 3)})
-    elif path.is_file():
-        print(f"{path}  {size(path.stat().st_size)}  in {seconds:.1f} s")
-    else:
-        print(path)
+        records = [{"path": str(p), "bytes": p.stat().st_size, "seconds": round(seconds, 3)} for p in paths]
+        print_json(records[0] if len(records) == 1 else records)
+        return 0
+    for path in paths:
+        print(f"{path}  {size(path.stat().st_size)}  in {seconds:.1f} s" if path.is_file() else path)
     return 0

@@ -12,7 +12,12 @@ from ferrum.cli.machine import known_roofs
 from ferrum.cli.output import count, print_json, print_table, size
 from ferrum.cli.stages import STAGES
 from ferrum.errors import FerrumError
+from ferrum.pack.proof import PROOF_NAME, KernelProof, decode_proof
+from ferrum.pack.reader import Pack
 from ferrum.pack.schema import KernelRecord, Manifest, TuningRecord
+from ferrum.pack.static import STATIC_NAME, KernelStatic, decode_static, shortcomings
+
+_SOURCES = ("code/step.c", "code/step.cu", "code/step.metal")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,14 +60,16 @@ def _explain_pack(args: argparse.Namespace) -> int:
         if args.graph:
             print(bytes(pack.member("graph.txt")).decode("utf-8"), end="")
         elif args.source:
-            source = bytes(pack.member("code/step.c")).decode("utf-8")
+            source = bytes(pack.member(next(name for name in _SOURCES if name in pack))).decode("utf-8")
             print(_function(source, _kernel(manifest, args.kernel).symbol) if args.kernel else source, end="")
         elif args.json:
-            print_json(_as_json(manifest, args.kernel))
+            print_json(_as_json(manifest, args.kernel) | _records(pack, args.kernel))
         elif args.kernel:
             _print_kernel(_kernel(manifest, args.kernel))
         else:
             _print_pack(manifest, bytes(pack.member("graph.txt")).decode("utf-8"), args.why)
+            if not args.why:
+                _print_machine_code(pack)
     return 0
 
 
@@ -132,6 +139,39 @@ def _seconds(kernel: KernelRecord, roof: dict[str, float]) -> tuple[float, str]:
     return max((memory, "memory"), (arithmetic, "arithmetic"))
 
 
+def _machine_code(pack: Pack) -> list[KernelStatic]:
+    return decode_static(pack.member(STATIC_NAME)).kernels if STATIC_NAME in pack else []
+
+
+def _proofs(pack: Pack) -> list[KernelProof]:
+    return decode_proof(pack.member(PROOF_NAME)).kernels if PROOF_NAME in pack else []
+
+
+def _records(pack: Pack, kernel: str) -> dict[str, Any]:
+    """What a GPU's pack records beside its manifest, of one kernel or of all."""
+    symbol = _kernel(pack.manifest, kernel).symbol if kernel else ""
+    found: dict[str, Any] = {}
+    for name, records in (("machine_code", _machine_code(pack)), ("proof", _proofs(pack))):
+        chosen = [record for record in records if symbol in ("", record.symbol)]
+        if chosen:
+            found[name] = msgspec.to_builtins(chosen)
+    return found
+
+
+def _print_machine_code(pack: Pack) -> None:
+    """Registers, shared memory and instructions of a GPU's kernels, and what trying them in emulation found."""
+    errors = {proof.symbol: max(proof.errors.values()) for proof in _proofs(pack)}
+    rows = []
+    for kernel in _machine_code(pack):
+        listed = ", ".join(f"{count} {name}" for name, count in kernel.instructions.items() if name not in ("STL", "LDL"))
+        tried = f"{errors[kernel.symbol]:.1e}" if kernel.symbol in errors else "-"
+        short = "; ".join(shortcomings(kernel))
+        rows.append((kernel.symbol, str(kernel.registers), str(kernel.spills), size(kernel.shared), listed or "-", tried, short))
+    if rows:
+        print()
+        print_table(("KERNEL", "REGISTERS", "SPILLS", "SHARED", "INSTRUCTIONS", "ERROR", ""), rows)
+
+
 def _graph_summary(text: str) -> str:
     """``197 nodes: 85 linear, 57 rms_norm, ...`` from the text form."""
     import re
@@ -164,6 +204,7 @@ def _function(source: str, symbol: str) -> str:
     lines = source.splitlines()
     for start, line in enumerate(lines):
         if f"{symbol}(" in line and not line.rstrip().endswith(";") and not line.startswith((" ", "\t", "//", "/*", "*")):
+            start -= lines[start - 1].startswith('extern "C"')  # a GPU's kernel has its bounds on the line before
             end = next((i for i in range(start, len(lines)) if lines[i].startswith("}")), len(lines) - 1)
             return "\n".join(lines[start : end + 1]) + "\n"
     raise FerrumError(

@@ -29,6 +29,7 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.sampling import SamplingParams
 from ferrum.engine.scheduler import EngineOptions
 from ferrum.errors import FerrumError
+from ferrum.pack.launches import LAUNCHES_NAME, decode_table
 from tests.bench import gpu_torch
 from tests.bench.gpu_models import SHAPES, PreparedPack, RandomExecutor, prepare
 from tests.bench.gpu_time import ceilings, middle, seconds, time_launches
@@ -117,27 +118,44 @@ def step_seconds(executor: RandomExecutor) -> float:
     return middle(seconds(executor, lambda: executor._call("cuGraphLaunch", graph, executor._stream), repeats=5))
 
 
-def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict[str, float]]:
-    """Microseconds of one launch and GB/s of weights or TFLOP/s for every kernel of the step that the buffers describe."""
+def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict[str, Any]]:
+    """For every kernel of the step that the buffers describe: launches, microseconds of one, bytes and operations of one."""
     executor.step()
     b = executor.buffers
     records = {k.symbol: k for k in pack.manifest.kernels}
     by_symbol = defaultdict(list)
     for step in executor._recordings.all[executor._recordings.find(b.num_tokens, b.num_seqs)].steps:
         by_symbol[step.symbol].append(step)
+    sampled = {launch.symbol for launch in decode_table(pack.member(LAUNCHES_NAME)).launches if launch.class_rows == "samples"}
     found = {}
     for symbol, steps in by_symbol.items():
-        repeats = max(1, 200 // len(steps))
-        each = middle(time_launches(executor, steps, repeats, 3)) / len(steps)
+        each = middle(time_launches(executor, steps, max(1, 200 // len(steps)), 3)) / len(steps)
+        entry: dict[str, Any] = {"launches": len(steps), "us": 1e6 * each}
         record = records.get(symbol)
-        entry = {"launches": len(steps), "us": 1e6 * each}
         if record is not None and record.calls:
-            rows = b.num_samples if record.calls == 1 and "logits" in record.why else b.num_tokens
-            entry["spec_" + record.spec] = 1.0
-            entry["gb_per_s"] = (record.weight_bytes + rows * record.bytes_per_token) / record.calls / each / 1e9
-            entry["tflops"] = rows * record.flops_per_token / record.calls / each / 1e12
+            rows = b.num_samples if symbol in sampled else b.num_tokens
+            entry |= {
+                "spec": record.spec,
+                "bytes": (record.weight_bytes + rows * record.bytes_per_token) / record.calls,
+                "flops": rows * record.flops_per_token / record.calls,
+            }
+        if "attention" in symbol:
+            entry["bytes"] = int(b.context_len[: b.num_seqs].sum()) * _kv_bytes_per_token(pack)
         found[symbol] = entry
     return found
+
+
+def _kv_bytes_per_token(pack: PreparedPack) -> float:
+    """Bytes of keys and values of one token in one layer."""
+    kv = pack.manifest.kv
+    return kv.bytes_per_block / kv.block_size / kv.num_layers
+
+
+def rate(kernels: dict[str, dict[str, Any]], part: str, what: str) -> float:
+    """Bytes or operations a second over all launches of the kernels whose spec has ``part`` in its name."""
+    chosen = [e for e in kernels.values() if part in e.get("spec", "")]
+    time_of = sum(e["launches"] * e["us"] for e in chosen) / 1e6
+    return sum(e["launches"] * e[what] for e in chosen) / time_of if time_of else 0.0
 
 
 def end_to_end(executor: RandomExecutor, sequences: int, prompt: int = 64, new: int = 96) -> dict[str, float]:
@@ -185,21 +203,34 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
                     decode_state(executor, rows, context)
                     kernels = time_kernels(executor, pack)
                     found[f"attention x{rows} {context}"] = {s: e for s, e in kernels.items() if "attention" in s}
+        _kernel_rows(report, f"{name} {quant}", found, read)
         device = 1e6 / found["step_us decode x1"]
         report.row(
             f"{name} {quant} step on the device, 1 row",
             f"{device:.0f} steps/s",
             f"{weights * device / read / 1e7:.0f} % of reads",
         )
-        flops = sum(k.flops_per_token for k in pack.manifest.kernels)
-        rate = PREFILL[-1] / found[f"step_us prefill {PREFILL[-1]}"] * 1e6
-        report.row(f"{name} {quant} prefill {PREFILL[-1]}", f"{rate:.0f} tokens/s", f"{rate * flops / 1e12:.0f} TFLOP/s")
+        report.row(
+            f"{name} {quant} prefill {PREFILL[-1]}", f"{PREFILL[-1] / found[f'step_us prefill {PREFILL[-1]}'] * 1e6:.0f} tokens/s"
+        )
         for sequences in SEQUENCES:
             end_to_end(executor, sequences, 16, 8)
             found[f"engine x{sequences}"] = result = end_to_end(executor, sequences)
             report.row(f"{name} {quant} decode, {sequences} sequences", f"{result['decode_tokens_per_s']:.0f} tokens/s")
     finally:
         executor.close()
+
+
+def _kernel_rows(report: Report, model: str, found: dict[str, Any], read: float) -> None:
+    for rows in (1, 16, 64):
+        if kernels := found.get(f"kernels decode x{rows}"):
+            speed = rate(kernels, "linear", "bytes") / 1e9
+            report.row(f"{model} products, {rows} rows", f"{speed:.0f} GB/s", f"{100 * speed / read:.0f} % of reads")
+    kernels = found[f"kernels prefill {PREFILL[-1]}"]
+    report.row(f"{model} products, {PREFILL[-1]} rows", f"{rate(kernels, 'linear', 'flops') / 1e12:.0f} TFLOP/s")
+    for key in [key for key in found if key.startswith("attention")]:
+        speed = rate(found[key], "attention", "bytes") / 1e9
+        report.row(f"{model} {key}", f"{speed:.0f} GB/s", f"{100 * speed / read:.0f} % of reads")
 
 
 def run_ceilings(report: Report, driver: Driver, gpu: Gpu, folder: Path, target: GpuTarget) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +17,7 @@ from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, choose_gpu
 from ferrum.devices.metal import Metal, MetalExecutor
 from ferrum.devices.null import NullDevice
+from ferrum.engine.load import find_device
 from ferrum.pack.reader import Pack, open_pack
 from tests.devices.fake_cuda import FakeDriver
 from tests.devices.fake_metal import FakeApi, FakeDevice, pool
@@ -96,11 +100,26 @@ OPENERS = {
 }
 
 
-@pytest.fixture(params=["cpu", *OPENERS])
+@pytest.fixture(scope="session")
+def tiny_cuda_pack(run_folder: Path) -> Path:
+    """The built-in model for the oldest CUDA target, made once per run; what tests it is in the pack for the CPU."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    path = run_folder / "tiny.cuda-sm80.fpk"
+    with (run_folder / "tiny-cuda.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", "cuda-sm80", "--no-prove", "-o", str(path)]
+            subprocess.run(command, check=True, timeout=600)
+    return path
+
+
+@pytest.fixture(params=["cpu", "emulate", *OPENERS])
 def loader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loader]:
     name = str(request.param)
     if name == "cpu":
         path, opener = request.getfixturevalue("tiny_pack"), CpuDevice().load
+    elif name == "emulate":
+        path, opener = request.getfixturevalue("tiny_cuda_pack"), find_device("emulate").load
     else:
         opener = OPENERS[name]
         if name.startswith("metal"):

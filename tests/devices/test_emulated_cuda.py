@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,16 +21,8 @@ OPTIONS = DeviceOptions(max_seqs=4, max_tokens=64)
 
 
 @pytest.fixture(scope="module")
-def pack(run_folder: Path) -> Iterator[Pack]:
-    """The built-in model for the oldest CUDA target, made once per run."""
-    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
-    path = run_folder / "tiny.cuda-sm80.fpk"
-    with (run_folder / "tiny-cuda.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", "cuda-sm80", "-o", str(path)]
-            subprocess.run(command, check=True, timeout=110)
-    with open_pack(path, trust=True) as pack:
+def pack(tiny_cuda_pack: Path) -> Iterator[Pack]:
+    with open_pack(tiny_cuda_pack, trust=True) as pack:
         yield pack
 
 
@@ -45,8 +34,9 @@ def executor(pack: Pack) -> Iterator[CudaExecutor]:
 
 
 @pytest.mark.slow
-def test_the_self_test_passes(pack: Pack, executor: CudaExecutor) -> None:
-    test = read_selftest(pack)
+def test_the_self_test_passes(tiny_pack: Path, executor: CudaExecutor) -> None:
+    with open_pack(tiny_pack, trust=True) as pack:
+        test = read_selftest(pack)
     for index, case in enumerate(test.cases):
         found = run_case(executor, case, index, test.tolerance)
         assert found.error <= test.tolerance and found.norm_error <= test.tolerance and found.diverged_at_token < 0, found

@@ -86,7 +86,7 @@ FAULTS = (
     Fault("decode", "barrier in a branch", r"__syncthreads\(\);(?=\n *float \*merged)", "if (warp) __syncthreads();"),
     Fault("decode", "heads of another group", r"kv_head \* 4 \+ r\)", "kv_head * 3 + r)"),
     Fault("prefill", "missing wait for a copy", r"copies_wait<1>\(\);", ""),
-    Fault("prefill", "missing barrier before the stage is filled again", r"__syncthreads\(\); /\* all have read", "/* all have read"),
+    Fault("prefill", "missing barrier before a stage is filled again", r"__syncthreads\(\); /\* all have", "/* all have"),
     Fault("prefill", "off by one at the diagonal", r"key > here", "key >= here"),
     Fault("prefill", "a tile on the diagonal is not masked", r"at \+ 64 > position0 \+ 1", "at + 64 > position0 + 64"),
     Fault("prefill", "copies of the next tile land in this one", r"stage \^ 1\)", "stage)"),

@@ -283,8 +283,8 @@ static inline float __int_as_float(int x) { return emu_float_of((uint32_t)x); }
 static inline float __uint_as_float(unsigned x) { return emu_float_of(x); }
 static inline int __float_as_int(float x) { return (int)emu_bits_of(x); }
 static inline unsigned __float_as_uint(float x) { return emu_bits_of(x); }
-static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline float __frsqrt_rn(float x) { return 1.0f / sqrtf(x); }
+#define rsqrtf __frsqrt_rn /* some C libraries have one of this name */
 static inline float __fsqrt_rn(float x) { return sqrtf(x); }
 static inline float __frcp_rn(float x) { return 1.0f / x; }
 static inline float __fdividef(float a, float b) { return a / b; }

@@ -357,7 +357,7 @@ static EMU_NOINLINE void emu_collective(uint32_t mask, const char *what, void *o
   if (!(mask & bit)) emu_fault("%s with a mask that lacks the calling lane", what);
   EmuMeeting *meeting = warp->meetings;
   if (meeting->mask != mask) meeting = emu_meeting(warp, mask);
-  if (meeting->arrived && meeting->last != last) emu_fault("lanes of one warp meet in %s and in %s", meeting->what, what);
+  if (meeting->arrived && (meeting->last != last || meeting->what != what)) emu_fault("lanes of one warp meet in %s and in %s", meeting->what, what);
   meeting->what = what;
   meeting->last = last;
   meeting->operands[self->lane] = operands;

@@ -84,9 +84,9 @@ struct EmuF16 {
   typedef float type;
   enum { parts = 2 };
   static void unpack(const unsigned *words, int n, float *to) {
-#if defined(__F16C__)
+#if defined(__F16C__) && !defined(__clang__) /* clang makes this of the plain loop */
     typedef short Halves __attribute__((vector_size(16)));
-    uint16_t low[128], high[128];
+    alignas(16) uint16_t low[128], high[128];
     for (int i = 0; i < n; ++i) low[i] = (uint16_t)words[i];
     for (int i = 0; i < n; ++i) high[i] = (uint16_t)(words[i] >> 16);
     for (int i = 0; i < n; i += 8) {

@@ -1,0 +1,115 @@
+"""Whole CUDA packs in emulation: answers, logits, batches, records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ferrum import LLM, SamplingParams
+from ferrum.codegen.driver import compile_targets
+from ferrum.codegen.emulate import SCHEDULES
+from ferrum.codegen.emulate.device import EmulatedDevice
+from ferrum.codegen.options import CompileOptions
+from ferrum.devices.base import DeviceOptions
+from ferrum.devices.cpu import CpuDevice
+from ferrum.errors import FerrumError
+from ferrum.pack.launches import LAUNCHES_NAME, decode_table
+from ferrum.pack.proof import PROOF_NAME, decode_proof
+from ferrum.pack.reader import open_pack
+from tests.codegen.folders import compile_folder
+from tests.gpu.answers import asked
+
+pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+TINY = Path(__file__).parents[2] / "graphs" / "tiny" / "model"
+
+
+def compile_tiny(folder: Path, target: str, quant: str, prove: bool = False) -> Path:
+    output = folder / f"tiny.{target}.{quant}.fpk"
+    return compile_targets(CompileOptions(str(TINY), target=target, quant=quant, output=output, name="tiny", prove=prove))[0]
+
+
+def answers(pack: Path, prompts: list[list[int]], device: str) -> list[list[int]]:
+    params = SamplingParams(temperature=0, max_tokens=24)
+    with LLM(str(pack), device=device, trust=True, max_num_seqs=8) as llm:
+        return [list(out.token_ids) for out in llm.generate(prompts, params)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("quant", ("none", "int4-g32"))
+@pytest.mark.parametrize("target", ("cuda-sm80", "cuda-sm89"))
+def test_the_same_answers_as_the_cpu(target: str, quant: str, tmp_path: Path) -> None:
+    prompts = asked(50)
+    found = answers(compile_tiny(tmp_path, target, quant), prompts, "emulate")
+    assert found == answers(compile_tiny(tmp_path, "cpu", quant), prompts, "cpu")
+
+
+@pytest.mark.parametrize("quant", ("f32", "none", "int8", "int4a-g32"))
+def test_logits_of_a_batch(random_pack: Callable[[str], Path], quant: str) -> None:
+    """Prompts in chunks, decode beside prefill, blocks out of order; every schedule gives what the CPU gives."""
+    folder = random_pack(quant).parent
+    paths = {"cpu": random_pack(quant), "gpu": compile_folder(folder, quant, target="cuda-sm80")}
+    options = DeviceOptions(max_seqs=4, max_tokens=96, max_model_len=128)
+    logits = {}
+    devices = {"cpu": CpuDevice(), "gpu": EmulatedDevice(), "gpu, reverse": EmulatedDevice(SCHEDULES[2])}
+    for name, device in devices.items():
+        with open_pack(paths[name[:3]], trust=True) as pack:
+            executor = device.load(pack, options)  # type: ignore[attr-defined]
+            logits[name] = run_steps(executor)
+            executor.close()
+    scale = np.abs(logits["cpu"]).max()
+    allowed = {"f32": 1e-3, "none": 2e-2}.get(quant, 6e-2)  # the CPU rounds activations to bytes for packed weights
+    for name in ("gpu", "gpu, reverse"):
+        assert np.abs(logits[name] - logits["cpu"]).max() <= allowed * scale
+    assert np.array_equal(logits["gpu"], logits["gpu, reverse"])
+
+
+def run_steps(executor: object) -> np.ndarray:
+    """Three sequences: a prompt in two chunks, one token, a prompt that decodes while another is read."""
+    random, b = np.random.default_rng(5), executor.buffers  # type: ignore[attr-defined]
+    tables = random.permutation(24).reshape(3, 8)
+    tokens = random.integers(0, 1000, (3, 128))
+    found: list[np.ndarray] = []
+    done = [0, 0, 0]
+    for lengths in ((70, 1, 20), (20, 1, 1), (1, 1, 1)):
+        b.num_tokens, b.num_seqs, b.num_samples = sum(lengths), 3, 3
+        at = 0
+        for s, n in enumerate(lengths):
+            b.tokens[at : at + n] = tokens[s, done[s] : done[s] + n]
+            b.positions[at : at + n] = np.arange(done[s], done[s] + n)
+            b.query_start[s], done[s] = at, done[s] + n
+            b.context_len[s], b.block_table[s, :8], b.sample_rows[s] = done[s], tables[s], at + n - 1
+            at += n
+        b.query_start[3] = at
+        b.temperature[:3], b.top_p[:3], b.repetition_penalty[:3], b.num_logprobs[:3] = 0, 1, 1, -1
+        executor.step()  # type: ignore[attr-defined]
+        found.append(executor.logits().copy())  # type: ignore[attr-defined]
+        assert np.array_equal(b.out_token[:3], found[-1].argmax(-1))
+    return np.stack(found)
+
+
+@pytest.mark.timeout(300)
+def test_several_targets_share_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command, two packs: the same weights, their own code, proofs of all kernels; repeated, the same bytes."""
+    monkeypatch.chdir(tmp_path)
+    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90a", name="tiny")
+    paths = compile_targets(options)
+    assert [p.name for p in paths] == ["tiny.cuda-sm80.fpk", "tiny.cuda-sm90a.fpk"]
+    first = [p.read_bytes() for p in paths]
+    with open_pack(paths[0]) as a, open_pack(paths[1]) as b:
+        assert bytes(a.weights) == bytes(b.weights) and bytes(a.member("code/step.cubin")) != bytes(b.member("code/step.cubin"))
+        for pack in (a, b):
+            proof, table = decode_proof(pack.member(PROOF_NAME)), decode_table(pack.member(LAUNCHES_NAME))
+            assert {k.symbol for k in proof.kernels} == {launch.symbol for launch in table.launches}
+            assert proof.whole_model and all(max(k.errors.values()) <= k.tolerance for k in proof.kernels)
+    assert [p.read_bytes() for p in compile_targets(options)] == first
+
+
+def test_no_target_twice_and_no_common_output(tmp_path: Path) -> None:
+    with pytest.raises(FerrumError, match="twice"):
+        compile_targets(CompileOptions(str(TINY), target="cuda-sm80,cuda-sm80"))
+    with pytest.raises(FerrumError, match="one target"):
+        compile_targets(CompileOptions(str(TINY), target="cuda-sm80,cuda-sm86", output=tmp_path / "x.fpk"))
