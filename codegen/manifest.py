@@ -22,8 +22,8 @@ from ferrum.pack.schema import (
     Provenance,
     TargetRecord,
     TensorRecord,
-    TuningRecord,
     TextRecord,
+    TuningRecord,
 )
 
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
@@ -165,7 +165,12 @@ def make_manifest(
 ) -> Manifest:
     """Everything but the members, which the writer fills in."""
     kv = plan.kv
-    chosen = {"quant": options.quant, "target": target.name, "max_model_len": str(model.max_model_len), "kv_dtype": options.kv}
+    chosen = {
+        "quant": options.quant,
+        "target": target.name,
+        "max_model_len": str(model.max_model_len),
+        "kv_dtype": options.kv,
+    }
     return Manifest(
         format=FORMAT_VERSION,
         reader_min=FORMAT_VERSION,

@@ -86,7 +86,9 @@ def measure(target: Target, fmt: Format, n: int, k: int, blockings: Sequence[Blo
     rng = np.random.default_rng(0)
     w, x = rng.normal(size=(n, k)).astype(np.float32), rng.normal(size=(max(ROWS), k)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        runners = [_Runner(_linear(target, fmt, n, k, b), target, w, x, Path(folder) / f"{i}.so") for i, b in enumerate(blockings)]
+        runners = [
+            _Runner(_linear(target, fmt, n, k, b), target, w, x, Path(folder) / f"{i}.so") for i, b in enumerate(blockings)
+        ]
         try:
             best = np.full((len(runners), len(ROWS)), np.inf)
             for _ in range(_ROUNDS):
@@ -176,4 +178,3 @@ def _aligned(nbytes: int) -> NDArray[np.uint8]:
     raw = np.zeros(nbytes + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + nbytes]
-

@@ -19,7 +19,8 @@ class PagedAttention(Kernel):
     """``qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim]``.
 
     ``window`` 0 attends to everything before. ``kv_dtype`` f32, bf16 or int8 (a scale for each token and head).
-    ``bf16_dot``: the target multiplies pairs of bfloat16; else q and p stay float32. ``mr`` rows by four vectors of keys are held in registers.
+    ``bf16_dot``: the target multiplies pairs of bfloat16; else q and p stay float32. ``mr`` rows by four
+    vectors of keys are held in registers.
     """
 
     stem: ClassVar[str] = "paged_attention"

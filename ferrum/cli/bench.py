@@ -198,7 +198,10 @@ def _print(result: dict[str, Any]) -> None:
     if total:
         print_table(
             ("KERNEL", "LAUNCHES", "TIME", "SHARE"),
-            [(r["kernel"], str(r["launches"]), f"{1e3 * r['seconds']:.2f} ms", f"{100 * r['seconds'] / total:.1f} %") for r in result["kernels"]],
+            [
+                (r["kernel"], str(r["launches"]), f"{1e3 * r['seconds']:.2f} ms", f"{100 * r['seconds'] / total:.1f} %")
+                for r in result["kernels"]
+            ],
         )
     if max(result.get("decode_share", 0), result.get("prefill_share", 0)) > 1:
         print("above 100 %: the model is small enough for the caches, and the roofline is that of memory")

@@ -21,7 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start-from", default="", metavar="STAGE", help="go on from the dump of the stage before this one")
     parser.add_argument("--jobs", type=non_negative, default=0, metavar="N", help="threads that encode weights (default: all)")
     parser.add_argument("--no-prove", dest="prove", action="store_false", help="leave out the run against the interpreter")
-    parser.add_argument("--tune", action="store_true", help="measure how to cut matrix products on this machine, which must be the target")
+    parser.add_argument(
+        "--tune", action="store_true", help="measure how to cut matrix products on this machine, which must be the target"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

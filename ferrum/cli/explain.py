@@ -116,7 +116,9 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
 
 
 def _tuning(record: TuningRecord) -> str:
-    times = ", ".join(f"{us / 1000:.2f} ms with {rows}" for rows, us in sorted(record.microseconds.items(), key=lambda pair: int(pair[0])))
+    times = ", ".join(
+        f"{us / 1000:.2f} ms with {rows}" for rows, us in sorted(record.microseconds.items(), key=lambda pair: int(pair[0]))
+    )
     mark = "chosen" if record.chosen else "tried "
     return f"{mark} {record.format} {record.rows} x {record.tiles}, {record.chunk_kib} KiB: {times} rows"
 
