@@ -118,9 +118,12 @@ class Models:
         result: dict[str, Any] = json.loads(run([sys.executable, "-m", "ferrum", "explain", pack, "--json"]))
         return result
 
-    def openvino(self, form: Format, source: Path) -> Path:
-        """A folder for OpenVINO GenAI, which writes its own form of the GGUF beside it at the first load."""
-        source = self.gguf("F16") if form.openvino == "F16" else source
+    def openvino(self, form: Format) -> Path:
+        """A folder for OpenVINO GenAI, which writes its own form of the GGUF beside it at the first load.
+
+        The variant in which every weight has the format's bits: OpenVINO widens a Q6_K head to 8 bits.
+        """
+        source = self.gguf(form.openvino)
         folder = self.peers.work / f"openvino-{source.stem}"
         if not (folder / "openvino_model.xml").exists():
             folder.mkdir(exist_ok=True)
