@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 WORKERS ?= 2
+SOAK_SECONDS ?= 600
 
-.PHONY: setup test lint demo docs bench-peers clean
+.PHONY: setup test test-gpu lint demo docs bench-peers bench-gpu clean
 
 setup: $(READY)
 
@@ -20,6 +21,10 @@ $(READY): pyproject.toml constraints.txt
 test: lint
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
 
+# on a machine with a GPU, ten minutes of soak included; elsewhere every test says what is missing
+test-gpu: $(READY)
+	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -q -m gpu tests/gpu
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -32,6 +37,10 @@ demo: $(READY)
 # BENCH="--only served --rounds 3" runs a part, BENCH=--full the large shapes too
 bench-peers: $(READY)
 	$(BIN)/python -m tests.bench.peers $(BENCH)
+
+# on a machine with an NVIDIA GPU, under ten minutes; with a torch that uses CUDA its numbers stand beside ours
+bench-gpu: $(READY)
+	$(BIN)/python -m tests.bench.gpu
 
 # docs/cli.md is made from the parsers
 docs: $(READY)

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from ferrum.codegen.manifest import count_parameters, make_manifest, plan_json, tensor_records
+from ferrum.codegen.backend import AnyCall, AnyPlan, Backend, Code, backend_of
+from ferrum.codegen.kernels.linear import Blocking
+from ferrum.codegen.manifest import count_parameters, make_manifest, tensor_records
 from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.plan import Plan, plan
-from ferrum.codegen.prove import make_selftest, prove, runs_here
-from ferrum.codegen.render import render_step
-from ferrum.codegen.select import Call, CpuLayoutPolicy, select
-from ferrum.codegen.store import write_weights
-from ferrum.codegen.target import Target, parse_target
+from ferrum.codegen.plan_gpu import GpuPlan
+from ferrum.codegen.prove import emulates, make_selftest, prove, runs_here, tolerance
+from ferrum.codegen.prove_kernels import prove_kernels
+from ferrum.codegen.store import copy_weights, write_weights
+from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
 from ferrum.codegen.text import licence_of, read_text
-from ferrum.codegen.toolchains.cxx import CToolchain, find_compiler
 from ferrum.errors import FerrumError
 from ferrum.graphs.findings import Finding
 from ferrum.graphs.ir import Graph
@@ -34,7 +37,8 @@ from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
 from ferrum.pack.check import contract_hash
-from ferrum.pack.schema import ModelRecord, SelfTest
+from ferrum.pack.proof import PROOF_NAME, Proof
+from ferrum.pack.schema import ModelRecord, SelfTest, TuningRecord
 from ferrum.pack.writer import PackWriter
 
 # In order; each name is a dump's name and a value of --stop-after. --start-from takes those up to "select".
@@ -49,9 +53,15 @@ class Job:
 
     options: CompileOptions
     folder: Path
-    target: Target
+    target: Target | GpuTarget
     config: ModelConfig
     progress: Progress
+    tuned: dict[str, Blocking] = field(default_factory=dict)
+    tuning: list[TuningRecord] = field(default_factory=list)
+
+    @property
+    def backend(self) -> Backend:
+        return backend_of(self.target, self.options.quant, self.options.kv, self.tuned)
 
     @property
     def name(self) -> str:
@@ -60,6 +70,7 @@ class Job:
     @property
     def output(self) -> Path:
         quant = "" if self.options.quant == "none" else f".{self.options.quant}"
+        quant += f".kv-{self.options.kv_dtype}" if self.options.kv_dtype else ""
         return self.options.output or Path(f"{self.name}.{self.target.name}{quant}.fpk")
 
     @property
@@ -79,18 +90,44 @@ class Job:
         return path
 
 
+@dataclass
+class Shared:
+    """What targets of one command share: packs that are made and their self-tests, by contract, and proofs of kernels.
+
+    ``ran``: device and contract of packs that ran whole in emulation; ``errors``: of kernels that did.
+    """
+
+    packs: dict[str, Path] = field(default_factory=dict)
+    tests: dict[str, SelfTest] = field(default_factory=dict)
+    ran: set[tuple[str, str]] = field(default_factory=set)
+    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
 def compile_model(options: CompileOptions, progress: Progress | None = None) -> Path:
-    """Compile a model folder; the pack's path, or the last dump's with ``stop_after``.
+    """Compile a model folder for one target; the pack's path, or the last dump's with ``stop_after``.
 
     ``progress(stage, done, total)`` is called along the way. Raises FerrumError for everything that is the user's to mend.
     """
-    job = _open_job(options, progress or (lambda stage, done, total: None))
+    return compile_targets(options, progress)[-1]
+
+
+def compile_targets(options: CompileOptions, progress: Progress | None = None) -> list[Path]:
+    """Compile a model folder for every target in ``options.target``, which may be a list with commas.
+
+    The model is traced and its checkpoint opened once; weights that lie alike are encoded once and copied after that.
+    """
+    targets = parse_targets(options.target)
+    if len(targets) > 1 and (options.output or options.stop_after or options.start_from):
+        what = f"one of them cannot serve {len(targets)} targets"
+        raise FerrumError("bad-option", what, "-o, --stop-after, --start-from", "compile for one target at a time")
+    job = _open_job(replace(options, target=targets[0].name), progress or (lambda stage, done, total: None))
     if job.stops(GRAPH_STAGES[-1]):
-        return job.dump(options.stop_after, print_graph(_graph_stages(job)))
+        return [job.dump(options.stop_after, print_graph(_graph_stages(job)))]
     with closing(open_checkpoint(job.folder)) as checkpoint:  # before tracing: a damaged download is told at once
         graph = _graph_stages(job)
         match(graph, checkpoint)
-        return _machine_stages(job, graph, checkpoint)
+        jobs = [replace(job, target=target, options=replace(options, target=target.name)) for target in targets]
+        return _machine_stages(jobs, graph, checkpoint)
 
 
 def check_model(options: CompileOptions) -> tuple[Finding, ...]:
@@ -146,73 +183,109 @@ def _graph_stages(job: Job) -> Graph:
     return graph
 
 
-def _machine_stages(job: Job, graph: Graph, checkpoint: Checkpoint) -> Path:
-    options, target = job.options, job.target
+def _machine_stages(jobs: list[Job], graph: Graph, checkpoint: Checkpoint) -> list[Path]:
+    """Code for all targets is compiled side by side, packs are written one after the other."""
+    shared, finished = Shared(), []
+    with ThreadPoolExecutor(jobs[0].options.jobs or os.cpu_count() or 1) as pool:
+        started = [(job, _code_stages(job, graph, pool)) for job in jobs]
+        for job, made in started:
+            if isinstance(made, Path):
+                return [made]
+            plan, source, contract, building = made
+            if len(jobs) == 1:
+                job.progress("build", 0, 1)
+            code = building.result()
+            job.progress("build", 1, 1)
+            if job.stops("build"):
+                return [job.dump("render", source, job.backend.suffix)]
+            finished.append(_pack(job, graph, plan, code, contract, checkpoint, shared))
+    return finished
+
+
+def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tuple[AnyPlan, str, str, Future[Code]]:
+    """Plan, source, contract and the code under way; or the dump of the last stage that was to run."""
+    options = job.options
     laid_out = graph
+    if options.tune:
+        _tune(job, graph)
+    backend = job.backend
     if options.start_from != "select":
-        laid_out = verify(layout.run(graph, CpuLayoutPolicy(target, options.quant)), "layout")
+        laid_out = verify(layout.run(graph, backend.policy()), "layout")
     path = job.dump("layout", print_graph(laid_out))
     if job.stops("layout"):
         return path
-    calls = select(laid_out, target, options.quant)
+    calls = backend.select(laid_out)
     path = job.dump("select", _calls_text(calls))
     if job.stops("select"):
         return path
-    made = plan(laid_out, calls, options.quant)
-    path = job.dump("plan", plan_json(made).decode(), "json")
+    made = backend.plan(laid_out, calls)
+    path = job.dump("plan", backend.plan_json(made).decode(), "json")
     if job.stops("plan"):
         return path
     contract = contract_hash(tensor_records(made))
-    source = render_step(made, target, contract)
-    path = job.dump("render", source, "c")
+    source = backend.render(made, contract)
+    path = job.dump("render", source, backend.suffix)
     if job.stops("render"):
         return path
-    toolchain = find_compiler(target.arch)
-    job.progress("build", 0, 1)
-    code = toolchain.compile(source, target, options.dump_dir)
-    job.progress("build", 1, 1)
-    if job.stops("build"):
-        return path
-    return _pack(job, graph, made, source, code, contract, toolchain, checkpoint)
+    return made, source, contract, pool.submit(backend.build, made, source, contract, options.dump_dir)
 
 
-def _calls_text(calls: list[Call]) -> str:
+def _tune(job: Job, graph: Graph) -> None:
+    """Measure blockings for the formats that the model has on its target, which must be this machine."""
+    if not isinstance(job.target, Target) or not runs_here(job.target.arch, job.target.requires):
+        what = f"kernels for {job.target.name} cannot be measured on this machine"
+        raise FerrumError("bad-option", what, "--tune", "leave it out, or compile on such a machine")
+    from ferrum.codegen.tune import tune
+
+    job.progress("tune", 0, 1)
+    tuned, records = tune(job.target, layout.run(graph, job.backend.policy()).params)
+    job.tuned.update(tuned)
+    job.tuning.extend(records)
+    job.progress("tune", 1, 1)
+
+
+def _calls_text(calls: Sequence[AnyCall]) -> str:
     """One line per call: what runs, where it came from, why."""
     return "".join(f"{c.kernel.symbol}  {c.output} <- {', '.join((*c.inputs, *c.params))}  # {c.kernel.why()}\n" for c in calls)
 
 
-def _pack(
-    job: Job, graph: Graph, made: Plan, source: str, code: bytes, contract: str, toolchain: CToolchain, checkpoint: Checkpoint
-) -> Path:
-    options = job.options
+def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, checkpoint: Checkpoint, shared: Shared) -> Path:
+    options, backend = job.options, job.backend
     text = read_text(job.folder)
     size = made.tensors[-1].offset + made.tensors[-1].nbytes
-    with PackWriter(job.output, _manifest_room(made), expected_bytes=size + len(code) + len(source)) as writer:
+    with PackWriter(job.output, _manifest_room(made), expected_bytes=size + code.nbytes) as writer:
         writer.add("graph.txt", print_graph(made.graph).encode())
-        writer.add("plan.json", plan_json(made))
-        writer.add("code/step.so", code)
-        writer.add("code/step.c", source.encode())
+        writer.add("plan.json", backend.plan_json(made))
+        for name, data in code.members.items():
+            writer.add(name, data)
         if text.tokenizer:
             writer.add("tokenizer.json", text.tokenizer)
         if text.template:
             writer.add("chat_template.jinja", text.template.encode())
         with writer.member("weights") as sink:
-            write_weights(
-                made.graph, made.tensors, checkpoint, sink, options.jobs, lambda done, total: job.progress("pack", done, total)
-            )
+            if contract in shared.packs:
+                copy_weights(shared.packs[contract], sink)
+            else:
+                progress = partial(job.progress, "pack")
+                write_weights(made.graph, made.tensors, checkpoint, sink, options.jobs, progress)
         test = None
         if options.prove and not job.stops("pack"):
             job.progress("prove", 0, 2)
-            test = make_selftest(
+            test = shared.tests.get(contract) or make_selftest(
                 graph,
                 made.tensors,
                 _weights_of(writer, size),
-                options.quant,
+                tolerance(options.quant, options.kv),
                 made.vocab_size,
                 count_parameters(made),
                 job.max_model_len,
             )
+            shared.tests[contract] = test
             writer.add("selftest.json", msgspec.json.encode(test, order="sorted"))
+            if isinstance(made, GpuPlan) and isinstance(job.target, GpuTarget):
+                whole = emulates(job.target.device, count_parameters(made))
+                proof = Proof(kernels=prove_kernels(made.kernels, job.target, shared.errors), whole_model=whole)
+                writer.add(PROOF_NAME, msgspec.json.encode(proof, order="sorted"))
             job.progress("prove", 1, 2)
         manifest = make_manifest(
             made,
@@ -220,21 +293,31 @@ def _pack(
             job.target,
             _model_record(job, made),
             text.record,
+            backend.memory(made),
+            backend.kernels(made),
+            job.tuning,
             contract=contract,
-            toolchain=toolchain.version,
+            toolchain=code.toolchain,
             source_sha256=checkpoint.digest(),
             has_text=bool(text.tokenizer),
             has_selftest=test is not None,
         )
-        writer.finish(manifest, prove=_prover(job, test))
+        writer.finish(manifest, prove=_prover(job, made, contract, test, shared))
+    shared.packs[contract] = job.output
     job.progress("prove", 2, 2)
     return job.output
 
 
-def _prover(job: Job, test: SelfTest | None) -> Callable[[Path], None] | None:
-    """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it."""
-    if test is None or not runs_here(job.target.arch, job.target.requires):
+def _prover(job: Job, made: AnyPlan, contract: str, test: SelfTest | None, shared: Shared) -> Callable[[Path], None] | None:
+    """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
+
+    Packs for several GPUs of one kind share kernels and weights: one of them runs whole in emulation.
+    """
+    device = job.target.device
+    emulated = emulates(device, count_parameters(made)) and (device, contract) not in shared.ran
+    if test is None or not (emulated or runs_here(job.target.arch, job.target.requires)):
         return None
+    shared.ran.add((device, contract))
     return lambda path: (prove(path, test), None)[1]
 
 
@@ -244,12 +327,12 @@ def _weights_of(writer: PackWriter, size: int) -> memoryview:
     return np.memmap(path, np.uint8, "r", start, (size,)).data
 
 
-def _manifest_room(made: Plan) -> int:
+def _manifest_room(made: AnyPlan) -> int:
     """Bytes kept for the manifest: it grows with the number of tensors and kernels."""
     return -(-(64 * 1024 + 400 * len(made.tensors) + 4096 * len(made.kernels)) // 16384) * 16384
 
 
-def _model_record(job: Job, made: Plan) -> ModelRecord:
+def _model_record(job: Job, made: AnyPlan) -> ModelRecord:
     options = job.options
     return ModelRecord(
         name=job.name,

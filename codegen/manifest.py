@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from typing import Protocol
 
 from ferrum import __version__
 from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.plan import REPLICATE_ROWS, Plan
+from ferrum.codegen.plan import REPLICATE_ROWS, KvPlan, Plan, Tensor
+from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.render import templates_digest
-from ferrum.codegen.target import Target
+from ferrum.codegen.target import GpuTarget, Target
 from ferrum.pack.schema import (
     FORMAT_VERSION,
     KernelRecord,
@@ -20,13 +22,23 @@ from ferrum.pack.schema import (
     Provenance,
     TargetRecord,
     TensorRecord,
+    TuningRecord,
     TextRecord,
 )
 
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
 
 
-def tensor_records(plan: Plan) -> list[TensorRecord]:
+class Stored(Protocol):
+    """A plan for any machine."""
+
+    @property
+    def tensors(self) -> list[Tensor]: ...
+    @property
+    def kv(self) -> KvPlan: ...
+
+
+def tensor_records(plan: Stored) -> list[TensorRecord]:
     return [
         TensorRecord(name=t.name, shape=list(t.shape), format=t.format, layout=t.layout, offset=t.offset, nbytes=t.nbytes)
         for t in plan.tensors
@@ -93,12 +105,58 @@ def plan_json(plan: Plan) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
+def gpu_kernel_records(plan: GpuPlan) -> list[KernelRecord]:
+    """Calls and costs are those of a step of one token; kernels of other size classes have none."""
+    records = []
+    for kernel in plan.kernels:
+        uses = [v for call in plan.calls for v in call.variants if v.kernel.symbol == kernel.symbol]
+        calls = sum(v.phase != "mixed" and v.fewest <= 1 for v in uses)
+        first, cost = uses[0], kernel.cost()
+        where = "" if first.class_rows == "one" else f"{first.class_rows} from {first.fewest} to {first.most or 'all'}: "
+        records.append(
+            KernelRecord(
+                symbol=kernel.symbol,
+                spec=kernel.stem,
+                params=kernel.params,
+                why=where + kernel.why(),
+                calls=calls,
+                weight_bytes=calls * cost.weight_bytes,
+                flops_per_token=calls * cost.row_flops,
+                bytes_per_token=calls * cost.row_bytes,
+            )
+        )
+    return records
+
+
+def gpu_plan_json(plan: GpuPlan) -> bytes:
+    """The origin of each call and its kernels, for ``explain``; launches are a member of their own."""
+    calls = [
+        {
+            "kernels": [
+                {"symbol": v.kernel.symbol, "phase": v.phase, "rows": v.class_rows, "fewest": v.fewest, "most": v.most}
+                for v in c.variants
+            ],
+            "spec": c.kernel.stem,
+            "inputs": list(c.inputs),
+            "output": c.output,
+            "params": list(c.params),
+            "rows": c.rows,
+            "origin": c.origin,
+        }
+        for c in plan.calls
+    ]
+    return json.dumps({"calls": calls}, sort_keys=True, separators=(",", ":")).encode()
+
+
 def make_manifest(
-    plan: Plan,
+    plan: Stored,
     options: CompileOptions,
-    target: Target,
+    target: Target | GpuTarget,
     model: ModelRecord,
     text: TextRecord,
+    memory: MemoryRecord,
+    kernels: list[KernelRecord],
+    tuning: list[TuningRecord],
     contract: str,
     toolchain: str,
     source_sha256: str,
@@ -107,7 +165,7 @@ def make_manifest(
 ) -> Manifest:
     """Everything but the members, which the writer fills in."""
     kv = plan.kv
-    chosen = {"quant": options.quant, "target": target.name, "max_model_len": str(model.max_model_len)}
+    chosen = {"quant": options.quant, "target": target.name, "max_model_len": str(model.max_model_len), "kv_dtype": options.kv}
     return Manifest(
         format=FORMAT_VERSION,
         reader_min=FORMAT_VERSION,
@@ -124,8 +182,9 @@ def make_manifest(
             dtype=kv.dtype,
             bytes_per_block=kv.bytes_per_block,
         ),
-        memory=memory_record(plan),
-        kernels=kernel_records(plan),
+        memory=memory,
+        kernels=kernels,
+        tuning=tuning,
         text=text,
         endpoints=["chat.completions", "completions"] if has_text else ["completions"],
         selftest=has_selftest,
@@ -140,5 +199,5 @@ def make_manifest(
     )
 
 
-def count_parameters(plan: Plan) -> int:
+def count_parameters(plan: Stored) -> int:
     return sum(math.prod(t.shape) for t in plan.tensors)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ferrum.errors import FerrumError
 
+KV_DTYPES = ("bf16", "int8", "f32")
 QUANTS = ("none", "f32", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 
 
@@ -14,20 +15,23 @@ QUANTS = ("none", "f32", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g
 class CompileOptions:
     """``model`` is a local folder (names and aliases are resolved before). ``max_model_len`` 0 takes the model's own.
 
-    ``quant``: ``none`` stores bfloat16. ``start_from`` names a stage whose dumped input is read from ``dump_dir``;
-    ``stop_after`` names the last stage to run. ``jobs`` 0 uses every core.
+    ``quant``: ``none`` stores bfloat16. ``kv_dtype`` is the cache's format; empty takes bf16, or f32 with f32 weights. ``start_from`` names a stage whose dumped input is read from ``dump_dir``;
+    ``stop_after`` names the last stage to run. ``jobs`` 0 uses every core. ``tune`` measures
+    blockings of the products on this machine first.
     """
 
     model: str
     target: str = "cpu"
     quant: str = "none"
     max_model_len: int = 0
+    kv_dtype: str = ""
     output: Path | None = None
     dump_dir: Path | None = None
     stop_after: str = ""
     start_from: str = ""
     jobs: int = 0
     prove: bool = True
+    tune: bool = False
     revision: str = ""
     name: str = ""
 
@@ -36,5 +40,13 @@ class CompileOptions:
             raise FerrumError(
                 "bad-option", f"no quantization is called {self.quant!r}", "--quant", "use one of " + ", ".join(QUANTS)
             )
+        if self.kv_dtype and self.kv_dtype not in KV_DTYPES:
+            what = f"no format of the KV cache is called {self.kv_dtype!r}"
+            raise FerrumError("bad-option", what, "--kv-dtype", "use one of " + ", ".join(KV_DTYPES))
         if self.max_model_len < 0:
             raise FerrumError("bad-option", "a context length cannot be negative", "--max-model-len", "give 1 or more tokens")
+
+    @property
+    def kv(self) -> str:
+        """The cache's format."""
+        return self.kv_dtype or ("f32" if self.quant == "f32" else "bf16")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ferrum.codegen.kernels.base import Kernel, distinct
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.kernels.paged_attention import PagedAttention
-from ferrum.codegen.select import Call, kv_dtype, layout_of
+from ferrum.codegen.select import Call, layout_of
 from ferrum.graphs.ir import Graph
 from ferrum.pack.schema import TENSOR_ALIGNMENT
 
@@ -81,9 +82,9 @@ class Plan:
     graph: Graph = field(repr=False)
 
 
-def plan(graph: Graph, calls: list[Call], quant: str) -> Plan:
+def plan(graph: Graph, calls: list[Call]) -> Plan:
     """Lay out weights and arena and build the launch table."""
-    tensors = _place_tensors(graph)
+    tensors = place_tensors(graph, lambda name: layout_of(graph, name).nbytes)
     kernels = distinct(call.kernel for call in calls)
     attention = [k for k in kernels if isinstance(k, PagedAttention)]
     logits = next(c for c in calls if c.output == graph.outputs[0])
@@ -97,7 +98,7 @@ def plan(graph: Graph, calls: list[Call], quant: str) -> Plan:
         launches=launches,
         slots=slots,
         tensors=tensors,
-        kv=_plan_kv(calls, quant),
+        kv=_plan_kv(calls),
         vocab_size=vocab,
         logits_slot=logits_slot,
         scratch_bytes=_align(max(panel, 4 * _align(vocab) + 8 * vocab), 4096),
@@ -110,16 +111,19 @@ def _align(n: int, to: int = 64) -> int:
     return -(-n // to) * to
 
 
-def _plan_kv(calls: list[Call], quant: str) -> KvPlan:
+def _plan_kv(calls: list[Call]) -> KvPlan:
     """All layers share one block geometry: the largest head count and head size among them."""
     kernels = [c.kernel for c in calls if isinstance(c.kernel, PagedAttention)]
     assert len({(k.num_kv_heads, k.head_bytes) for k in kernels}) <= 1, "layers differ in their KV geometry"
     first = kernels[0]
-    return KvPlan(len(kernels), first.num_kv_heads, first.head_dim, kv_dtype(quant), first.num_kv_heads * first.head_bytes)
+    return KvPlan(len(kernels), first.num_kv_heads, first.head_dim, first.kv_dtype, first.num_kv_heads * first.head_bytes)
 
 
-def _place_tensors(graph: Graph) -> list[Tensor]:
-    """Weights in the order in which a step reads them, so that a step is one forward sweep through the file."""
+def place_tensors(graph: Graph, matrix_bytes: Callable[[str], int]) -> list[Tensor]:
+    """Weights in the order in which a step reads them, so that a step is one forward sweep through the file.
+
+    ``matrix_bytes`` gives the stored size of a matrix; what is stored as plain rows is a float32 vector.
+    """
     order: dict[str, None] = {}
     for node in graph.nodes:
         for name in node.inputs:
@@ -131,7 +135,7 @@ def _place_tensors(graph: Graph) -> list[Tensor]:
             continue
         param = params[name]
         shape = tuple(int(d) for d in param.value.shape)
-        nbytes = layout_of(graph, name).nbytes if param.layout.startswith("unit") else 4 * shape[0]
+        nbytes = 4 * shape[0] if param.layout == "rows" else matrix_bytes(name)
         tensors.append(Tensor(name, shape, param.format, param.layout, at, nbytes))
         at += _align(nbytes, TENSOR_ALIGNMENT)
     return tensors

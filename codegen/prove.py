@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.layouts import decode, decode_rows, parse_tiled, to_f32
+from ferrum.codegen.layouts import to_f32
 from ferrum.codegen.plan import Tensor
+from ferrum.codegen.row_layout import decode_any, parse_layout
 from ferrum.devices.base import DeviceOptions, Executor
 from ferrum.devices.host import machine_arch, machine_features
 from ferrum.errors import FerrumError
@@ -25,8 +26,14 @@ TOLERANCE = {"f32": 1e-3, "none": 4e-2, "int8": 1e-1}
 _QUANTIZED_TOLERANCE = 1.5e-1
 _TOP = 16
 _SMALL_MODEL = 100_000_000  # parameters; of larger ones fewer tokens are followed, since each step decodes all weights
+_EMULATED_MODEL = 20_000_000  # parameters; a step of larger ones takes minutes in emulation
 _PROMPT_LENGTHS = (33, 1, 9)
 _GREEDY, _GREEDY_LARGE = 8, 2
+
+
+def tolerance(quant: str, kv_dtype: str) -> float:
+    """Largest error of a logit that rounding explains."""
+    return max(TOLERANCE.get(quant, _QUANTIZED_TOLERANCE), TOLERANCE.get(kv_dtype, 0.0))
 
 
 @dataclass(frozen=True)
@@ -43,19 +50,22 @@ class StoredWeights:
         tensor = self.tensors[param.name]
         if tensor.layout == "rows":
             return to_f32(np.frombuffer(self._raw(tensor), np.float32)).reshape(tensor.shape)
-        return decode(self._raw(tensor), parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1])))
+        return self._decode(tensor, np.arange(tensor.shape[0]))
 
     def rows(self, param: Param, ids: slice | NDArray[np.integer]) -> NDArray[np.float32]:
         tensor = self.tensors[param.name]
         ids = np.arange(*ids.indices(tensor.shape[0])) if isinstance(ids, slice) else ids
-        layout = parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
-        return decode_rows(self._raw(tensor), layout, ids)
+        return self._decode(tensor, ids)
+
+    def _decode(self, tensor: Tensor, ids: NDArray[np.integer]) -> NDArray[np.float32]:
+        layout = parse_layout(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
+        return decode_any(self._raw(tensor), layout, ids)
 
 
 def make_selftest(
-    graph: Graph, tensors: Sequence[Tensor], data: memoryview, quant: str, vocab_size: int, parameters: int, max_len: int
+    graph: Graph, tensors: Sequence[Tensor], data: memoryview, allowed: float, vocab_size: int, parameters: int, max_len: int
 ) -> SelfTest:
-    """Prompts of fixed random tokens and what the interpreter makes of them."""
+    """Prompts of fixed random tokens (``allowed``: the largest error of a logit) and what the interpreter makes of them."""
     weights = StoredWeights({t.name: t for t in tensors}, data)
     random = np.random.default_rng(2024)
     steps = _GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE
@@ -73,7 +83,7 @@ def make_selftest(
                 greedy=continuation,
             )
         )
-    return SelfTest(tolerance=TOLERANCE.get(quant, _QUANTIZED_TOLERANCE), cases=cases)
+    return SelfTest(tolerance=allowed, cases=cases)
 
 
 def runs_here(arch: str, features: Sequence[str]) -> bool:
@@ -82,19 +92,31 @@ def runs_here(arch: str, features: Sequence[str]) -> bool:
 
 def load_for_proof(pack: Pack) -> Executor:
     """The pack on its device, with just enough memory for the self-test."""
-    from ferrum.devices.cpu import CpuDevice
-
     tokens = max(_PROMPT_LENGTHS) + _GREEDY
     length = min(tokens, pack.manifest.model.max_model_len)
     blocks = -(-length // pack.manifest.kv.block_size)
     options = DeviceOptions(
         max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=blocks * pack.manifest.kv.bytes_per_block
     )
-    return CpuDevice().load(pack, options)
+    if pack.manifest.target.device == "cpu":
+        from ferrum.devices.cpu import CpuDevice
+
+        return CpuDevice().load(pack, options)
+    from ferrum.codegen.emulate.device import EmulatedDevice
+
+    return EmulatedDevice().load(pack, options)
+
+
+def emulates(device: str, parameters: int) -> bool:
+    """Whether a whole pack is run in emulation: small ones for a GPU."""
+    return device != "cpu" and parameters <= _EMULATED_MODEL
 
 
 def prove(path: Path, test: SelfTest) -> float:
-    """Run the self-test on the device; the largest error seen. Raises FerrumError when the pack and the interpreter differ."""
+    """Run the self-test on the device, or in emulation for a GPU's pack; the largest error seen.
+
+    Raises FerrumError when the pack and the interpreter differ.
+    """
     worst = 0.0
     with open_pack(path, trust=True) as pack:
         executor = load_for_proof(pack)

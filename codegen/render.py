@@ -1,15 +1,19 @@
-"""jinja2 templates to one C file. A name that a template misses is an error, never an empty string."""
+"""jinja2 templates to one source file. A name that a template misses is an error, never an empty string."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import jinja2
 
+from ferrum.codegen.kernels.base import distinct
+from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.kernels.gpu_sample import MAX_LOGPROBS, GpuSample
 from ferrum.codegen.plan import REPLICATE_ROWS, Plan
-from ferrum.codegen.target import Target
+from ferrum.codegen.target import GpuTarget, Target
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
@@ -52,4 +56,26 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
         tile_tokens=plan.tile_tokens,
         kv=plan.kv,
         logits_slot=plan.logits_slot,
+    )
+
+
+_EXTENSION = {"cuda": "cu", "metal": "metal"}
+
+
+def render_kernels(name: str, kernels: Sequence[GpuKernel], target: GpuTarget, contract: str) -> str:
+    """The distinct kernels of a GPU as one source."""
+    env, device, extension = environment(), target.device, _EXTENSION[target.device]
+    sources = [
+        env.get_template(f"{device}/{k.stem}.{extension}.j2").render(k.template_context() | {"target": target})
+        for k in distinct(kernels)
+    ]
+    sample = next((k for k in kernels if isinstance(k, GpuSample)), GpuSample(1, 32))
+    return env.get_template(f"{device}/step.{extension}.j2").render(
+        name=name.replace("*/", ""),
+        target=target,
+        contract=contract,
+        vocab_size=sample.vocab_size,
+        sample_threads=sample.threads,
+        max_logprobs=MAX_LOGPROBS,
+        kernels=sources,
     )

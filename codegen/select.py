@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from ferrum.codegen.formats import ActFormat, act_for, parse_act
 from ferrum.codegen.kernels.base import Kernel
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.gather_rows import GatherRows
-from ferrum.codegen.kernels.linear import Linear
+from ferrum.codegen.kernels.linear import Blocking, Linear
 from ferrum.codegen.kernels.paged_attention import PagedAttention
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.kernels.rope_table import RopeTable
 from ferrum.codegen.layouts import Format, TiledLayout, fit_group, parse_format, parse_tiled
 from ferrum.codegen.target import Target
+from ferrum.codegen.tuned import RECORDED
 from ferrum.graphs.ir import Graph, Node
 from ferrum.graphs.passes.layout import EMBEDDING, HEAD, Choice
 
@@ -33,18 +35,17 @@ class Call:
     origin: str = ""
 
 
-def register_block(target: Target, fmt: Format) -> tuple[int, int]:
-    """Rows of activations and tiles of weights held in registers: as many sums as fit beside the operands.
+def blocking(target: Target, fmt: Format, tuned: Mapping[str, Blocking]) -> Blocking:
+    """What was tuned for this compile, else what is recorded for the target, else as many sums as fit beside the operands.
 
     Integer sums need a float twin for the scales, so they get half the tiles.
     """
-    import os
-    if os.environ.get("RB"):
-        a, b = os.environ["RB"].split(",")
-        return (int(a), int(b)) if fmt.group else (6, 4)
+    found = tuned.get(fmt.name) or RECORDED.get(target.name, {}).get(fmt.kind)
+    if found:
+        return found
     if target.registers >= 32:
-        return (6, 2) if fmt.group else (6, 4)
-    return (2, 2) if fmt.group else (4, 2)
+        return Blocking(6, 2) if fmt.group else Blocking(6, 4)
+    return Blocking(2, 2) if fmt.group else Blocking(4, 2)
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class CpuLayoutPolicy:
 
     target: Target
     quant: str
+    tuned: Mapping[str, Blocking] = field(default_factory=dict)
 
     def matrix(self, role: str, n: int, k: int, halves: int) -> Choice:
         wanted = {"none": "bf16", "f32": "f32", "int8": "int8-g128"}.get(self.quant, self.quant)
@@ -61,12 +63,8 @@ class CpuLayoutPolicy:
             fmt = Format("int6", 64)
         if fmt.group:
             fmt = Format(fmt.kind, fit_group(fmt.group, k))
-        layout = TiledLayout(n, k, fmt, self.target.lanes, register_block(self.target, fmt)[1], halves)
+        layout = TiledLayout(n, k, fmt, self.target.lanes, blocking(self.target, fmt, self.tuned).tiles, halves)
         return Choice(fmt.name, layout.name, act_for(fmt, self.target.has_bf16_dot).name)
-
-
-def kv_dtype(quant: str) -> str:
-    return "f32" if quant == "f32" else "bf16"
 
 
 def layout_of(graph: Graph, name: str) -> TiledLayout:
@@ -78,8 +76,8 @@ def layout_of(graph: Graph, name: str) -> TiledLayout:
 class Selector:
     """Walks a laid-out graph and collects calls."""
 
-    def __init__(self, graph: Graph, target: Target, quant: str) -> None:
-        self.graph, self.target, self.quant = graph, target, quant
+    def __init__(self, graph: Graph, target: Target, kv_dtype: str, tuned: Mapping[str, Blocking]) -> None:
+        self.graph, self.target, self.kv_dtype, self.tuned = graph, target, kv_dtype, tuned
         self.shapes = {name: value.shape for name, value in graph.values().items()}
         self.users = graph.users()
         self.params = {p.name: p for p in graph.params}
@@ -130,7 +128,7 @@ class Selector:
     def _linear(self, node: Node) -> None:
         layout = layout_of(self.graph, node.inputs[1])
         bias, residual = bool(node.attrs.get("has_bias")), bool(node.attrs.get("has_residual"))
-        mr, nr = register_block(self.target, layout.format)
+        block = blocking(self.target, layout.format, self.tuned)
         kernel = Linear(
             n=layout.n,
             k=layout.k,
@@ -139,9 +137,10 @@ class Selector:
             bias=bias,
             residual=residual,
             activation=str(node.attrs.get("activation", "")),
-            mr=mr,
-            nr=nr,
+            mr=block.rows,
+            nr=block.tiles,
             registers=self.target.registers,
+            chunk_kib=block.chunk_kib,
         )
         values = (node.inputs[0], node.inputs[-1]) if residual else (node.inputs[0],)
         self._add(node, kernel, values, node.inputs[1 : 2 + bias], 4 * kernel.n_out)
@@ -164,7 +163,8 @@ class Selector:
             qk_norm=bool(a.get("qk_norm")),
             eps=float(a.get("eps", 0.0)),
             softmax_scale=float(a["scale"]),
-            kv_dtype=kv_dtype(self.quant),
+            kv_dtype=self.kv_dtype,
+            bf16_dot=self.target.has_bf16_dot,
             lanes=self.target.lanes,
             mr=6 if self.target.registers >= 32 else 3,
         )
@@ -172,6 +172,6 @@ class Selector:
         self._add(node, kernel, values, node.inputs[2:], 4 * kernel.num_heads * kernel.head_dim)
 
 
-def select(graph: Graph, target: Target, quant: str) -> list[Call]:
-    """Kernel calls of a laid-out graph, in execution order."""
-    return Selector(graph, target, quant).run()
+def select(graph: Graph, target: Target, kv_dtype: str, tuned: Mapping[str, Blocking]) -> list[Call]:
+    """Kernel calls of a laid-out graph, in execution order; ``tuned``: blockings by format, as the layout was made for."""
+    return Selector(graph, target, kv_dtype, tuned).run()

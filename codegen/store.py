@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ferrum.codegen.layouts import Array, TiledLayout, encode_units, gather_units, parse_tiled, to_f32
+from ferrum.codegen.layouts import Array, to_f32
 from ferrum.codegen.plan import Tensor
+from ferrum.codegen.row_layout import Layout, RowLayout, encode, gather, parse_layout
 from ferrum.graphs.ir import Graph, Param
+from ferrum.pack.reader import open_pack
 
 # Source values per chunk: small enough to stay in a core's cache while a dozen passes go over it.
 _CHUNK_VALUES = 1 << 18
@@ -55,7 +58,7 @@ def source_rows(param: Param, reader: Reader) -> JoinedRows:
 def write_weights(
     graph: Graph, tensors: list[Tensor], reader: Reader, sink: Sink, jobs: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Write every tensor at its offset. Memory: a few chunks per job."""
+    """Write every tensor at its offset. Memory: a few chunks per job, and the scales of one tensor."""
     params = {p.name: p for p in graph.params}
     total = sum(t.nbytes for t in tensors)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
@@ -65,24 +68,46 @@ def write_weights(
             if tensor.layout == "rows":
                 sink.write(np.ascontiguousarray(rows[slice(0, tensor.shape[0])], np.float32))
             else:
-                layout = parse_tiled(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
-                _write_tiled(rows, layout, sink, pool)
+                layout = parse_layout(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
+                _write_matrix(rows, layout, sink, pool, tensor.offset)
             if progress:
                 progress(tensor.offset + tensor.nbytes, total)
         sink.pad_to(-(-sink.tell() // 64) * 64)
 
 
-def _write_tiled(rows: JoinedRows, layout: TiledLayout, sink: Sink, pool: ThreadPoolExecutor) -> None:
+def copy_weights(source: Path, sink: Sink) -> None:
+    """The weights of a finished pack of the same contract, byte for byte."""
+    with open_pack(source) as pack:
+        sink.write(pack.weights)
+
+
+def _write_matrix(rows: JoinedRows, layout: Layout, sink: Sink, pool: ThreadPoolExecutor, offset: int) -> None:
+    scales: list[Array] = []
+    zeros: list[Array] = []
+    for data, scale, zero in _encoded(rows, layout, pool):
+        sink.write(data)
+        if scale is not None:
+            scales.append(scale)
+        if zero is not None:
+            zeros.append(zero)
+    if isinstance(layout, RowLayout):
+        for parts, start in ((scales, layout.scale_offset), (zeros, layout.zero_offset)):
+            if parts:
+                sink.pad_to(offset + start)
+                sink.write(np.concatenate(parts))
+
+
+def _encoded(rows: JoinedRows, layout: Layout, pool: ThreadPoolExecutor) -> Iterator[tuple[Array, Array | None, Array | None]]:
     """Encoded runs of units in order; at most two per core are under way."""
     step = max(1, _CHUNK_VALUES // (layout.unit_rows * layout.padded_k))
 
-    def encode(first: int) -> Array:
-        return encode_units(gather_units(rows, layout, first, min(step, layout.units - first)), layout)  # type: ignore[arg-type]
+    def encoded(first: int) -> tuple[Array, Array | None, Array | None]:
+        return encode(gather(rows, layout, first, min(step, layout.units - first)), layout)  # type: ignore[arg-type]
 
-    pending: deque[Future[Array]] = deque()
+    pending: deque[Future[tuple[Array, Array | None, Array | None]]] = deque()
     for first in range(0, layout.units, step):
-        pending.append(pool.submit(encode, first))
+        pending.append(pool.submit(encoded, first))
         if len(pending) > 2 * (os.cpu_count() or 1):
-            sink.write(pending.popleft().result())
+            yield pending.popleft().result()
     while pending:
-        sink.write(pending.popleft().result())
+        yield pending.popleft().result()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,6 +49,79 @@ _ZIG_V4 = "x86_64_v4"
 _X86 = "x86_64-linux-gnu.2.28"
 _ARM = "aarch64-linux-gnu.2.28"
 
+
+@dataclass(frozen=True)
+class GpuTarget:
+    """A GPU kind: what kernels may use and the limits they must keep.
+
+    ``arch``: the compiler's name of the machine. ``shared_bytes``: shared (threadgroup) memory that one block may have.
+    ``units``: multiprocessors or cores of the common card of the kind; splits of small products are chosen for it.
+    ``stage_bytes``: shared memory for which copies should be under way on one unit. ``driver``: the oldest driver (CUDA) or
+    the language (Metal) that takes the code.
+    """
+
+    name: str
+    device: str
+    arch: str
+    shared_bytes: int
+    units: int
+    stage_bytes: int
+    features: tuple[str, ...]
+    driver: str
+    max_threads: int = 1024
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return (self.arch,)
+
+    @property
+    def has_bf16(self) -> bool:
+        """bfloat16 arithmetic; without it the bits are converted."""
+        return "bf16" in self.features
+
+    @property
+    def has_matrix(self) -> bool:
+        """Matrix instructions of a warp (``mma.sync``) or simdgroup."""
+        return "matrix" in self.features
+
+    @property
+    def has_async_copy(self) -> bool:
+        """Copies from global to shared memory that a warp does not wait for."""
+        return "async" in self.features
+
+    @property
+    def has_fp8(self) -> bool:
+        return "fp8" in self.features
+
+    @property
+    def has_clusters(self) -> bool:
+        return "clusters" in self.features
+
+    @property
+    def has_tensor_ops(self) -> bool:
+        """Matrix instructions of a whole block with operands in shared or tensor memory."""
+        return "tensor" in self.features
+
+
+_KIB = 1024
+_AMPERE = ("bf16", "matrix", "async")
+_ADA = (*_AMPERE, "fp8")
+_HOPPER = (*_ADA, "clusters")
+_APPLE = ("bf16", "matrix")
+GPU_TARGETS: tuple[GpuTarget, ...] = (
+    GpuTarget("cuda-sm80", "cuda", "sm_80", 163 * _KIB, 108, 64 * _KIB, _AMPERE, "580"),
+    GpuTarget("cuda-sm86", "cuda", "sm_86", 99 * _KIB, 82, 32 * _KIB, _AMPERE, "580"),
+    GpuTarget("cuda-sm89", "cuda", "sm_89", 99 * _KIB, 128, 32 * _KIB, _ADA, "580"),
+    GpuTarget("cuda-sm90a", "cuda", "sm_90a", 227 * _KIB, 132, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
+    GpuTarget("cuda-sm100a", "cuda", "sm_100a", 227 * _KIB, 148, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
+    GpuTarget("cuda-sm120a", "cuda", "sm_120a", 99 * _KIB, 170, 32 * _KIB, _HOPPER, "580"),
+    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, ("matrix",), "metal3.1"),
+    GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
+    GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
+    GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
+    GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 16 * _KIB, (*_APPLE, "tensor"), "metal4.0"),
+)  # fmt: skip
+
 # Best first: a machine takes the first whose features it has.
 TARGETS: tuple[Target, ...] = (
     Target("cpu-avx512-bf16", "cpu", "x86_64", 16, 32, "avx512_bf16", (*_AVX512, "avx512_vnni", "avx512_bf16"),
@@ -62,7 +137,8 @@ TARGETS: tuple[Target, ...] = (
            ("-march=armv8.2-a+dotprod",), _ARM, "generic+v8_2a+dotprod"),
     Target("cpu-arm64", "cpu", "aarch64", 4, 32, "neon", ("asimd",), (), _ARM, "generic"),
 )  # fmt: skip
-BY_NAME = {t.name: t for t in TARGETS}
+_ALL: tuple[Target | GpuTarget, ...] = (*TARGETS, *GPU_TARGETS)
+BY_NAME = {t.name: t for t in _ALL}
 
 
 def best_target(arch: str, features: Iterable[str]) -> Target:
@@ -75,12 +151,84 @@ def best_target(arch: str, features: Iterable[str]) -> Target:
     raise FerrumError("no-target", f"no CPU target fits {arch}", sys.platform, f"targets exist for {known}")
 
 
-def parse_target(text: str) -> Target:
-    """``cpu`` is this machine; anything else is a name from ``TARGETS``. Raises FerrumError for an unknown name."""
+def parse_target(text: str) -> Target | GpuTarget:
+    """``cpu``, ``cuda`` and ``metal`` are this machine's; anything else is a name from the lists above.
+
+    Raises FerrumError for an unknown name and for a GPU that is not there.
+    """
     if text == "cpu":
         return best_target(machine_arch(), machine_features())
+    if text in ("cuda", "metal"):
+        return gpu_here(text)
     if text not in BY_NAME:
         raise FerrumError(
-            "unknown-target", f"no target is called {text!r}", "--target", "use cpu or one of " + ", ".join(BY_NAME)
+            "unknown-target", f"no target is called {text!r}", "--target", "use cpu, cuda, metal or one of " + ", ".join(BY_NAME)
         )
     return BY_NAME[text]
+
+
+def parse_targets(text: str) -> list[Target | GpuTarget]:
+    """The targets of a list with commas, in its order. Raises FerrumError for an unknown name or one that is there twice."""
+    targets = [parse_target(part.strip()) for part in text.split(",")]
+    twice = sorted({t.name for t in targets if sum(other.name == t.name for other in targets) > 1})
+    if twice:
+        raise FerrumError("bad-option", f"{twice[0]} is there twice", "--target", "name each target once")
+    return targets
+
+
+def cuda_target(major: int, minor: int) -> GpuTarget | None:
+    """The best target for a compute capability: its own, else the newest earlier one whose code it runs."""
+    exact = {"sm_90a": (9, 0), "sm_100a": (10, 0), "sm_120a": (12, 0)}
+    for target in reversed(GPU_TARGETS):
+        if target.device != "cuda":
+            continue
+        if target.arch in exact:
+            if exact[target.arch] == (major, minor):
+                return target
+        elif target.arch == f"sm_{major}{minor}" or (major == 8 and int(target.arch[3:]) <= 10 * major + minor):
+            return target
+    return None
+
+
+def gpu_here(device: str) -> GpuTarget:
+    """The target of this machine's GPU. Raises FerrumError when there is none or it is too old."""
+    step = "name the GPU, for example --target " + ("cuda-sm89" if device == "cuda" else "metal-m1")
+    found = None
+    if device == "cuda":
+        capability = cuda_capability()
+        found = cuda_target(*capability) if capability else None
+    else:
+        chip = apple_chip()
+        found = next((t for t in GPU_TARGETS if t.arch == f"apple-{chip}"), None)
+    if found is None:
+        raise FerrumError("no-target", f"no {device} device that can be compiled for is in this machine", "--target", step)
+    return found
+
+
+def cuda_capability() -> tuple[int, int] | None:
+    """Compute capability of the first CUDA device, or nothing without a driver, a device or the bindings."""
+    try:
+        from cuda.bindings import driver
+    except ImportError:
+        return None
+    try:
+        if driver.cuInit(0)[0] != driver.CUresult.CUDA_SUCCESS:
+            return None
+        status, device = driver.cuDeviceGet(0)
+        if status != driver.CUresult.CUDA_SUCCESS:
+            return None
+        kinds = driver.CUdevice_attribute
+        major = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)[1]
+        minor = driver.cuDeviceGetAttribute(kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)[1]
+    except Exception:  # the bindings raise an error of their own when the driver's library is missing
+        return None
+    return int(major), int(minor)
+
+
+def apple_chip() -> str:
+    """``m1`` … of this Mac, or nothing."""
+    if sys.platform != "darwin":
+        return ""
+    result = subprocess.run(["sysctl", "-n", "machdep.cpu.brand_string"], capture_output=True, text=True, check=False)
+    found = re.search(r"Apple (M\d+)", result.stdout)
+    return found[1].lower() if found else ""

@@ -92,9 +92,10 @@ class _Request:
 class LLM:
     """A loaded model. Usable as a context manager and from several threads, which then share its steps.
 
-    ``model``: a pack's path or a model's name. ``device``: "auto" is the one that the pack was compiled for. ``quant``: for
-    a model that must be compiled. ``max_model_len`` 0: as compiled. ``kv_cache_memory``: bytes, 0 chooses. ``trust``: open a
-    pack that was neither built here nor signed by a trusted key. Raises FerrumError.
+    ``model``: a pack's path or a model's name. ``device``: "auto" is the one that the pack was compiled for, and this CPU for
+    a model's name; "cpu", "cuda", "metal"; "emulate" runs a GPU's pack on the CPU. ``quant``: for a model that must be
+    compiled. ``max_model_len`` 0: as compiled. ``kv_cache_memory``: bytes, 0 chooses. ``trust``: open a pack that was neither
+    built here nor signed by a trusted key. Raises FerrumError.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class LLM:
         device: str = "auto",
         *,
         quant: str = "none",
+        kv_dtype: str = "",
         max_num_seqs: int = 16,
         max_num_batched_tokens: int = 512,
         max_prefill_chunk: int = 0,
@@ -117,7 +119,7 @@ class LLM:
         self._count = 0
         self._closed = False
         self._model = load_model(
-            resolve_pack(model, quant=quant),
+            resolve_pack(model, quant=quant, kv_dtype=kv_dtype, target=device if device in ("cuda", "metal") else "cpu"),
             device=device,
             trust=trust,
             device_options=DeviceOptions(

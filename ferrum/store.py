@@ -10,7 +10,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ferrum import __version__, env
@@ -29,6 +29,7 @@ class PackRequest:
 
     target: str = "cpu"
     quant: str = "none"
+    kv_dtype: str = ""
     max_model_len: int = 0
 
 
@@ -46,7 +47,7 @@ def resolve_pack(
         return name.path
     source = local_source(name, on_file)
     target = exact_target(request.target)
-    path = pack_path(name, source, PackRequest(target, request.quant, request.max_model_len))
+    path = pack_path(name, source, replace(request, target=target))
     if path.is_file():
         return path
     return _compile(name, source, request, path, on_stage)
@@ -66,10 +67,17 @@ def local_source(name: ModelName, on_file: FileProgress | None = None) -> Path:
 
 
 def exact_target(text: str) -> str:
-    """``cpu`` with what this machine is, since a home folder may be shared by several; other targets are exact already."""
-    from ferrum.devices.host import machine_arch, machine_features
+    """``cpu``, ``cuda`` and ``metal`` with what this machine is, since a home folder may be shared by several; other targets
+    are exact already."""
+    if text == "cpu":
+        from ferrum.devices.host import machine_arch, machine_features
 
-    return f"cpu {machine_arch()} {' '.join(sorted(machine_features()))}" if text == "cpu" else text
+        return f"cpu {machine_arch()} {' '.join(sorted(machine_features()))}"
+    if text in ("cuda", "metal"):
+        from ferrum.devices.gpus import find_gpus
+
+        return f"{text} {' '.join(gpu.arch for gpu in find_gpus(text)[:1])}"
+    return text
 
 
 def pack_path(name: ModelName, source: Path, request: PackRequest) -> Path:
@@ -78,6 +86,7 @@ def pack_path(name: ModelName, source: Path, request: PackRequest) -> Path:
         "source": source_identity(name, source),
         "target": request.target,
         "quant": request.quant,
+        "kv_dtype": request.kv_dtype,
         "max_model_len": request.max_model_len,
         "compiler": compiler_digest(),
     }
@@ -121,6 +130,7 @@ def _compile(name: ModelName, source: Path, request: PackRequest, path: Path, on
         "model": str(source),
         "target": request.target,
         "quant": request.quant,
+        "kv_dtype": request.kv_dtype,
         "max_model_len": request.max_model_len,
         "output": str(path),
         "revision": source.name if name.kind == "hub" else "",

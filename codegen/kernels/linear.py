@@ -12,15 +12,28 @@ from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import F32, Cost, Kernel
 from ferrum.codegen.layouts import TiledLayout
 
-# Half of the smallest first-level data cache in use.
-_CHUNK_BYTES = 16 << 10
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a product is cut: ``rows`` of x by ``tiles`` of weights in registers, ``chunk_kib`` KiB of weights in the first cache.
+
+    The default chunk is half of the smallest first-level data cache in use.
+    """
+
+    rows: int
+    tiles: int
+    chunk_kib: int = 16
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.tiles}, {self.chunk_kib} KiB"
 
 
 @dataclass(frozen=True)
 class Linear(Kernel):
     """``x [rows, k] -> [rows, n]``, or ``[rows, n/2]`` = silu(gate) * up.
 
-    ``mr`` rows of x and ``nr`` weight tiles are held in ``registers`` vector registers at once.
+    ``mr`` rows of x and ``nr`` weight tiles are held in ``registers`` vector registers at once; with more rows, weights are
+    used in chunks of ``chunk_kib``.
     """
 
     stem: ClassVar[str] = "linear"
@@ -34,6 +47,7 @@ class Linear(Kernel):
     mr: int
     nr: int
     registers: int
+    chunk_kib: int = 16
 
     @property
     def params(self) -> dict[str, int | float | str | bool]:
@@ -60,9 +74,9 @@ class Linear(Kernel):
 
     @property
     def chunk(self) -> int:
-        """Groups of a unit whose weights, as they are multiplied, fill half of a first-level cache."""
+        """Groups of a unit in one chunk, by the bytes of weights as they are multiplied."""
         size = self.weight.unit_rows * (self.weight.format.group or 4 * self.steps)
-        return max(1, min(self.groups, _CHUNK_BYTES // size))
+        return max(1, min(self.groups, (self.chunk_kib << 10) // size))
 
     @property
     def panel_bytes(self) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 from ferrum.codegen.kernels.base import F32, Cost, Kernel, c_float
 
 BLOCK_SIZE = 16
+KV_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
 _TILE_ROWS = 24
 
 
@@ -17,7 +18,8 @@ _TILE_ROWS = 24
 class PagedAttention(Kernel):
     """``qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim]``.
 
-    ``window`` 0 attends to everything before. ``mr`` rows by four vectors of keys are held in registers.
+    ``window`` 0 attends to everything before. ``kv_dtype`` f32, bf16 or int8 (a scale for each token and head).
+    ``bf16_dot``: the target multiplies pairs of bfloat16; else q and p stay float32. ``mr`` rows by four vectors of keys are held in registers.
     """
 
     stem: ClassVar[str] = "paged_attention"
@@ -30,12 +32,18 @@ class PagedAttention(Kernel):
     eps: float
     softmax_scale: float
     kv_dtype: str
+    bf16_dot: bool
     lanes: int
     mr: int
 
     @property
     def element_bytes(self) -> int:
-        return 2 if self.kv_dtype == "bf16" else 4
+        return KV_BYTES[self.kv_dtype]
+
+    @property
+    def scale_bytes(self) -> int:
+        """float32 scales of a block's keys and values."""
+        return 2 * 4 * BLOCK_SIZE if self.kv_dtype == "int8" else 0
 
     @property
     def padded_d(self) -> int:
@@ -48,7 +56,7 @@ class PagedAttention(Kernel):
     @property
     def head_bytes(self) -> int:
         """Keys and values of one KV head in one block."""
-        return self.key_bytes + BLOCK_SIZE * self.padded_d * self.element_bytes
+        return self.key_bytes + BLOCK_SIZE * self.padded_d * self.element_bytes + self.scale_bytes
 
     @property
     def group(self) -> int:
@@ -70,11 +78,12 @@ class PagedAttention(Kernel):
     def why(self) -> str:
         return (
             f"{self.group} query heads share each key and value load; a decoding sequence writes its own token's KV in its unit, "
-            f"prompts do it in a phase before; keys {self.kv_dtype}, softmax streamed over {4 * self.lanes} keys"
+            f"prompts do it in a phase before; cache {self.kv_dtype}, softmax streamed over {4 * self.lanes} keys"
         )
 
     def context(self) -> dict[str, object]:
         vectors = self.padded_d // self.lanes
+        pair = 2 if self.kv_dtype == "bf16" else 1
         return {
             "vectors": 4,
             "keys": 4 * self.lanes,
@@ -82,7 +91,10 @@ class PagedAttention(Kernel):
             "padded_d": self.padded_d,
             "key_bytes": self.key_bytes,
             "head_bytes": self.head_bytes,
-            "q_bytes": self.head_dim * self.element_bytes,
+            "q_bytes": self.head_dim * (2 if self.kv_dtype == "bf16" and self.bf16_dot else 4),
+            "step_bytes": self.element_bytes * pair,
+            "key_steps": self.head_dim // pair,
+            "value_steps": BLOCK_SIZE // pair,
             "tile_rows": self.tile_tokens * self.group,
             "scale": c_float(self.softmax_scale),
             "eps": c_float(self.eps),

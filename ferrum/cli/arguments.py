@@ -12,6 +12,7 @@ from ferrum.cli.options import non_negative
 from ferrum.cli.output import Progress, stage_progress
 
 QUANTS = ("none", "f32", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
+KV_DTYPES = ("bf16", "int8", "f32")
 MODEL_HELP = "a pack, a folder, an alias such as qwen3:0.6b, or org/name[@revision]"
 
 
@@ -21,8 +22,12 @@ def add_model(parser: argparse.ArgumentParser, metavar: str = "PACK|MODEL") -> N
 
 def add_compile_choices(parser: argparse.ArgumentParser) -> None:
     """What decides a pack that has to be compiled first."""
-    parser.add_argument("--target", default="cpu", help="machine to compile for (default cpu, which is this machine)")
+    targets = "machine to compile for: cpu, cuda or metal for this one, or a name (default cpu)"
+    parser.add_argument("--target", default="cpu", help=targets)
     parser.add_argument("--quant", default="none", choices=QUANTS, help="number format of the weights (default none: bf16)")
+    parser.add_argument(
+        "--kv-dtype", default="", choices=KV_DTYPES, help="format of the KV cache (default bf16, or f32 with f32 weights)"
+    )
     parser.add_argument(
         "--max-model-len", type=non_negative, default=0, metavar="N", help="longest sequence in tokens (default: the model's)"
     )
@@ -51,7 +56,7 @@ def find_pack(args: argparse.Namespace) -> Path:
         assert name.path is not None
         return name.path
     with progress_of(args) as progress:
-        request = PackRequest(args.target, args.quant, args.max_model_len)
+        request = PackRequest(args.target, args.quant, args.kv_dtype, args.max_model_len)
         path = resolve_pack(args.model, request, on_file=file_progress(progress), on_stage=progress)
     if args.verbose:
         print(f"pack: {path}", file=sys.stderr)

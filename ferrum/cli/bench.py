@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(path, trust=args.trust, device_options=device, engine_options=EngineOptions(prefix_cache=False))
     try:
         _check_lengths(args, model.info.max_model_len)
-        roof = roofs_with(model.executor)
+        roof = roofs_with(model.executor, model.pack.manifest.target)
         _round(model.engine, model.info.vocab_size, args, 0)
         samples = [_round(model.engine, model.info.vocab_size, args, i + 1) for i in range(args.rounds)]
         manifest = model.pack.manifest
@@ -127,14 +127,15 @@ def summary(samples: Sequence[Sample], roof: dict[str, float], manifest: Manifes
     if roof:
         decode, prefill = limits(roof, manifest, args)
         result["roofs"]["decode_tokens_per_s"] = decode
-        result["roofs"]["prefill_tokens_per_s"] = prefill
         result["decode_share"] = result["decode_tokens_per_s"] / decode
-        result["prefill_share"] = result["prefill_tokens_per_s"] / prefill
+        if prefill:  # a GPU's arithmetic is not measured here
+            result["roofs"]["prefill_tokens_per_s"] = prefill
+            result["prefill_share"] = result["prefill_tokens_per_s"] / prefill
     return result
 
 
 def limits(roof: dict[str, float], manifest: Manifest, args: argparse.Namespace) -> tuple[float, float]:
-    """Tokens/s at the roofline: (decode, prefill).
+    """Tokens/s at the roofline: (decode, prefill), the latter 0 where no rate of arithmetic was measured.
 
     A decode step reads all weights once and each sequence's KV cache; prefill does the arithmetic at the best rate that
     the machine has for the weights' format.
@@ -145,11 +146,11 @@ def limits(roof: dict[str, float], manifest: Manifest, args: argparse.Namespace)
     flops = sum(k.flops_per_token for k in kernels)
     context = args.prompt_tokens + args.max_tokens / 2
     kv_bytes = context * kv.bytes_per_block / kv.block_size
-    rate = 1e12 * max(roof[key] for key in _arithmetic(manifest.model.quant))
+    rate = 1e12 * max((roof[key] for key in _arithmetic(manifest.model.quant) if key in roof), default=float("inf"))
     read = roof["read_gb_per_s"] * 1e9
     decode = max((weights + args.concurrency * (activations + kv_bytes)) / read, args.concurrency * flops / rate)
     prefill = max(flops / rate, (weights / 512 + activations) / read)
-    return args.concurrency / decode, 1 / prefill
+    return args.concurrency / decode, 1 / prefill if rate < float("inf") else 0.0
 
 
 def _arithmetic(quant: str) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start-from", default="", metavar="STAGE", help="go on from the dump of the stage before this one")
     parser.add_argument("--jobs", type=non_negative, default=0, metavar="N", help="threads that encode weights (default: all)")
     parser.add_argument("--no-prove", dest="prove", action="store_false", help="leave out the run against the interpreter")
+    parser.add_argument("--tune", action="store_true", help="measure how to cut matrix products on this machine, which must be the target")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -41,6 +42,7 @@ def run(args: argparse.Namespace) -> int:
             model=str(source),
             target=args.target,
             quant=args.quant,
+            kv_dtype=args.kv_dtype,
             max_model_len=args.max_model_len,
             output=Path(args.output) if args.output else None,
             dump_dir=Path(dump) if dump else None,
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             start_from=args.start_from,
             jobs=args.jobs,
             prove=args.prove,
+            tune=args.tune,
             revision=source.name if name.kind == "hub" else "",
             name=name.short,
         )

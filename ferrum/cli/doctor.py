@@ -16,6 +16,8 @@ from ferrum.cli.machine import ROOF_UNITS, cores, known_roofs, memory_bytes, thi
 from ferrum.cli.output import print_json, print_table, size
 from ferrum.errors import FerrumError
 
+GPU_DEVICES = ("cuda", "metal")
+GPU_PACKAGES = {"cuda-bindings": "cuda", "pyobjc-framework-Metal": "metal"}
 COMPILER_PACKAGES = ("torch", "safetensors", "onnx", "ziglang")
 RUNTIME_PACKAGES = ("numpy", "tokenizers", "jinja2", "msgspec", "sanic", "huggingface_hub", "rich", "cryptography")
 
@@ -54,8 +56,20 @@ def machine() -> Iterator[Finding]:
         yield Finding("device cpu", "ok", f"{target.name}: {', '.join(target.requires) or 'baseline'}")
     except FerrumError as error:
         yield Finding("device cpu", "missing", str(error))
-    yield Finding("device cuda", "note", "not supported by this version")
-    yield Finding("device metal", "note", "not supported by this version")
+    for device in GPU_DEVICES:
+        yield from gpus(device)
+
+
+def gpus(device: str) -> Iterator[Finding]:
+    """The machine's GPUs of one kind, or what is missing. None is no fault: packs for the CPU run without."""
+    from ferrum.devices.gpus import probe
+
+    found = probe(device)
+    if found.missing:
+        yield Finding(f"device {device}", "note", found.missing)
+        return
+    for gpu in found.gpus:
+        yield Finding(f"device {device}", "ok", f"{gpu.name}: {gpu.arch}, {size(gpu.memory)}, {found.driver}")
 
 
 def toolchains() -> Iterator[Finding]:
@@ -80,6 +94,9 @@ def packages() -> Iterator[Finding]:
     for name in COMPILER_PACKAGES:
         version = _package_version(name)
         yield Finding(f"package {name}", "ok" if version else "note", version or "pip install 'ferrum-infer[compile]'")
+    for name, extra in GPU_PACKAGES.items():
+        version = _package_version(name)
+        yield Finding(f"package {name}", "ok" if version else "note", version or f"pip install 'ferrum-infer[{extra}]'")
 
 
 def folders() -> Iterator[Finding]:
@@ -105,10 +122,11 @@ def verdict(found: list[Finding]) -> list[Finding]:
     """Can this machine compile, can it run?"""
     bad = [f.what for f in found if f.state == "missing"]
     has = {f.what for f in found if f.state == "ok"}
+    devices = [device for device in ("cpu", *GPU_DEVICES) if f"device {device}" in has]
     compiler = any(w.startswith("compiler ") for w in has)
     lacking = [p for p in COMPILER_PACKAGES[:2] if f"package {p}" not in has] + ([] if compiler else ["a C compiler"])
     return [
-        Finding("can run packs", "missing" if bad else "ok", "lacks " + ", ".join(bad) if bad else "cpu"),
+        Finding("can run packs", "missing" if bad else "ok", "lacks " + ", ".join(bad) if bad else ", ".join(devices)),
         Finding("can compile", "missing" if lacking else "ok", "lacks " + ", ".join(lacking) if lacking else "cpu"),
     ]
 

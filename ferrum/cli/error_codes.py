@@ -61,7 +61,14 @@ ERROR_CODES: dict[str, str] = {
         "repeats the list."
     ),
     "contract-mismatch": "The code and the weights in a pack were made for different tensors. Compile the model again.",
-    "device-failed": "The device could not start, for instance because the system refused threads.",
+    "device-failed": (
+        "The device could not start or a step on it failed: the system refused threads, or a GPU reported an error. The message "
+        "has the driver's words; after a failed step on a GPU nothing else runs in the same process."
+    ),
+    "device-missing": (
+        "The pack is for a device that is not in this machine, or what drives it is not installed: the NVIDIA driver, macOS, or "
+        "a Python package that the message names. ferrum doctor lists what is there."
+    ),
     "disk-full": (
         "The disk has no room for what is being written. Nothing half-written is left under the final name. Free some space, "
         "or choose another disk with --home, HF_HOME or -o."
@@ -125,6 +132,10 @@ ERROR_CODES: dict[str, str] = {
     ),
     "key-exists": "A key file is already there and is not overwritten. Choose another name.",
     "key-invalid": "A key file is damaged, of another kind, or readable by others. Keys are made with ferrum's own format.",
+    "kernel-fault": (
+        "A kernel, run on the CPU by the emulator, did what a GPU would not survive: an access outside of its buffers, a barrier "
+        "that not all threads reach, a launch beyond the limits. The message names kernel, block and thread."
+    ),
     "kv-memory-too-small": (
         "The KV cache would not even hold one sequence. Free memory, give more with --kv-cache-memory, or lower --max-model-len."
     ),
@@ -233,7 +244,7 @@ ERROR_CODES: dict[str, str] = {
     ),
     "write-failed": "The system refused to write. The message has its reason; nothing half-written is left under the final name.",
     "wrong-machine": (
-        "The pack was compiled for a CPU with features that this one lacks, or for another architecture. Compile with "
-        "--target cpu here, or choose the right --target there."
+        "The pack was compiled for a CPU with features that this one lacks, for another architecture or another GPU. Compile "
+        "with --target cpu, cuda or metal here, or choose the right --target there."
     ),
 }

@@ -12,7 +12,7 @@ from ferrum.cli.machine import known_roofs
 from ferrum.cli.output import count, print_json, print_table, size
 from ferrum.cli.stages import STAGES
 from ferrum.errors import FerrumError
-from ferrum.pack.schema import KernelRecord, Manifest
+from ferrum.pack.schema import KernelRecord, Manifest, TuningRecord
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,12 +88,17 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
     print("memory   weights + blocks * block + fixed + tokens * per token + samples * per sample + threads * per thread")
     print(f"         {memory.weights} + blocks * {kv.bytes_per_block} + {memory.fixed} + tokens * {memory.per_token}")
     print(f"         + samples * {memory.per_sample} + threads * {memory.per_thread} bytes")
+    for record in manifest.tuning:
+        if record.chosen:
+            print(f"tuned    {record.format}: {record.rows} rows by {record.tiles} tiles, chunks of {record.chunk_kib} KiB")
     print()
     if why:
+        for record in manifest.tuning:
+            print(_tuning(record))
         for kernel in manifest.kernels:
             print(f"{kernel.symbol}: {kernel.why}")
         return
-    roof = known_roofs()
+    roof = known_roofs(manifest.target)
     rows = [_row(kernel, roof) for kernel in manifest.kernels]
     print_table(("KERNEL", "CALLS", "WEIGHTS", "FLOP/TOKEN", "BYTES/TOKEN", "FLOP/BYTE", "LIMIT AT 1 TOKEN"), rows)
     if roof:
@@ -101,6 +106,12 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
         print(f"\nroofline of this machine: {1 / total:.0f} tokens/s for one sequence" if total else "")
     else:
         print("\nferrum bench measures this machine; then each kernel's roofline is shown")
+
+
+def _tuning(record: TuningRecord) -> str:
+    times = ", ".join(f"{us / 1000:.2f} ms with {rows}" for rows, us in sorted(record.microseconds.items(), key=lambda pair: int(pair[0])))
+    mark = "chosen" if record.chosen else "tried "
+    return f"{mark} {record.format} {record.rows} x {record.tiles}, {record.chunk_kib} KiB: {times} rows"
 
 
 def _row(kernel: KernelRecord, roof: dict[str, float]) -> tuple[str, ...]:
@@ -117,7 +128,7 @@ def _row(kernel: KernelRecord, roof: dict[str, float]) -> tuple[str, ...]:
 def _seconds(kernel: KernelRecord, roof: dict[str, float]) -> tuple[float, str]:
     """Least time of all calls in a step of one token, and what bounds it."""
     memory = (kernel.weight_bytes + kernel.bytes_per_token) / (roof["read_gb_per_s"] * 1e9)
-    arithmetic = kernel.flops_per_token / (roof["f32_tflops"] * 1e12)
+    arithmetic = kernel.flops_per_token / (roof.get("f32_tflops", float("inf")) * 1e12)
     return max((memory, "memory"), (arithmetic, "arithmetic"))
 
 

@@ -6,9 +6,14 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ferrum import __version__, env
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from ferrum.pack.schema import TargetRecord
 
 ROOF_UNITS = {
     "read_gb_per_s": "GB/s read from memory",
@@ -25,22 +30,34 @@ def this_machine() -> tuple[str, frozenset[str]]:
     return machine_arch(), machine_features()
 
 
-def known_roofs() -> dict[str, float]:
-    """Limits of this machine that an earlier run measured; empty when none did."""
+def machine_for(target: TargetRecord) -> tuple[str, Collection[str]] | None:
+    """(architecture, features) of this machine's device of the target's kind; None when there is none to ask."""
+    if target.device == "cpu":
+        return this_machine()
+    from ferrum.devices.gpus import find_gpus
+
+    gpus = find_gpus(target.device)
+    if any(gpu.runs(target.arch) for gpu in gpus):
+        return target.arch, target.features
+    return (gpus[0].arch, ()) if gpus else None
+
+
+def known_roofs(target: TargetRecord | None = None) -> dict[str, float]:
+    """Limits of this machine's device that an earlier run measured (of the CPU without a target); empty when none did."""
     try:
-        kept = json.loads(_roofs_file().read_text(encoding="utf-8"))
-        return {key: float(kept[key]) for key in ROOF_UNITS}
+        kept = json.loads(_roofs_file(target).read_text(encoding="utf-8"))
+        return {key: float(kept[key]) for key in ROOF_UNITS if key in kept or key == "read_gb_per_s"}
     except (OSError, ValueError, TypeError, KeyError):
         return {}
 
 
-def roofs_with(executor: Any) -> dict[str, float]:
-    """Measured now on a loaded model's threads and kept for ``explain`` and ``doctor``; empty if the device cannot."""
+def roofs_with(executor: Any, target: TargetRecord | None = None) -> dict[str, float]:
+    """Measured now on a loaded model's device and kept for ``explain`` and ``doctor``; empty if the device cannot."""
     measure = getattr(executor, "measure_roofs", None)
     if measure is None:
         return {}
     found = {key: float(value) for key, value in measure().items()}
-    path = _roofs_file()
+    path = _roofs_file(target)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text(json.dumps(found), encoding="utf-8")
@@ -48,8 +65,9 @@ def roofs_with(executor: Any) -> dict[str, float]:
     return found
 
 
-def _roofs_file() -> Path:
-    return env.cache_dir() / f"roofs-{_machine_key()}.json"
+def _roofs_file(target: TargetRecord | None) -> Path:
+    kind = "" if target is None or target.device == "cpu" else f"{target.device}-{target.arch}-"
+    return env.cache_dir() / f"roofs-{kind}{_machine_key()}.json"
 
 
 def _machine_key() -> str:

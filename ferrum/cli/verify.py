@@ -16,13 +16,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ferrum.cli.machine import this_machine
+    from ferrum.cli.machine import machine_for
+    from ferrum.pack.reader import read_manifest
     from ferrum.pack.verify import verify_pack
 
     path = Path(args.pack)
     if not path.is_file():
         raise FerrumError("pack-missing", "there is no such pack", args.pack, "check the path")
-    report = verify_pack(path, args.numeric, make_executor=_load, machine=this_machine())
+    report = verify_pack(path, args.numeric, make_executor=load_small, machine=machine_for(read_manifest(path).target))
     if args.json:
         checks = [{"name": c.name, "state": c.state, "detail": c.detail} for c in report.checks]
         print_json({"path": str(path), "ok": report.ok, "checks": checks})
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     raise FerrumError("pack-verify-failed", f"{bad.name}: {bad.detail or 'failed'}", str(path), "copy or build the pack again")
 
 
-def _load(pack: Any) -> Any:
+def load_small(pack: Any) -> Any:
     """The pack on its device with room for one short sequence."""
     from ferrum.devices.base import DeviceOptions
     from ferrum.engine.load import find_device

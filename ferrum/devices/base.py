@@ -8,7 +8,7 @@ reads the outputs. Nothing is allocated in between.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,21 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Free the memory and stop the worker threads; safe to call twice."""
+
+
+@runtime_checkable
+class OverlappingExecutor(Executor, Protocol):
+    """An executor whose steps can be started without waiting, so that the engine works while the device does.
+
+    There are two sets of buffers. ``begin`` starts the step that ``buffers`` describe and makes ``buffers`` the other set;
+    ``finish`` waits for the oldest step under way. At most two are under way. ``step`` is both and changes no set.
+    """
+
+    def begin(self, ahead: bool = False) -> None:
+        """Start a step. ``ahead``: its token i is what the step under way samples in row i; ``buffers.tokens`` is not read."""
+
+    def finish(self) -> StepBuffers:
+        """Wait for the oldest step under way; its buffers, whose outputs stay until the second ``begin`` from now."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,9 @@ _SPIN = 3000
 _KV_SHARE = 0.5
 
 
-class _Config(ctypes.Structure):
+class Config(ctypes.Structure):
+    """What the generated code is opened with, field by field as in its header."""
+
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("weights", "kv", "arena", "cpus")),
         ("num_blocks", ctypes.c_int64),
@@ -44,7 +46,9 @@ _ARRAYS = (
 )  # fmt: skip
 
 
-class _Step(ctypes.Structure):
+class Step(ctypes.Structure):
+    """One step's counts and arrays, in the order of the header."""
+
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_samples", "unused")),
         *((name, ctypes.c_void_p) for name in _ARRAYS),
@@ -82,9 +86,9 @@ class Library:
             ) from None
         lib = self.lib
         lib.ferrum_arena_bytes.restype = ctypes.c_int64
-        lib.ferrum_arena_bytes.argtypes = [ctypes.POINTER(_Config)]
+        lib.ferrum_arena_bytes.argtypes = [ctypes.POINTER(Config)]
         lib.ferrum_open.restype = ctypes.c_int32
-        lib.ferrum_open.argtypes = [ctypes.POINTER(_Config), ctypes.POINTER(_Step), ctypes.POINTER(ctypes.c_void_p)]
+        lib.ferrum_open.argtypes = [ctypes.POINTER(Config), ctypes.POINTER(Step), ctypes.POINTER(ctypes.c_void_p)]
         lib.ferrum_step.restype = lib.ferrum_close.restype = lib.ferrum_copy_block.restype = lib.ferrum_profile.restype = None
         lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = lib.ferrum_logits.argtypes = [ctypes.c_void_p]
         lib.ferrum_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
@@ -127,7 +131,7 @@ class CpuExecutor:
         self._kv = _reserve(self.limits.num_blocks * manifest.kv.bytes_per_block)
         self._arena = _reserve(arena_bytes)
         self._config.kv, self._config.arena = self._kv.ctypes.data, self._arena.ctypes.data
-        self._step = _Step(**{name: getattr(self.buffers, name).ctypes.data for name in _ARRAYS})
+        self._step = Step(**{name: getattr(self.buffers, name).ctypes.data for name in _ARRAYS})
         error = self._library.lib.ferrum_open(ctypes.byref(self._config), ctypes.byref(self._step), ctypes.byref(self._handle))
         if error:
             raise FerrumError(
@@ -136,9 +140,9 @@ class CpuExecutor:
         self._run = self._library.lib.ferrum_step
         self._logits = self._map_logits()
 
-    def _make_config(self, pack: Pack, threads: int, spin: int) -> _Config:
+    def _make_config(self, pack: Pack, threads: int, spin: int) -> Config:
         limits = self.limits
-        return _Config(
+        return Config(
             weights=pack.address("weights"),
             cpus=self._cpus.ctypes.data,
             num_blocks=limits.num_blocks,

@@ -7,15 +7,21 @@ from ferrum.engine.scheduler import Planned
 from ferrum.engine.sequence import Sequence
 
 
-def fill_step(buffers: StepBuffers, plan: list[Planned]) -> None:
-    """Describe ``plan`` in ``buffers``: row s of the tables is ``plan[s]``, sampled rows are in the same order."""
+def fill_step(buffers: StepBuffers, plan: list[Planned], ahead: bool = False) -> None:
+    """Describe ``plan`` in ``buffers``: row s of the tables is ``plan[s]``, sampled rows are in the same order.
+
+    ``ahead``: the plan follows one that is under way and samples for the same sequences. Each has one token, which is not
+    known yet and is left out.
+    """
     at = 0
     row = 0
     buffers.penalty_start[0] = buffers.bias_start[0] = 0
     for s, (sequence, num_tokens, samples) in enumerate(plan):
-        start = sequence.num_computed
+        start = len(sequence.tokens) if ahead else sequence.num_computed
         end = start + num_tokens
-        if num_tokens == 1:
+        if ahead:
+            buffers.positions[at] = start
+        elif num_tokens == 1:
             buffers.tokens[at] = sequence.tokens[start]
             buffers.positions[at] = start
         else:
@@ -27,7 +33,7 @@ def fill_step(buffers: StepBuffers, plan: list[Planned]) -> None:
         at += num_tokens
         if samples:
             buffers.sample_rows[row] = at - 1
-            _fill_row(buffers, row, sequence)
+            _fill_row(buffers, row, sequence, sequence.num_output + ahead)
             row += 1
     buffers.query_start[len(plan)] = at
     buffers.num_tokens = at
@@ -35,7 +41,7 @@ def fill_step(buffers: StepBuffers, plan: list[Planned]) -> None:
     buffers.num_samples = row
 
 
-def _fill_row(buffers: StepBuffers, row: int, sequence: Sequence) -> None:
+def _fill_row(buffers: StepBuffers, row: int, sequence: Sequence, draw: int) -> None:
     params = sequence.params
     buffers.temperature[row] = 0.0 if params.greedy else params.temperature
     buffers.top_k[row] = max(params.top_k, 0)
@@ -45,7 +51,7 @@ def _fill_row(buffers: StepBuffers, row: int, sequence: Sequence) -> None:
     buffers.presence_penalty[row] = params.presence_penalty
     buffers.frequency_penalty[row] = params.frequency_penalty
     buffers.seed[row] = sequence.seed
-    buffers.draw[row] = sequence.num_output
+    buffers.draw[row] = draw
     buffers.num_logprobs[row] = -1 if params.logprobs is None else params.logprobs
     begin = int(buffers.penalty_start[row])
     end = begin + len(sequence.counts.tokens)

@@ -5,8 +5,12 @@ the device, takes the sampled tokens and returns one event per token; the last e
 
 What ends a choice here is what can be seen in tokens: end and stop tokens, ``max_tokens``, the context's length. Stop
 strings are seen by whoever turns tokens into text: it calls ``abort`` (which emits no event) and reports "stop" itself.
-Between two steps ``abort`` takes effect at once, so no further token is computed and the blocks are free. A consumer in
+Between two steps ``abort`` takes effect at once, so no further token is reported and the blocks are free. A consumer in
 another process may find some more events under way; it drops events of choices that it has ended.
+
+On a device whose steps overlap, a step that needs no token of the one under way is started before that one has ended, so the
+device goes from one to the next while the engine works. A choice that ends meanwhile has wasted a row, whose keys and values
+land in blocks that are free again: whoever gets them writes in a later step, and the device keeps the order of steps.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import Executor
+from ferrum.devices.base import Executor, OverlappingExecutor, StepBuffers
 from ferrum.engine.batch import fill_step
 from ferrum.engine.messages import EngineStats, TokenEvent
 from ferrum.engine.sampling import SamplingParams
@@ -65,6 +69,8 @@ class Engine:
         capacity = min(limits.num_blocks, limits.max_blocks_per_seq) * limits.block_size
         self.max_model_len = min(options.max_model_len or capacity, capacity)
         self.counters = Counters()
+        self._overlapping = executor if isinstance(executor, OverlappingExecutor) else None
+        self._under_way: list[Planned] = []
         self._sequences: dict[str, dict[int, Sequence]] = {}
         self._arrivals = 0
 
@@ -108,14 +114,14 @@ class Engine:
 
         An exception from the device leaves the engine unusable.
         """
-        plan = self.scheduler.schedule()
+        self._drop_unwanted()
+        plan = self._under_way or self.scheduler.schedule()
         if not plan:
             assert not self.scheduler.waiting and not self.scheduler.running, "work is left but none was scheduled"
             return []
-        fill_step(self.executor.buffers, plan)
-        self.executor.step()
+        buffers = self._run(plan)
         self._count(plan)
-        return self._collect(plan)
+        return self._collect(plan, buffers)
 
     def abort(self, request_id: str, index: int | None = None) -> bool:
         """End one choice or all choices of a request and free its blocks; False if there is nothing to end."""
@@ -161,6 +167,7 @@ class Engine:
         tokens = self._checked_prompt(prompt)
         if self.has_work:
             raise FerrumError("engine-busy", "logits are computed only while no request runs", "", "finish or abort the requests")
+        self._drop_unwanted()
         if len(tokens) > self.max_model_len:
             raise _too_long(len(tokens), 0, self.max_model_len)
         params = SamplingParams(temperature=0.0, max_tokens=1)
@@ -187,6 +194,28 @@ class Engine:
         for request_id in list(self._sequences):
             self.abort(request_id)
         self.executor.close()
+
+    def _run(self, plan: list[Planned]) -> StepBuffers:
+        """Run ``plan`` unless it is under way already; start the step after it, if that is known. The outputs of ``plan``."""
+        executor = self._overlapping
+        if executor is None:
+            fill_step(self.executor.buffers, plan)
+            self.executor.step()
+            return self.executor.buffers
+        if not self._under_way:
+            fill_step(executor.buffers, plan)
+            executor.begin()
+        self._under_way = self.scheduler.ahead(plan)
+        if self._under_way:
+            fill_step(executor.buffers, self._under_way, ahead=True)
+            executor.begin(ahead=True)
+        return executor.finish()
+
+    def _drop_unwanted(self) -> None:
+        """Wait for a step under way of which no row is wanted any more."""
+        if self._overlapping and self._under_way and all(p.sequence.state is State.FINISHED for p in self._under_way):
+            self._overlapping.finish()
+            self._under_way = []
 
     def _salt(self, params: SamplingParams, salt: str) -> bytes | None:
         """With the prefix cache off, only the choices of one request share: under a salt that nobody else can have."""
@@ -236,23 +265,27 @@ class Engine:
         counters.iterations += 1
         counters.batch_size = len(plan)
         for sequence, num_tokens, samples in plan:
+            if sequence.state is State.FINISHED:
+                continue
             if samples and num_tokens == 1 and sequence.num_output:
                 counters.decode_tokens += 1
             else:
                 counters.prefill_tokens += num_tokens
 
-    def _collect(self, plan: list[Planned]) -> list[TokenEvent]:
+    def _collect(self, plan: list[Planned], buffers: StepBuffers) -> list[TokenEvent]:
         events: list[TokenEvent] = []
+        row = 0
         for planned in plan:
             sequence = planned.sequence
-            self.scheduler.complete(planned)
-            if planned.samples:
-                events.append(self._take(sequence, len(events)))
+            if sequence.state is not State.FINISHED:  # it ended while this step was under way
+                self.scheduler.complete(planned)
+                if planned.samples:
+                    events.append(self._take(sequence, row, buffers))
+            row += planned.samples
         self.counters.tokens_generated += len(events)
         return events
 
-    def _take(self, sequence: Sequence, row: int) -> TokenEvent:
-        buffers = self.executor.buffers
+    def _take(self, sequence: Sequence, row: int, buffers: StepBuffers) -> TokenEvent:
         token = int(buffers.out_token[row])
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()

@@ -15,7 +15,13 @@ from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack, open_pack
 
 # name: module and class, imported when the device is used
-DEVICES = {"cpu": ("ferrum.devices.cpu", "CpuDevice"), "null": ("ferrum.devices.null", "NullDevice")}
+DEVICES = {
+    "cpu": ("ferrum.devices.cpu", "CpuDevice"),
+    "cuda": ("ferrum.devices.cuda", "CudaDevice"),
+    "metal": ("ferrum.devices.metal", "MetalDevice"),
+    "emulate": ("ferrum.codegen.emulate.device", "EmulatedDevice"),
+    "null": ("ferrum.devices.null", "NullDevice"),
+}
 AUTO = "auto"
 
 
@@ -71,7 +77,11 @@ def find_device(name: str) -> Device:
         known = ", ".join(DEVICES)
         raise FerrumError("unknown-device", f"there is no device {name!r}", "device", f"use auto or one of: {known}")
     module, attribute = DEVICES[name]
-    device: Device = getattr(importlib.import_module(module), attribute)()
+    try:
+        device: Device = getattr(importlib.import_module(module), attribute)()
+    except ImportError as error:
+        what = f"the device {name} needs the package {error.name}"
+        raise FerrumError("device-missing", what, "device", "pip install 'ferrum-infer[compile]'") from None
     return device
 
 

@@ -111,6 +111,26 @@ class Scheduler:
         self._admit_waiting(budget, plan)
         return plan
 
+    def ahead(self, plan: list[Planned]) -> list[Planned]:
+        """The step after ``plan``, which is under way, when it can be known without its tokens; else empty.
+
+        That is so when every running sequence samples in ``plan``, goes on whatever is sampled (but for stop tokens: then a
+        row of the next step is wasted) and has a block for one more token, and when nobody waits who could be let in.
+        """
+        if len(plan) != len(self.running) or (self.waiting and len(self.running) < self.max_seqs):
+            return []
+        missing = 0
+        for sequence, _, samples in plan:
+            if not samples or sequence.state is not State.RUNNING or not sequence.steady:
+                return []
+            missing += len(sequence.tokens) + 1 > len(sequence.blocks) * self.block_size
+        if missing > self.pool.available or len(plan) > min(self.max_tokens, self.limits.max_samples):
+            return []
+        for sequence, _, _ in plan:
+            if len(sequence.tokens) + 1 > len(sequence.blocks) * self.block_size:
+                sequence.blocks.append(self.pool.take())
+        return [Planned(sequence, 1, True) for sequence, _, _ in plan]
+
     def complete(self, planned: Planned) -> None:
         """The step has run: the tokens' keys and values are there, and full blocks may be shared."""
         sequence = planned.sequence

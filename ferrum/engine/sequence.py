@@ -114,6 +114,13 @@ class Sequence:
         banned = len(self.ban_tokens)
         return banned if banned and self.num_output < self.params.min_tokens else 0
 
+    @property
+    def steady(self) -> bool:
+        """Whether the row after the next token can be described before that token is known, and will be wanted."""
+        output = self.num_output
+        settled = self.mask is None and not self.params.penalized and not (self.ban_tokens and output < self.params.min_tokens)
+        return settled and output + 1 < self.max_tokens
+
     def append(self, token: int) -> str:
         """Take a sampled token; returns the finish reason: "" (goes on), "stop" (a stop token) or "length"."""
         self.tokens.append(token)

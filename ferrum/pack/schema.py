@@ -43,7 +43,7 @@ class TensorRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     name: str
     shape: list[int]
     format: str  # logical: "f32", "bf16", "int8-g128", "int4-g32", "int4a-g128" …
-    layout: str  # physical, e.g. "tiles16x2"
+    layout: str  # physical, e.g. "unit16x2h1"
     offset: int
     nbytes: int
 
@@ -68,6 +68,20 @@ class MemoryRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     per_token: int
     per_sample: int
     per_thread: int
+
+
+class TuningRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One way to cut products of a format that the tuner measured: rows by tiles in registers, KiB of weights in a chunk.
+
+    ``microseconds``: of one pass over weights that no cache holds, by rows of activations.
+    """
+
+    format: str
+    rows: int
+    tiles: int
+    chunk_kib: int
+    chosen: bool
+    microseconds: dict[str, int]
 
 
 class KernelRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -134,6 +148,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     selftest: bool  # whether the member "selftest.json" is there
     provenance: Provenance
     members: list[MemberRecord]
+    tuning: list[TuningRecord] = []
 
 
 KNOWN_SECTIONS = ("code", "graph", "plan", "weights", "text", "selftest")

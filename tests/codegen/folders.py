@@ -19,12 +19,18 @@ def save(model: transformers.PreTrainedModel, folder: Path) -> Path:
 
 
 def compile_folder(
-    folder: Path, quant: str = "f32", target: str = "cpu", prove: bool = False, max_model_len: int = 0, output: Path | None = None
+    folder: Path,
+    quant: str = "f32",
+    target: str = "cpu",
+    prove: bool = False,
+    max_model_len: int = 0,
+    output: Path | None = None,
+    kv_dtype: str = "",
 ) -> Path:
     """Compile ``folder``; the graph is traced once and read from its dump afterwards."""
-    output = output or folder / f"{target}.{quant}.{max_model_len}.fpk"
+    output = output or folder / f"{target}.{quant}{kv_dtype}.{max_model_len}.fpk"
     dumps = folder / f"dumps{max_model_len}"
-    base = CompileOptions(str(folder), target=target, quant=quant, max_model_len=max_model_len, dump_dir=dumps)
+    base = CompileOptions(str(folder), target=target, quant=quant, kv_dtype=kv_dtype, max_model_len=max_model_len, dump_dir=dumps)
     if not any(dumps.glob(f"*-{LAST_GRAPH_STAGE}.txt")):
         compile_model(replace(base, stop_after=LAST_GRAPH_STAGE))
     return compile_model(replace(base, start_from="layout", output=output, prove=prove))

@@ -16,7 +16,7 @@ from ferrum.codegen.plan import KvPlan, Launch, Plan, Slot
 from ferrum.codegen.render import render_step
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
-from ferrum.devices.cpu import _Config, _Step
+from ferrum.devices.cpu import Config, Step
 from ferrum.graphs.ir import Graph
 
 VOCAB = 16
@@ -74,7 +74,7 @@ def _call(
     stored = aligned(len(weights))
     stored[:] = np.frombuffer(weights, np.uint8)
     cpus = np.full(THREADS, -1, np.int32)
-    config = _Config(weights=stored.ctypes.data, cpus=cpus.ctypes.data, num_blocks=1, max_blocks_per_seq=1, spin=100)
+    config = Config(weights=stored.ctypes.data, cpus=cpus.ctypes.data, num_blocks=1, max_blocks_per_seq=1, spin=100)
     config.max_tokens = config.max_seqs = config.max_samples = MAX_ROWS
     config.num_threads = THREADS
     arena = aligned(lib.ferrum_arena_bytes(ctypes.byref(config)))
@@ -88,7 +88,7 @@ def _call(
         arena[starts[slot] : starts[slot] + raw.size] = raw
     ids = np.zeros(MAX_ROWS, np.int32) if tokens is None else tokens.astype(np.int32)
     query_start = np.array([0, rows], np.int32)
-    step = _Step(num_tokens=rows, num_seqs=1, num_samples=0, tokens=ids.ctypes.data, query_start=query_start.ctypes.data)
+    step = Step(num_tokens=rows, num_seqs=1, num_samples=0, tokens=ids.ctypes.data, query_start=query_start.ctypes.data)
     handle = ctypes.c_void_p()
     assert lib.ferrum_open(ctypes.byref(config), ctypes.byref(step), ctypes.byref(handle)) == 0
     lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = [ctypes.c_void_p]

@@ -47,7 +47,7 @@ def test_what_was_packed_is_what_the_manifest_says(folder: Path) -> None:
         assert head.format.startswith("int8")
         # every weight is read once per step; embeddings only by row
         linear = sum(k.weight_bytes for k in manifest.kernels if k.spec == "linear")
-        assert linear == sum(t.nbytes for t in manifest.tensors if t.layout.startswith("tile") and "embed" not in t.name)
+        assert linear == sum(t.nbytes for t in manifest.tensors if t.layout.startswith("unit") and "embed" not in t.name)
 
 
 def test_stop_after_and_start_from(folder: Path, tmp_path: Path) -> None:

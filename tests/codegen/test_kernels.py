@@ -17,8 +17,8 @@ from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.layouts import TiledLayout, decode, parse_format, to_f32
 from ferrum.codegen.prove import runs_here
-from ferrum.codegen.select import register_block
-from ferrum.codegen.store import JoinedRows, _write_tiled
+from ferrum.codegen.select import blocking
+from ferrum.codegen.store import JoinedRows, _write_matrix
 from ferrum.codegen.target import TARGETS, Target
 from tests.codegen.kernel_harness import Call, run
 from tests.codegen.test_layouts import Memory
@@ -39,13 +39,13 @@ F32 = NDArray[np.float32]
 def stored(w: F32, layout: TiledLayout) -> bytes:
     memory = Memory()
     with ThreadPoolExecutor(1) as pool:
-        _write_tiled(JoinedRows([w]), layout, memory, pool)
+        _write_matrix(JoinedRows([w]), layout, memory, pool, 0)
     return memory.bytes.getvalue()
 
 
 def layout_for(target: Target, n: int, k: int, name: str, halves: int = 1) -> TiledLayout:
     fmt = parse_format(name)
-    return TiledLayout(n, k, fmt, target.lanes, register_block(target, fmt)[1], halves)
+    return TiledLayout(n, k, fmt, target.lanes, blocking(target, fmt, {}).tiles, halves)
 
 
 def decode_act(raw: NDArray[np.uint8], act: ActFormat, k: int) -> F32:
@@ -72,8 +72,8 @@ def test_linear(data: st.DataObject) -> None:
     layout = layout_for(target, n, k, draw(st.sampled_from(FORMATS)), halves)
     bias, residual = draw(st.booleans()), not activation and draw(st.booleans())
     act = act_for(layout.format, target.has_bf16_dot)
-    mr, nr = register_block(target, layout.format)
-    kernel = Linear(n, k, layout, act, bias, residual, activation, mr, nr, target.registers)
+    block = blocking(target, layout.format, {})
+    kernel = Linear(n, k, layout, act, bias, residual, activation, block.rows, block.tiles, target.registers)
     rng = np.random.default_rng(n * 1000 + k)
     x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
     b, r = rng.normal(size=n).astype(np.float32), rng.normal(size=(rows, kernel.n_out)).astype(np.float32)

@@ -23,7 +23,7 @@ from ferrum.codegen.layouts import (
     to_bf16,
     to_f32,
 )
-from ferrum.codegen.store import JoinedRows, _write_tiled
+from ferrum.codegen.store import JoinedRows, _write_matrix
 
 FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int4-g32", "int4-g64", "int4a-g32")
 
@@ -45,7 +45,7 @@ class Memory:
 def encode(w: NDArray[np.float32], layout: TiledLayout) -> bytes:
     memory = Memory()
     with ThreadPoolExecutor(2) as pool:
-        _write_tiled(JoinedRows([w[:1], w[1:]]), layout, memory, pool)
+        _write_matrix(JoinedRows([w[:1], w[1:]]), layout, memory, pool, 0)
     return memory.bytes.getvalue()
 
 

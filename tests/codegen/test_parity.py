@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from numpy.typing import NDArray
 
 from ferrum import LLM, SamplingParams
+from ferrum.codegen.prove import runs_here
+from ferrum.codegen.target import TARGETS
 from tests.codegen.folders import compile_folder, save
 from tests.models.test_parity import BASE, ROPES, configurations, reference
 
@@ -92,6 +94,20 @@ def test_quantized_packs_agree_with_the_interpreter(tmp_path: Path, quant: str) 
     """The prove stage compares the code with the interpreter on the stored weights and raises when they differ."""
     model = reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])})
     compile_folder(save(model, tmp_path), quant, prove=True)
+
+
+@pytest.mark.parametrize("kv_dtype", ["f32", "bf16", "int8"])
+@pytest.mark.parametrize("target", [t.name for t in TARGETS if runs_here(t.arch, t.requires)])
+def test_cache_formats(tmp_path: Path, kv_dtype: str, target: str) -> None:
+    """With float32 weights all of the error is the cache's: nothing, eight bits of mantissa, or a step of 1/127."""
+    model = reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])})
+    tokens = torch.randint(0, 97, (150,), generator=torch.Generator().manual_seed(1)).tolist()
+    expected = logits_of(model, tokens)
+    with LLM(compile_folder(save(model, tmp_path), target=target, kv_dtype=kv_dtype)) as llm:
+        assert distance(llm.logits(tokens), expected) <= {"f32": 1e-4, "bf16": 6e-3, "int8": 2e-2}[kv_dtype]
+        greedy = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+        together = llm.generate([tokens, tokens[:70]], greedy)
+        assert list(llm.generate([tokens[:70]], greedy)[0].token_ids) == list(together[1].token_ids)
 
 
 def test_dynamic_rope_beyond_the_trained_length(tmp_path: Path) -> None:

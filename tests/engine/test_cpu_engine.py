@@ -109,11 +109,11 @@ def executor(pack: Pack) -> Iterator[Executor]:
     model.close()
 
 
-def fill_random_rows(executor: Executor, random: np.random.Generator) -> None:
+def fill_random_rows(executor: Executor, random: np.random.Generator, vocab: int = VOCAB_SIZE) -> None:
     """One sequence of which every row is sampled, each with parameters of its own."""
     b, n = executor.buffers, 64
     b.num_tokens, b.num_seqs, b.num_samples = n, 1, n
-    b.tokens[:n] = random.integers(0, VOCAB_SIZE, n)
+    b.tokens[:n] = random.integers(0, vocab, n)
     b.positions[:n] = b.sample_rows[:n] = range(n)
     b.query_start[:2] = 0, n
     b.context_len[0] = n
@@ -121,7 +121,7 @@ def fill_random_rows(executor: Executor, random: np.random.Generator) -> None:
     b.block_table[0, :used] = range(used)
     choices = {
         "temperature": [0, 0.1, 0.7, 1, 2, 50],
-        "top_k": [0, 0, 1, 5, 50, VOCAB_SIZE, VOCAB_SIZE + 9], "top_p": [1, 1, 0, 0.1, 0.5, 0.95],
+        "top_k": [0, 0, 1, 5, 50, vocab, vocab + 9], "top_p": [1, 1, 0, 0.1, 0.5, 0.95],
         "min_p": [0, 0, 0.05, 0.5, 1], "repetition_penalty": [1, 1.2, 0.8], "presence_penalty": [0, 0.5, -2],
         "frequency_penalty": [0, 0.5, -1], "num_logprobs": [-1, 0, 5, 20], "draw": range(1000), "use_mask": [0, 0, 1],
     }  # fmt: skip
@@ -133,14 +133,14 @@ def fill_random_rows(executor: Executor, random: np.random.Generator) -> None:
         count = int(random.choice([0, 1, 60]))
         begin = b.penalty_start[row]
         b.penalty_start[row + 1] = begin + count
-        b.penalty_token[begin : begin + count] = random.permutation(VOCAB_SIZE)[:count]
+        b.penalty_token[begin : begin + count] = random.permutation(vocab)[:count]
         b.penalty_count[begin : begin + count] = random.integers(0, 4, count)
         count = int(random.choice([0, 2, 20]))
         begin = b.bias_start[row]
         b.bias_start[row + 1] = begin + count
-        b.bias_token[begin : begin + count] = random.permutation(VOCAB_SIZE)[:count]
+        b.bias_token[begin : begin + count] = random.permutation(vocab)[:count]
         b.bias_value[begin : begin + count] = random.choice([-100, -1e30, 3, 10], count)
-        allow_bits(random.permutation(VOCAB_SIZE)[: random.integers(1, VOCAB_SIZE)].tolist(), b.mask[row])
+        allow_bits(random.permutation(vocab)[: random.integers(1, vocab)].tolist(), b.mask[row])
 
 
 def test_the_compiled_sampler_is_the_reference(executor: Executor) -> None:

@@ -11,6 +11,8 @@ INLINE uint16_t f32_to_bf16(float f) {
   return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
+INLINE int32_t nearest(float x) { return (int32_t)(x + (x < 0.0f ? -0.5f : 0.5f)); }
+
 /* e^x for x <= 88; relative error below 2e-7. Cody-Waite reduction and a degree-6 polynomial; -inf gives 0. */
 INLINE float fast_exp(float x) {
   x = x < -87.3f ? -87.3f : x;
@@ -32,6 +34,26 @@ INLINE float fast_exp(float x) {
 
 INLINE vf vf_select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
 INLINE vf vf_max(vf a, vf b) { return vf_select((vi)(a > b), a, b); }
+
+INLINE float vf_peak(vf v) {
+#if LANES == 16
+  return _mm512_reduce_max_ps((__m512)v);
+#else
+  float x = v[0];
+  for (int i = 1; i < LANES; ++i) x = v[i] > x ? v[i] : x;
+  return x;
+#endif
+}
+
+INLINE float vf_sum(vf v) {
+#if LANES == 16
+  return _mm512_reduce_add_ps((__m512)v);
+#else
+  float x = v[0];
+  for (int i = 1; i < LANES; ++i) x += v[i];
+  return x;
+#endif
+}
 
 /* fast_exp of each lane, written with vectors because compilers do not turn its choices into masks. */
 INLINE vf vf_exp(vf v) {

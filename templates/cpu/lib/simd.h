@@ -120,3 +120,15 @@ INLINE vf load_u8(const uint8_t *p) {
   return v;
 #endif
 }
+
+INLINE vf load_i8(const void *p) {
+#if LANES == 16
+  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif LANES == 8
+  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+#else
+  vf v;
+  for (int i = 0; i < LANES; ++i) v[i] = (float)((const int8_t *)p)[i];
+  return v;
+#endif
+}

@@ -1,0 +1,153 @@
+"""The C++ compiler of emulated kernels, and the cache of what it made.
+
+The machine's own compiler is taken for CUDA sources; Metal sources need clang's vector types, so a clang, or the one inside
+the ``ziglang`` package. No C++ library is linked or included.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from ferrum import env
+from ferrum.devices.host import machine_arch, machine_features
+from ferrum.errors import FerrumError
+
+INCLUDE = Path(__file__).parent / "include"
+
+# Kernels read the same bytes through several types; integers wrap; a bfloat16 product may be contracted as on a GPU.
+_FLAGS = ("-x", "c++", "-std=c++17", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
+          "-fno-strict-aliasing", "-fwrapv", "-fno-math-errno", "-ffp-contract=fast", "-fno-stack-protector",
+          "-U_FORTIFY_SOURCE", "-fvisibility=hidden", "-pthread", "-w")  # fmt: skip
+# An address that is not a multiple of its type's size is a fault on a GPU: trap, and let the launch report it.
+_ALIGNMENT = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
+_ADDRESSES = ("-fsanitize=address", "-g")
+
+
+@dataclass(frozen=True)
+class CxxCompiler:
+    """``command`` starts it; ``kind`` is gcc, clang or zig; ``version`` goes into the cache's keys."""
+
+    command: tuple[str, ...]
+    kind: str
+    version: str
+
+    def flags(self, sanitize: bool) -> list[str]:
+        native = "-mcpu=native" if self.kind == "zig" or machine_arch() == "aarch64" else "-march=native"
+        own = {"zig": ["-nostdinc++", "-fno-sanitize=all", "-g0"], "gcc": ["-fno-ipa-reference"], "clang": []}[self.kind]
+        checks = [*(_ADDRESSES if sanitize else ("-O2",))]
+        return [*_FLAGS, native, *own, *checks, f"-I{INCLUDE}"]
+
+
+def _version(command: tuple[str, ...]) -> str:
+    try:
+        result = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return result.stdout.splitlines()[0].strip() if result.returncode == 0 and result.stdout else ""
+
+
+def _compiles(command: tuple[str, ...]) -> bool:
+    """Whether C++ can be compiled: a C compiler without its C++ half answers to --version as well."""
+    try:
+        result = subprocess.run(
+            [*command, "-x", "c++", "-std=c++17", "-fsyntax-only", "-"],
+            input="#include <math.h>\n#include <signal.h>\n", capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return result.returncode == 0
+
+
+@cache
+def find_cxx(need_clang: bool) -> CxxCompiler:
+    """The machine's C++ compiler, else zig's. Raises FerrumError when there is none."""
+    for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
+        path = shutil.which(name)
+        version = _version((path,)) if path else ""
+        kind = "clang" if "clang" in version else "gcc"
+        if path and version and not (need_clang and kind == "gcc") and _compiles((path,)):
+            return CxxCompiler((path,), kind, version)
+    if importlib.util.find_spec("ziglang") is not None:
+        zig = (sys.executable, "-m", "ziglang")
+        version = subprocess.run([*zig, "version"], capture_output=True, text=True, check=False).stdout.strip()
+        return CxxCompiler((*zig, "cc"), "zig", f"zig {version}")
+    what = "no clang was found, which Metal sources need" if need_clang else "no C++ compiler was found"
+    raise FerrumError("no-compiler", what, "PATH", "install one, or: pip install ziglang")
+
+
+@cache
+def _headers_digest() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(INCLUDE.glob("*.h")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _key(compiler: CxxCompiler, flags: list[str], unit: str) -> str:
+    parts = [compiler.version, *compiler.command, *flags, *sorted(machine_features()), _headers_digest(), unit]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def compile_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, sanitize: bool = False) -> Path:
+    """The shared object of a translation unit, from the cache when it was made before.
+
+    ``headers`` are names that the source includes and whose content is there already. Raises FerrumError with the
+    compiler's first error, the saved source and the command.
+    """
+    flags = compiler.flags(sanitize)
+    folder = env.cache_dir() / "emulate"
+    target = folder / f"{_key(compiler, flags, unit)[:32]}.so"
+    if target.exists():
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="ferrum-emulate-", dir=folder) as made:
+        work = Path(made)
+        command = _prepare(work, unit, headers, compiler, flags)
+        result = _run([*command, "-o", "kernels.so", "-lm"], work)
+        if result.returncode == 0:
+            os.replace(work / "kernels.so", target)
+            return target
+    raise _failure(unit, headers, compiler, flags, result.stderr)
+
+
+def check_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, defines: tuple[str, ...]) -> str:
+    """The compiler's complaints about a translation unit that is only checked; empty when there are none."""
+    # zig cannot do -fsyntax-only
+    flags = [flag for flag in compiler.flags(False) if flag not in ("-shared", "-O2")]
+    with tempfile.TemporaryDirectory(prefix="ferrum-emulate-") as made:
+        command = _prepare(Path(made), unit, headers, compiler, [*flags, "-c", *(f"-D{d}" for d in defines)])
+        result = _run([*command, "-o", "kernels.o"], Path(made))
+        return result.stderr if result.returncode else ""
+
+
+def _prepare(work: Path, unit: str, headers: tuple[str, ...], compiler: CxxCompiler, flags: list[str]) -> list[str]:
+    (work / "kernels.cpp").write_text(unit)
+    for name in headers:
+        path = work / "empty" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    return [*compiler.command, *flags, "-Iempty", "kernels.cpp"]
+
+
+def _run(command: list[str], work: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LC_ALL": "C", "ZIG_LOCAL_CACHE_DIR": str(work / "zig-cache")}
+    return subprocess.run(command, cwd=work, capture_output=True, text=True, env=environment, check=False)
+
+
+def _failure(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, flags: list[str], stderr: str) -> FerrumError:
+    folder = Path(tempfile.mkdtemp(prefix="ferrum-failed-"))
+    command = _prepare(folder, unit, headers, compiler, flags)
+    (folder / "stderr.txt").write_text(stderr)
+    lines = [line for line in stderr.splitlines() if "error" in line] or stderr.splitlines() or ["no output"]
+    repeat = f"cd {folder} && {' '.join(command)} -o kernels.so -lm"
+    what = f"the emulated kernels do not compile: {lines[0]}"
+    return FerrumError("toolchain-failed", what, str(folder / "kernels.cpp"), f"repeat with: {repeat}")

@@ -1,0 +1,57 @@
+"""Every distinct kernel of a GPU pack in emulation against its reference, with sizes reduced where the shape allows."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable
+
+import numpy as np
+
+from ferrum.codegen.emulate import SCHEDULES, build
+from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.render import render_kernels
+from ferrum.codegen.target import GpuTarget
+from ferrum.codegen.trials import Bench, reduced, tolerance, trial_of
+from ferrum.errors import FerrumError
+from ferrum.pack.proof import KernelProof
+
+# The fastest order, and the one that finds most: copies land late, other blocks see stores late, threads run backwards.
+_SCHEDULES = (SCHEDULES[0], SCHEDULES[2])
+
+
+def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: dict[str, dict[str, float]]) -> list[KernelProof]:
+    """A record for each kernel. ``known`` (device and symbol → errors) saves what was tried before and is added to.
+
+    Raises FerrumError when a kernel and its reference differ, or when a kernel does what a device would not survive.
+    """
+    wanted = {kernel.symbol: reduced(kernel) for kernel in kernels}
+    new = {k.symbol: k for k in wanted.values() if f"{target.device} {k.symbol}" not in known}
+    if new:
+        module = build(render_kernels("proof", list(new.values()), target, ""), "cuda" if target.device == "cuda" else "metal")
+        for kernel in new.values():
+            errors = {}
+            for schedule in _SCHEDULES:
+                random = np.random.default_rng(zlib.crc32(kernel.symbol.encode()))
+                errors[str(schedule)] = found = float(trial_of(kernel)(kernel, Bench(module, schedule), random))
+                if not found <= tolerance(kernel):
+                    raise _differs(kernel, found, str(schedule))
+            known[f"{target.device} {kernel.symbol}"] = errors
+    return [
+        KernelProof(
+            symbol=symbol,
+            spec=kernel.stem,
+            tried=kernel.symbol,
+            errors=known[f"{target.device} {kernel.symbol}"],
+            tolerance=tolerance(kernel),
+        )
+        for symbol, kernel in sorted(wanted.items())
+    ]
+
+
+def _differs(kernel: GpuKernel, found: float, schedule: str) -> FerrumError:
+    return FerrumError(
+        "proof-failed",
+        f"{kernel.symbol} and its reference differ by {found:.2e} (allowed {tolerance(kernel):.0e}; {schedule})",
+        "stage prove",
+        "this is a fault of ferrum: report it with the model's config.json; --no-prove skips the check",
+    )

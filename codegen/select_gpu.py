@@ -1,0 +1,257 @@
+"""Which kernels compute which node on a GPU, for which numbers of rows, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ferrum.codegen.formats import ActFormat, parse_act
+from ferrum.codegen.kernels.gpu_base import GpuKernel, row_bytes
+from ferrum.codegen.kernels.gpu_convert import GpuConvert
+from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
+from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
+from ferrum.codegen.kernels.gpu_gather_rows import GpuGatherRows
+from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
+from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
+from ferrum.codegen.kernels.gpu_plain_linear import GpuPlainLinear
+from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention, tile_tokens
+from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
+from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
+from ferrum.codegen.kernels.gpu_rope_table import GpuRopeTable
+from ferrum.codegen.kernels.gpu_sample import GpuSample
+from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
+from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
+from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.layouts import Format, fit_group, parse_format
+from ferrum.codegen.row_layout import RowLayout, parse_rows
+from ferrum.codegen.target import GpuTarget
+from ferrum.graphs.ir import Graph, Node
+from ferrum.graphs.passes.layout import EMBEDDING, HEAD, Choice
+from ferrum.pack.launches import Rows
+
+Phase = Literal["any", "decode", "mixed"]
+# Rows up to which weights stream through registers, and the tiles of 8 rows for it.
+_SMALL = ((1, 8, 1), (9, 16, 2), (17, 32, 4), (33, 64, 8))
+_PLAIN_ROWS = 4
+# (fewest, most sequences, splits of a context): few sequences need many splits to fill a GPU.
+_SPLITS = ((1, 4, 32), (5, 16, 8), (17, 0, 4))
+_PREFILL_WARPS = 4
+_SAMPLE_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel for a phase and a size class of its call's rows (``most`` 0: no upper bound)."""
+
+    kernel: GpuKernel
+    class_rows: Rows = "one"
+    fewest: int = 0
+    most: int = 0
+    phase: Phase = "any"
+
+
+@dataclass(frozen=True)
+class GpuCall:
+    """A node on the device: the kernels of which each recording takes those that fit. ``rows`` is "tokens" or "samples"."""
+
+    variants: tuple[Variant, ...]
+    inputs: tuple[str, ...]
+    output: str
+    params: tuple[str, ...]
+    rows: Rows
+    row_bytes: int
+    layer: int = 0
+    origin: str = ""
+
+    @property
+    def kernel(self) -> GpuKernel:
+        """The kernel for the fewest rows: what a decoding sequence runs."""
+        return self.variants[0].kernel
+
+
+@dataclass(frozen=True)
+class GpuLayoutPolicy:
+    """Formats by role as on the CPU: 4-bit packs keep the head (and a tied embedding) at 8 bits, where errors cost most."""
+
+    quant: str
+
+    def matrix(self, role: str, n: int, k: int, halves: int) -> Choice:
+        fmt = parse_format({"none": "bf16", "f32": "f32", "int8": "int8-g128"}.get(self.quant, self.quant))
+        if role in (EMBEDDING, HEAD) and fmt.bits == 4:
+            fmt = Format("int8", 128)
+        if fmt.group:
+            fmt = Format(fmt.kind, fit_group(fmt.group, k))
+        return Choice(fmt.name, RowLayout(n, k, fmt, halves).name, "f32" if fmt.kind == "f32" else "bf16")
+
+
+def rows_of(graph: Graph, name: str) -> RowLayout:
+    param = graph.param(name)
+    n, k = (int(d) for d in param.value.shape)
+    return parse_rows(param.layout, param.format, (n, k))
+
+
+def small_shape(layout: RowLayout, target: GpuTarget, row_tiles: int) -> tuple[int, int, int, int]:
+    """(weight tiles, warps, splits, stages): enough blocks to fill the GPU, enough copies under way to keep its memory busy."""
+    weight_tiles = 1 if row_tiles <= 2 else 2
+    warps = 8 if layout.chunks >= 16 else 4 if layout.chunks >= 4 else 2
+    blocks, splits = -(-layout.tiles // weight_tiles), 1
+    while splits < 8 and blocks * splits < 2 * target.units and layout.chunks >= 4 * warps * splits:
+        splits *= 2
+    stages = max(2, min(target.stage_bytes // (warps * weight_tiles * 1024), -(-layout.chunks // (warps * splits)) + 1, 8))
+    return weight_tiles, warps, splits, stages
+
+
+def large_shape(layout: RowLayout, target: GpuTarget) -> tuple[int, int, int, int]:
+    """(weight rows, rows of x, warps along the weights, stages) of a tile; narrow weights take smaller tiles, more of them."""
+    block_n = 128 if layout.padded_n >= 128 * 16 else 64
+    return block_n, 128, 2 if block_n == 64 or not layout.format.group else 4, 4 if target.stage_bytes > 32 << 10 else 3
+
+
+class GpuSelector:
+    """Walks a laid-out graph and collects calls."""
+
+    def __init__(self, graph: Graph, target: GpuTarget, quant: str) -> None:
+        self.graph, self.target = graph, target
+        self.kv_dtype = "f32" if quant == "f32" else "bf16"
+        self.shapes = {name: value.shape for name, value in graph.values().items()}
+        self.users = graph.users()
+        self.calls: list[GpuCall] = []
+        self.tables: dict[tuple[str, float], str] = {}
+        self.fused: set[str] = set()
+        self.scheduled = 0
+        attention = [n for n in graph.nodes if n.op == "paged_attention"]
+        geometry = {(n.attrs["num_kv_heads"], n.attrs["head_dim"]) for n in attention}
+        assert len(geometry) == 1, "layers differ in their KV geometry"
+        heads, dim = next(iter(geometry))
+        self.layer_bytes = 2 * BLOCK_SIZE * int(heads) * int(dim) * (4 if quant == "f32" else 2)  # type: ignore[arg-type]
+        self.block_bytes = len(attention) * self.layer_bytes
+
+    def run(self) -> list[GpuCall]:
+        for node in self.graph.nodes:
+            if node.output.name not in self.fused:
+                getattr(self, f"_{node.op}")(node)
+        self._sample(self.graph.outputs[0])
+        return self.calls
+
+    def _add(
+        self,
+        node: Node,
+        variants: GpuKernel | tuple[Variant, ...],
+        inputs: tuple[str, ...],
+        params: tuple[str, ...],
+        size: int,
+        output: str = "",
+    ) -> None:
+        made = (Variant(variants),) if isinstance(variants, GpuKernel) else variants
+        rows: Rows = "samples" if node.output.shape[0] == "samples" else "tokens"
+        layer = node.attrs.get("layer", 0)
+        assert isinstance(layer, int)
+        self.calls.append(GpuCall(made, inputs, output or node.output.name, params, rows, size, layer, node.origin))
+
+    def _width(self, name: str) -> int:
+        return int(self.shapes[name][-1])
+
+    def _stored(self, node: Node) -> tuple[str, str]:
+        """(format, value) that the node's kernel writes: what the only product that reads it wants, else float32."""
+        users = self.users.get(node.output.name, ())
+        if len(users) == 1 and users[0].op == "quantize":
+            self.fused.add(users[0].output.name)
+            return str(users[0].attrs["act"]), users[0].output.name
+        return "f32", node.output.name
+
+    def _embedding(self, node: Node) -> None:
+        layout = rows_of(self.graph, node.inputs[1])
+        kernel = GpuEmbedding(layout.n, layout.k, layout, float(node.attrs.get("scale", 1.0)))  # type: ignore[arg-type]
+        self._add(node, kernel, (), (node.inputs[1],), 4 * layout.k)
+
+    def _rms_norm(self, node: Node) -> None:
+        k, (out, name) = self._width(node.output.name), self._stored(node)
+        kernel = GpuRmsNorm(k, float(node.attrs["eps"]), ActFormat(out))  # type: ignore[arg-type]
+        self._add(node, kernel, (node.inputs[0],), (node.inputs[1],), row_bytes(out, k), name)
+
+    def _quantize(self, node: Node) -> None:
+        k, act = self._width(node.output.name), parse_act(str(node.attrs["act"]))
+        self._add(node, GpuConvert(k, act), node.inputs, (), row_bytes(act.kind, k))
+
+    def _gather_rows(self, node: Node) -> None:
+        k = self._width(node.output.name)
+        self._add(node, GpuGatherRows(k), (node.inputs[0],), (), 4 * k)
+
+    def _linear(self, node: Node) -> None:
+        layout = rows_of(self.graph, node.inputs[1])
+        bias, residual = bool(node.attrs.get("has_bias")), bool(node.attrs.get("has_residual"))
+        out, name = self._stored(node)
+        shape = (layout.n, layout.k, layout, bias, residual, str(node.attrs.get("activation", "")), out)
+        rows: Rows = "samples" if node.output.shape[0] == "samples" else "tokens"
+        if layout.format.kind == "f32":
+            variants: tuple[Variant, ...] = (Variant(GpuPlainLinear(*shape, _PLAIN_ROWS)),)
+        else:
+            small = [
+                Variant(GpuSmallLinear(*shape, tiles, *small_shape(layout, self.target, tiles)), rows, fewest, most)
+                for fewest, most, tiles in _SMALL
+            ]
+            large = GpuLargeLinear(*shape, *large_shape(layout, self.target))
+            variants = (*small, Variant(large, rows, _SMALL[-1][1] + 1))
+        values = (node.inputs[0], node.inputs[-1]) if residual else (node.inputs[0],)
+        size = variants[0].kernel.out_bytes  # type: ignore[attr-defined]
+        self._add(node, variants, values, node.inputs[1 : 2 + bias], size, name)
+
+    def _paged_attention(self, node: Node) -> None:
+        a = {k: v for k, v in node.attrs.items() if isinstance(v, (int, float))}
+        heads, kv_heads, dim = int(a["num_heads"]), int(a["num_kv_heads"]), int(a["head_dim"])
+        self._schedule(node, heads // kv_heads)
+        rotate = GpuRopeKv(
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=dim,
+            rope_dim=int(a.get("rope_dim", dim)),
+            qk_norm=bool(a.get("qk_norm")),
+            eps=float(a.get("eps", 0.0)),
+            kv_dtype=self.kv_dtype,
+            block_bytes=self.block_bytes,
+        )
+        rotated = f"{node.output.name}.q"
+        table = self._table(node, float(a.get("rope_scale", 1.0)))
+        norms, size = node.inputs[2:], row_bytes(self.kv_dtype, heads * dim)
+        self._add(node, rotate, (node.inputs[0], table), norms, size, rotated)
+        out, name = self._stored(node)
+        shape = (heads, kv_heads, dim, int(a.get("window", 0)), float(a["scale"]), self.kv_dtype, out, self.block_bytes)
+        self._add(node, self._attention(shape), (rotated,), (), row_bytes(out, heads * dim), name)
+
+    def _attention(self, shape: tuple[int, int, int, int, float, str, str, int]) -> tuple[Variant, ...]:
+        heads, kv_heads, dim = shape[:3]
+        fits = dim % 32 == 0 and dim <= 256 and heads // kv_heads <= 16
+        if self.kv_dtype != "bf16" or not fits or not self.target.has_async_copy:
+            return (Variant(GpuPlainAttention(*shape)),)
+        warps, stages, keys = (4, 2, 64) if dim <= 128 else (2, 2, 32)
+        decode = tuple(
+            Variant(GpuDecodeAttention(*shape, splits, most, warps, stages), "seqs", fewest, most)
+            for fewest, most, splits in _SPLITS
+        )
+        return (*decode, Variant(GpuPrefillAttention(*shape, _PREFILL_WARPS, keys), phase="mixed"))
+
+    def _schedule(self, node: Node, group: int) -> None:
+        tile = tile_tokens(group, _PREFILL_WARPS)
+        assert self.scheduled in (0, tile), "layers differ in their groups of heads"
+        if not self.scheduled:
+            self.calls.append(GpuCall((Variant(GpuSchedule(tile)),), (), "", (), "tokens", 0, 0, node.origin))
+        self.scheduled = tile
+
+    def _table(self, node: Node, scale: float) -> str:
+        frequency = node.inputs[1]
+        if (frequency, scale) not in self.tables:
+            half = self._width(frequency)
+            name = f"{frequency}.table{len(self.tables)}"
+            variants = (Variant(GpuRopeTable(half, scale)),)
+            self.calls.append(GpuCall(variants, (), name, (frequency,), "tokens", 8 * half, 0, node.origin))
+            self.tables[frequency, scale] = name
+        return self.tables[frequency, scale]
+
+    def _sample(self, logits: str) -> None:
+        kernel = GpuSample(self._width(logits), min(_SAMPLE_THREADS, self.target.max_threads))
+        self.calls.append(GpuCall((Variant(kernel),), (logits,), "", (), "samples", 0))
+
+
+def select_gpu(graph: Graph, target: GpuTarget, quant: str) -> list[GpuCall]:
+    """Calls of a laid-out graph, in execution order."""
+    return GpuSelector(graph, target, quant).run()

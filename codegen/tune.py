@@ -1,0 +1,179 @@
+"""The tuner: blockings of matrix products, measured on this machine on weights that no cache holds.
+
+Every candidate is compiled as a step of its own with the same random weights; steps of all candidates then take turns, for
+one row, small batches and a prompt, and the one with the smallest product of times wins.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.formats import act_for
+from ferrum.codegen.kernels.linear import Blocking, Linear
+from ferrum.codegen.layouts import Format, TiledLayout, encode_units, parse_format
+from ferrum.codegen.plan import KvPlan, Launch, Plan, Slot
+from ferrum.codegen.render import render_step
+from ferrum.codegen.target import Target
+from ferrum.codegen.toolchains.cxx import find_compiler
+from ferrum.devices.cpu import Config, Step
+from ferrum.devices.host import usable_cpus
+from ferrum.graphs.ir import Graph, Param
+from ferrum.pack.schema import TuningRecord
+
+ROWS = (1, 4, 16, 64)
+_ROUNDS = 7
+_VOCAB = 16
+# Together the copies of a matrix are larger than the last cache of most machines.
+_COLD_BYTES = 96 << 20
+# Rows by tiles, the usual block first: for integers, for floats.
+_MANY_REGISTERS = (((6, 2), (4, 2), (8, 2), (4, 4), (6, 4)), ((6, 4), (4, 4), (8, 2), (12, 2)))
+_FEW_REGISTERS = (((2, 2), (3, 2), (4, 2)), ((4, 2), (5, 2), (2, 4), (6, 2)))
+_MAX_VALUES = 2 << 20
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Seconds of one pass over all copies, by rows of x; the smallest of the rounds."""
+
+    blocking: Blocking
+    seconds: tuple[float, ...]
+
+
+def candidates(target: Target, fmt: Format) -> tuple[Blocking, ...]:
+    """Blocks whose sums fit the registers, and a larger chunk for the usual one."""
+    integers, floats = _MANY_REGISTERS if target.registers >= 32 else _FEW_REGISTERS
+    shapes = integers if fmt.group else floats
+    return (*(Blocking(*shape) for shape in shapes), Blocking(*shapes[0], 2 * Blocking.chunk_kib))
+
+
+def tune(target: Target, params: Iterable[Param]) -> tuple[dict[str, Blocking], list[TuningRecord]]:
+    """The best blocking for each format among the matrices, and all that was measured. The machine must be of the target."""
+    largest: dict[str, tuple[int, int]] = {}
+    for param in params:
+        if param.layout != "rows":
+            n, k = (int(d) for d in param.value.shape)
+            if n * k > math.prod(largest.get(param.format, (0, 0))):
+                largest[param.format] = (n, k)
+    chosen, records = {}, []
+    for name, (n, k) in largest.items():
+        fmt = parse_format(name)
+        trials = measure(target, fmt, min(n, max(256, _MAX_VALUES // k)), k, candidates(target, fmt))
+        best = min(trials, key=lambda trial: math.prod(trial.seconds))
+        chosen[name] = best.blocking
+        records += [_record(name, trial, trial is best) for trial in trials]
+    return chosen, records
+
+
+def _record(name: str, trial: Trial, chosen: bool) -> TuningRecord:
+    block = trial.blocking
+    microseconds = {str(rows): round(1e6 * s) for rows, s in zip(ROWS, trial.seconds, strict=True)}
+    return TuningRecord(
+        format=name, rows=block.rows, tiles=block.tiles, chunk_kib=block.chunk_kib, chosen=chosen, microseconds=microseconds
+    )
+
+
+def measure(target: Target, fmt: Format, n: int, k: int, blockings: Sequence[Blocking]) -> list[Trial]:
+    """Every blocking on the same ``[n, k]`` matrix, in turns."""
+    rng = np.random.default_rng(0)
+    w, x = rng.normal(size=(n, k)).astype(np.float32), rng.normal(size=(max(ROWS), k)).astype(np.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        runners = [_Runner(_linear(target, fmt, n, k, b), target, w, x, Path(folder) / f"{i}.so") for i, b in enumerate(blockings)]
+        try:
+            best = np.full((len(runners), len(ROWS)), np.inf)
+            for _ in range(_ROUNDS):
+                for column, rows in enumerate(ROWS):
+                    for line, runner in enumerate(runners):
+                        best[line, column] = min(best[line, column], runner.seconds(rows))
+        finally:
+            for runner in runners:
+                runner.close()
+    return [Trial(b, tuple(line)) for b, line in zip(blockings, best.tolist(), strict=True)]
+
+
+def _linear(target: Target, fmt: Format, n: int, k: int, block: Blocking) -> Linear:
+    layout = TiledLayout(n, k, fmt, target.lanes, block.tiles)
+    act = act_for(fmt, target.has_bf16_dot)
+    return Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, target.registers, block.chunk_kib)
+
+
+class _Runner:
+    """One compiled candidate with its weights, several copies of them."""
+
+    def __init__(self, kernel: Linear, target: Target, w: NDArray[np.float32], x: NDArray[np.float32], path: Path) -> None:
+        layout, rows = kernel.weight, max(ROWS)
+        padded = np.zeros((layout.padded_n, layout.padded_k), np.float32)
+        padded[: layout.n, : layout.k] = w
+        stride = -(-layout.nbytes // 64) * 64
+        self.copies = max(1, _COLD_BYTES // stride)
+        self.weights = _aligned(stride * self.copies)
+        for i in range(self.copies):
+            self.weights[i * stride : i * stride + layout.nbytes] = encode_units(padded, layout).view(np.uint8).ravel()
+        launches = [Launch(kernel.symbol, 0, 1, 0, 2, 0, 0, 0, (i * stride, 0, 0)) for i in range(self.copies)]
+        launches.append(Launch("sample_rows", 1, 0, 0, 0, 0, 0, 0, (0, 0, 0)))
+        slots = [Slot(1, 4 * _VOCAB, 0), Slot(0, kernel.act.row_bytes(kernel.k), 0), Slot(0, 4 * kernel.n, 0)]
+        graph = Graph("tune", (), (), (), ())
+        scratch = max(kernel.panel_bytes, 1 << 16)
+        plan = Plan([kernel], [], launches, slots, [], KvPlan(0, 0, 0, "f32", 0), _VOCAB, 0, scratch, 1, graph)
+        path.write_bytes(find_compiler(target.arch).compile(render_step(plan, target, "0" * 64), target))
+        self.lib = ctypes.CDLL(str(path))
+        self.lib.ferrum_arena_bytes.restype = ctypes.c_int64
+        self.lib.ferrum_step.argtypes = self.lib.ferrum_close.argtypes = [ctypes.c_void_p]
+        self.lib.ferrum_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+        cpus = usable_cpus()
+        self.cpus = np.array(cpus, np.int32)
+        self.config = Config(weights=self.weights.ctypes.data, cpus=self.cpus.ctypes.data, num_blocks=1, max_blocks_per_seq=1)
+        self.config.max_tokens = self.config.max_seqs = self.config.max_samples = rows
+        self.config.num_threads, self.config.spin = len(cpus), 3000
+        self.arena = _aligned(self.lib.ferrum_arena_bytes(ctypes.byref(self.config)))
+        self.config.arena = self.config.kv = self.arena.ctypes.data
+        self._fill(x, kernel, slots)
+        self.tokens, self.query_start = np.zeros(rows, np.int32), np.zeros(2, np.int32)
+        self.step = Step(num_seqs=1, tokens=self.tokens.ctypes.data, query_start=self.query_start.ctypes.data)
+        self.profile = np.zeros(len(launches))
+        self.handle = ctypes.c_void_p()
+        error = self.lib.ferrum_open(ctypes.byref(self.config), ctypes.byref(self.step), ctypes.byref(self.handle))
+        if error:
+            raise OSError(error, os.strerror(error))
+        self.lib.ferrum_profile(self.handle, self.profile.ctypes.data)
+
+    def _fill(self, x: NDArray[np.float32], kernel: Linear, slots: Sequence[Slot]) -> None:
+        """Bytes and scales of x; the values hardly matter for speed, but they must be numbers."""
+        start = -(-max(len(x), self.config.num_threads * 8) * slots[0].row_bytes // 64) * 64
+        width = slots[1].row_bytes
+        raw = np.zeros((len(x), width), np.uint8)
+        if kernel.act.kind == "q8":
+            padded, groups = kernel.act.padded_k(kernel.k), kernel.act.groups(kernel.k)
+            raw[:, : kernel.k] = np.clip(np.rint(x * 40), -127, 127).astype(np.int8).view(np.uint8)
+            raw[:, padded : padded + 4 * groups] = np.full((len(x), groups), 1 / 40, np.float32).view(np.uint8)
+        elif kernel.act.kind == "bf16":
+            raw[:, : 2 * kernel.k] = (x.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8)
+        else:
+            raw[:, : 4 * kernel.k] = x.view(np.uint8).reshape(len(x), -1)
+        self.arena[start : start + raw.size] = raw.ravel()
+
+    def seconds(self, rows: int) -> float:
+        """One pass over all copies of the weights."""
+        self.step.num_tokens = self.query_start[1] = rows
+        self.profile[:] = 0
+        self.lib.ferrum_step(self.handle)
+        return float(self.profile[: self.copies].sum())
+
+    def close(self) -> None:
+        self.lib.ferrum_close(self.handle)
+
+
+def _aligned(nbytes: int) -> NDArray[np.uint8]:
+    """Zeros at a multiple of 64 bytes."""
+    raw = np.zeros(nbytes + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + nbytes]
+

@@ -1,0 +1,347 @@
+"""The Metal device through pyobjc: buffers over the mapped pack, an indirect command buffer for every recording.
+
+It has not run on hardware: no Mac was at hand. It is held to the same tests as the other devices on a stand-in for Metal.
+
+Memory is shared between CPU and GPU, so nothing is copied: kernels read the weights where the pack is mapped and the step's
+inputs where the engine wrote them, and the logits are a view. A step is one command buffer: an indirect command buffer that
+was encoded at load, with a barrier between its commands. As on CUDA there are two sets of step buffers ("lanes"), and a step
+that is started ahead takes its tokens from the samples of the step before it by a copy on the device.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
+from ferrum.devices.launching import Pointer, Recording, Recordings, Resolver, Step, StepMemory, align, choose_limits, read_table
+from ferrum.errors import FerrumError
+from ferrum.pack.launches import LaunchTable
+from ferrum.pack.reader import Pack
+from ferrum.pack.schema import MEMBER_ALIGNMENT
+
+# Metal's name of the least GPU family, by the target's architecture: MTLGPUFamilyApple7 is the M1's.
+_FAMILIES = {"apple-m1": 1007, "apple-m2": 1008, "apple-m3": 1009, "apple-m4": 1009, "apple-m5": 1010}
+# Before this family the pipelines of indirect commands must have been set on the encoder once.
+_INDIRECT_SETS_PIPELINES = 1009
+_SHARED = 0  # MTLResourceStorageModeShared
+_READ_WRITE = 3  # MTLResourceUsageRead | MTLResourceUsageWrite
+_CONCURRENT_DISPATCH = 1 << 5  # MTLIndirectCommandTypeConcurrentDispatch
+_FAILED = 5  # MTLCommandBufferStatusError
+_MAX_INDIRECT = 16384
+# Threadgroup memory is given in multiples of this.
+_THREADGROUP_ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class Metal:
+    """The framework: ``api`` is pyobjc's module ``Metal``; ``pool`` frees what a call leaves to the autorelease pool."""
+
+    api: Any
+    pool: Callable[[], AbstractContextManager[Any]]
+
+
+def open_metal() -> tuple[Metal, Any]:
+    """The framework and the GPU of this machine. Raises FerrumError: no Mac, no package, no GPU."""
+    if sys.platform != "darwin":
+        raise missing("Metal exists on macOS only", "use a pack for cpu or cuda")
+    try:
+        api, objc = importlib.import_module("Metal"), importlib.import_module("objc")
+    except ImportError:
+        raise missing("the package pyobjc-framework-Metal is not installed", "pip install 'ferrum-infer[metal]'") from None
+    device = api.MTLCreateSystemDefaultDevice()
+    if device is None:
+        raise missing("the system gives no GPU to this process", "run it outside of a virtual machine")
+    return Metal(api, objc.autorelease_pool), device
+
+
+def missing(what: str, next_step: str) -> FerrumError:
+    return FerrumError("device-missing", what, "metal", next_step)
+
+
+@dataclass
+class Lane:
+    """A set of step buffers, its recordings, and the command buffer that is under way."""
+
+    memory: StepMemory
+    inputs: Any
+    outputs: Any
+    commands: list[Any] = field(default_factory=list)
+    running: Any = None
+
+
+class MetalExecutor:
+    """A model on the GPU of a Mac."""
+
+    def __init__(self, metal: Metal, device: Any, pack: Pack, options: DeviceOptions) -> None:
+        self._metal = metal
+        self._device = device
+        self._where = f"metal: {device.name()}"
+        self._lane = 0
+        self._under_way: list[int] = []
+        table = read_table(pack)
+        free = int(device.recommendedMaxWorkingSetSize()) - int(device.currentAllocatedSize())
+        self.limits: Limits = choose_limits(pack.manifest, table, options, free)
+        with metal.pool():
+            self._open(pack, table)
+
+    def _open(self, pack: Pack, table: LaunchTable) -> None:
+        resolver = Resolver(table, self.limits)
+        self._recordings = Recordings(resolver)
+        self._queue = self._device.newCommandQueue()
+        self._pipelines = self._load_code(pack, table)
+        self._block_bytes = pack.manifest.kv.bytes_per_block
+        self._buffers: dict[str, Any] = {
+            "weights": self._over_mapping(pack),
+            "arena": self._allocate(resolver.arena.nbytes),
+            "kv": self._allocate(self.limits.num_blocks * self._block_bytes),
+        }
+        numbers = sorted({a for r in self._recordings.all for s in r.steps for a in s.args if not isinstance(a, Pointer)})
+        self._numbers = {number: 4 * i for i, number in enumerate(numbers)}
+        self._buffers["numbers"] = self._allocate(4 * len(numbers))
+        self._bytes_of(self._buffers["numbers"])[: 4 * len(numbers)].view(np.int32)[:] = numbers
+        logits = self._bytes_of(self._buffers["arena"])[resolver.arena.offsets[table.logits_slot] :]
+        shape = self.limits.max_samples, self.limits.vocab_size
+        self._logits = logits[: 4 * shape[0] * shape[1]].view(np.float32).reshape(shape)
+        self._lanes = [self._make_lane(resolver) for _ in range(2)]
+        for lane in self._lanes:
+            lane.commands = [self._record(lane, recording) for recording in self._recordings.all]
+
+    @property
+    def buffers(self) -> StepBuffers:
+        """The buffers of the next step; ``begin`` changes to the other set."""
+        return self._lanes[self._lane].memory.buffers if self._lanes else StepBuffers(self.limits)
+
+    def step(self) -> None:
+        """Run the step that ``buffers`` describe."""
+        assert not self._under_way, "a step between begin and finish"
+        lane = self._lanes[self._lane]
+        self._launch(lane, ahead=False)
+        self._wait(lane)
+
+    def begin(self, ahead: bool = False) -> None:
+        assert len(self._under_way) < 2 and (self._under_way or not ahead), "at most two steps are under way"
+        self._launch(self._lanes[self._lane], ahead)
+        self._under_way.append(self._lane)
+        self._lane ^= 1
+
+    def finish(self) -> StepBuffers:
+        lane = self._lanes[self._under_way.pop(0)]
+        self._wait(lane)
+        return lane.memory.buffers
+
+    def logits(self) -> NDArray[np.float32]:
+        return self._logits[: self.buffers.num_samples]
+
+    def copy_block(self, source: int, target: int) -> None:
+        kv, size = self._buffers["kv"], self._block_bytes
+        with self._metal.pool():
+            commands = self._queue.commandBuffer()
+            self._copy(commands, kv, source * size, kv, target * size, size)
+            commands.commit()
+
+    def close(self) -> None:
+        if not self._lanes:
+            return
+        for index in self._under_way:
+            self._lanes[index].running.waitUntilCompleted()
+        # pyobjc releases Metal's objects with the last reference; views of their memory must not outlive them
+        self._lanes, self._under_way, self._buffers, self._pipelines = [], [], {}, {}
+        self._logits = np.zeros((0, self.limits.vocab_size), np.float32)
+        self._queue = None
+
+    def _load_code(self, pack: Pack, table: LaunchTable) -> dict[str, Any]:
+        """A pipeline for every kernel. Source is compiled by the system, which keeps the result for the next process."""
+        where = f"{pack.path.name}: {table.code}"
+        code = bytes(pack.member(table.code))
+        if table.code.endswith(".metal"):
+            options = self._metal.api.MTLCompileOptions.alloc().init()
+            library, error = self._device.newLibraryWithSource_options_error_(code.decode("utf-8"), options, None)
+        else:
+            library, error = self._device.newLibraryWithURL_error_(self._file_url(code), None)
+        if library is None:
+            raise _unloadable(f"the code cannot be loaded: {_first_line(error)}", where)
+        found: dict[str, Any] = {}
+        for symbol, shared in self._recordings.most_shared().items():
+            function = library.newFunctionWithName_(symbol)
+            if function is None:
+                raise _unloadable(f"the code has no kernel {symbol}", where)
+            description = self._metal.api.MTLComputePipelineDescriptor.alloc().init()
+            description.setComputeFunction_(function)
+            description.setSupportIndirectCommandBuffers_(True)
+            pipeline, _, error = self._device.newComputePipelineStateWithDescriptor_options_reflection_error_(
+                description, 0, None, None
+            )
+            if pipeline is None:
+                raise _unloadable(f"no pipeline for {symbol}: {_first_line(error)}", where)
+            if shared + int(pipeline.staticThreadgroupMemoryLength()) > int(self._device.maxThreadgroupMemoryLength()):
+                raise _unloadable(f"{symbol} needs more threadgroup memory than this GPU has", where)
+            found[symbol] = pipeline
+        return found
+
+    def _file_url(self, code: bytes) -> Any:
+        """A metallib as a file, which is what Metal opens; named by its hash and kept."""
+        from ferrum import env
+
+        folder = env.cache_dir() / "metal"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{hashlib.sha256(code).hexdigest()}.metallib"
+        if not path.exists():
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(code)
+            temporary.replace(path)
+        return importlib.import_module("Foundation").NSURL.fileURLWithPath_(str(path))
+
+    def _over_mapping(self, pack: Pack) -> Any:
+        """A buffer over the mapped weights; a copy of them where the system does not give one."""
+        nbytes = pack.manifest.memory.weights
+        address, length = pack.address("weights"), align(max(nbytes, 1), MEMBER_ALIGNMENT)
+        if length > int(self._device.maxBufferLength()):
+            raise FerrumError(
+                "out-of-memory", f"{nbytes >> 20} MiB of weights exceed one buffer", self._where, "use a smaller number format"
+            )
+        mapped = (ctypes.c_uint8 * length).from_address(address)
+        buffer = self._device.newBufferWithBytesNoCopy_length_options_deallocator_(mapped, length, _SHARED, None)
+        if buffer is not None and self._bytes_of(buffer).ctypes.data == address:
+            return buffer
+        buffer = self._allocate(nbytes)
+        self._bytes_of(buffer)[:nbytes] = np.frombuffer(pack.weights, np.uint8)[:nbytes]
+        return buffer
+
+    def _allocate(self, nbytes: int) -> Any:
+        """Zeroed memory that CPU and GPU share."""
+        buffer = self._device.newBufferWithLength_options_(max(nbytes, 16), _SHARED)
+        if buffer is None:
+            raise FerrumError(
+                "out-of-memory",
+                f"the GPU gives no buffer of {nbytes >> 20} MiB",
+                self._where,
+                "give a smaller --kv-cache-memory or --max-num-batched-tokens",
+            )
+        return buffer
+
+    def _bytes_of(self, buffer: Any) -> NDArray[np.uint8]:
+        return np.frombuffer(buffer.contents().as_buffer(int(buffer.length())), np.uint8)
+
+    def _make_lane(self, resolver: Resolver) -> Lane:
+        layout = resolver.layout
+        inputs, outputs = self._allocate(layout.inputs.nbytes), self._allocate(layout.outputs.nbytes)
+        return Lane(StepMemory(layout, self._bytes_of(inputs), self._bytes_of(outputs)), inputs, outputs)
+
+    def _record(self, lane: Lane, recording: Recording) -> Any:
+        """The commands of one step; each sees what the ones before it wrote."""
+        steps = recording.steps
+        assert len(steps) <= _MAX_INDIRECT
+        description = self._metal.api.MTLIndirectCommandBufferDescriptor.alloc().init()
+        description.setCommandTypes_(_CONCURRENT_DISPATCH)
+        description.setInheritBuffers_(False)
+        description.setInheritPipelineState_(False)
+        description.setMaxKernelBufferBindCount_(max(len(step.args) for step in steps))
+        commands = self._device.newIndirectCommandBufferWithDescriptor_maxCommandCount_options_(description, len(steps), _SHARED)
+        for index, step in enumerate(steps):
+            self._encode(commands.indirectComputeCommandAtIndex_(index), lane, step)
+        return commands
+
+    def _encode(self, command: Any, lane: Lane, step: Step) -> None:
+        places = {**self._buffers, "inputs": lane.inputs, "outputs": lane.outputs}
+        command.setComputePipelineState_(self._pipelines[step.symbol])
+        for index, arg in enumerate(step.args):
+            if isinstance(arg, Pointer):
+                command.setKernelBuffer_offset_atIndex_(places[arg.buffer], arg.offset, index)
+            else:  # an indirect command has no setBytes
+                command.setKernelBuffer_offset_atIndex_(places["numbers"], self._numbers[arg], index)
+        if step.shared:
+            command.setThreadgroupMemoryLength_atIndex_(align(step.shared, _THREADGROUP_ALIGNMENT), 0)
+        command.concurrentDispatchThreadgroups_threadsPerThreadgroup_(step.grid, step.block)
+        command.setBarrier()
+
+    def _launch(self, lane: Lane, ahead: bool) -> None:
+        """Start the step that the lane's buffers describe. Allocates no memory of the GPU, waits for nothing."""
+        memory = lane.memory
+        memory.write_header()
+        b = memory.buffers
+        index = self._recordings.find(b.num_tokens, b.num_seqs)
+        recording = self._recordings.all[index]
+        with self._metal.pool():
+            commands = self._queue.commandBuffer()
+            if ahead:
+                other = self._lanes[1 - self._lanes.index(lane)]
+                tokens = memory.layout.inputs.fields["tokens"].offset
+                sampled = memory.layout.outputs.fields["out_token"].offset
+                self._copy(commands, other.outputs, sampled, lane.inputs, tokens, 4 * recording.rows.samples)
+            encoder = commands.computeCommandEncoder()
+            for buffer in (*self._buffers.values(), lane.inputs, lane.outputs):
+                encoder.useResource_usage_(buffer, _READ_WRITE)
+            if not self._device.supportsFamily_(_INDIRECT_SETS_PIPELINES):
+                for symbol in dict.fromkeys(step.symbol for step in recording.steps):
+                    encoder.setComputePipelineState_(self._pipelines[symbol])
+                    encoder.dispatchThreadgroups_threadsPerThreadgroup_((0, 0, 0), (0, 0, 0))
+            encoder.executeCommandsInBuffer_withRange_(lane.commands[index], (0, len(recording.steps)))
+            encoder.endEncoding()
+            commands.commit()
+        lane.running = commands
+
+    def _wait(self, lane: Lane) -> None:
+        lane.running.waitUntilCompleted()
+        if int(lane.running.status()) == _FAILED:
+            error = _first_line(lane.running.error())
+            raise FerrumError(
+                "device-failed", f"the step failed: {error}", self._where, "check the pack with ferrum verify --numeric"
+            )
+        lane.running = None
+
+    @staticmethod
+    def _copy(commands: Any, source: Any, source_at: int, target: Any, target_at: int, nbytes: int) -> None:
+        encoder = commands.blitCommandEncoder()
+        encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size_(source, source_at, target, target_at, nbytes)
+        encoder.endEncoding()
+
+
+def _unloadable(what: str, where: str) -> FerrumError:
+    return FerrumError("code-unloadable", what, where, "update macOS, or compile the pack on this machine")
+
+
+def _first_line(error: Any) -> str:
+    return str(error.localizedDescription()).splitlines()[0] if error is not None else "no reason given"
+
+
+class MetalDevice:
+    """Loads packs for Apple GPUs."""
+
+    name = "metal"
+
+    def load(self, pack: Pack, options: DeviceOptions) -> MetalExecutor:
+        """Raises FerrumError: no Mac, a GPU older than the pack's, or memory that cannot fit."""
+        target = pack.manifest.target
+        if target.device != self.name or target.arch not in _FAMILIES:
+            raise FerrumError(
+                "wrong-machine", f"the pack is for {target.name} and not for a GPU of Apple", pack.path.name, "use --target metal"
+            )
+        metal, device = open_metal()
+        check_family(device, target.arch, target.name, pack.path.name)
+        return MetalExecutor(metal, device, pack, options)
+
+
+def runs_here(device: Any) -> tuple[str, ...]:
+    """The architectures whose packs this GPU runs, oldest first."""
+    return tuple(arch for arch, family in _FAMILIES.items() if device.supportsFamily_(family))
+
+
+def check_family(device: Any, arch: str, target: str, where: str) -> None:
+    """Raises FerrumError when the GPU is older than ``arch``."""
+    if arch not in runs_here(device):
+        raise FerrumError(
+            "wrong-machine",
+            f"the pack is for {target} and this machine has {device.name()}",
+            where,
+            "compile with --target metal on this machine",
+        )

@@ -1,0 +1,225 @@
+"""The launch table of a GPU pack: member ``code/launches.json``, read by the CUDA and Metal devices and by the emulator.
+
+A step is a list of kernel launches over five buffers. Nothing in it is decided by the host while it runs:
+
+========  ==================================================================================================
+buffer    what lies in it
+========  ==================================================================================================
+weights   the member ``weights`` of the pack
+arena     the slots, one after the other in their order, each at a multiple of ``ALIGNMENT``
+kv        ``num_blocks`` blocks of ``kv.bytes_per_block``: ``[block][layer][kv head][K 16 x head_dim | V 16 x head_dim]``
+inputs    ``HEADER_WORDS`` int32 (``HEADER``), then ``INPUTS`` in order, each at a multiple of ``ALIGNMENT``
+outputs   ``OUTPUTS`` in order, each at a multiple of ``ALIGNMENT``
+========  ==================================================================================================
+
+Sizes are sums of terms (``Term``): ``ceil(rows / per) * times`` with ``rows`` one of ``ROWS``. A recording is made for a
+bucket of tokens: ``tokens`` is then the bucket, ``samples`` and ``seqs`` are ``min(bucket, limit)``; memory is sized with
+the limits themselves. Kernels read the true counts from the header, so a recording serves every step that fits into it.
+
+A recording takes, in order, the launches whose ``phase`` is ``any`` or its own and whose size class holds its rows:
+``decode`` is a step in which every sequence has one token, ``mixed`` any other. Launches run one after the other; each sees
+all that the ones before it wrote. The slots with ``zero`` hold counters that kernels leave at zero: cleared once, at load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import msgspec
+
+LAUNCHES_NAME = "code/launches.json"
+LAUNCHES_VERSION = 1
+ALIGNMENT = 256
+
+Rows = Literal["one", "tokens", "samples", "seqs", "blocks_per_seq", "adjust", "mask_words"]
+ROWS: tuple[Rows, ...] = ("one", "tokens", "samples", "seqs", "blocks_per_seq", "adjust", "mask_words")
+
+# int32 words at the start of the inputs; the rest of the HEADER_WORDS is zero.
+HEADER = ("num_tokens", "num_seqs", "num_samples", "max_blocks_per_seq")
+HEADER_WORDS = 64
+
+
+class Term(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """``ceil(rows / per) * times``. ``rows`` "one" is 1; "mask_words" is ``ceil(vocab_size / 32)``."""
+
+    rows: Rows
+    times: int
+    per: int = 1
+
+
+class StepArray(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """An array of ``StepBuffers`` as kernels find it, C order: the product of ``shape`` and ``width`` elements, and one more
+    where ``plus_one``."""
+
+    name: str
+    dtype: Literal["int32", "uint32", "float32", "uint64"]
+    shape: tuple[Rows, ...]
+    width: int = 1
+    plus_one: bool = False
+
+
+# What every step needs comes first, lists that are mostly empty last: a step uploads one run of bytes from the start,
+# up to the end of what it uses.
+INPUTS = (
+    StepArray("tokens", "int32", ("tokens",)),
+    StepArray("positions", "int32", ("tokens",)),
+    StepArray("query_start", "int32", ("seqs",), plus_one=True),
+    StepArray("context_len", "int32", ("seqs",)),
+    StepArray("sample_rows", "int32", ("samples",)),
+    StepArray("temperature", "float32", ("samples",)),
+    StepArray("top_k", "int32", ("samples",)),
+    StepArray("top_p", "float32", ("samples",)),
+    StepArray("min_p", "float32", ("samples",)),
+    StepArray("repetition_penalty", "float32", ("samples",)),
+    StepArray("presence_penalty", "float32", ("samples",)),
+    StepArray("frequency_penalty", "float32", ("samples",)),
+    StepArray("seed", "uint64", ("samples",)),
+    StepArray("draw", "uint64", ("samples",)),
+    StepArray("num_logprobs", "int32", ("samples",)),
+    StepArray("penalty_start", "int32", ("samples",), plus_one=True),
+    StepArray("bias_start", "int32", ("samples",), plus_one=True),
+    StepArray("use_mask", "int32", ("samples",)),
+    StepArray("block_table", "int32", ("seqs", "blocks_per_seq")),
+    StepArray("penalty_token", "int32", ("adjust",)),
+    StepArray("penalty_count", "int32", ("adjust",)),
+    StepArray("bias_token", "int32", ("adjust",)),
+    StepArray("bias_value", "float32", ("adjust",)),
+    StepArray("mask", "uint32", ("samples", "mask_words")),
+)
+OUTPUTS = (
+    StepArray("out_token", "int32", ("samples",)),
+    StepArray("out_logprob", "float32", ("samples",)),
+    StepArray("top_token", "int32", ("samples",), width=20),
+    StepArray("top_logprob", "float32", ("samples",), width=20),
+)
+
+
+class Slot(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A piece of the arena: its bytes are the sum of its terms, computed from the limits."""
+
+    bytes: list[Term]
+    zero: bool = False
+
+
+class WeightsArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="weights", tag_field="kind"):
+    """A pointer: the weights plus ``offset`` bytes."""
+
+    offset: int
+
+
+class SlotArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="slot", tag_field="kind"):
+    """A pointer: the slot's start."""
+
+    slot: int
+
+
+class KvArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="kv", tag_field="kind"):
+    """A pointer: the KV cache plus ``offset`` bytes, which lead to a layer within each block."""
+
+    offset: int
+
+
+class InputArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="input", tag_field="kind"):
+    """A pointer: the array ``name`` of ``INPUTS``, or the word ``name`` of ``HEADER``."""
+
+    name: str
+
+
+class OutputArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="output", tag_field="kind"):
+    """A pointer: the array ``name`` of ``OUTPUTS``."""
+
+    name: str
+
+
+class IntArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="int", tag_field="kind"):
+    """An int32."""
+
+    value: int
+
+
+class LimitArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="limit", tag_field="kind"):
+    """An int32: that many rows by the limits."""
+
+    rows: Rows
+
+
+Arg = WeightsArg | SlotArg | KvArg | InputArg | OutputArg | IntArg | LimitArg
+
+
+class Launch(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One launch. ``grid``: three sums of terms, each at least 1. ``shared``: dynamic shared (threadgroup) bytes.
+
+    ``args`` in the order of the kernel's parameters: on CUDA one parameter each, on Metal buffer index 0, 1, ...
+    (an int32 through ``setBytes``). The size class: taken when ``min_rows <= r <= max_rows`` (0: no upper bound) for the
+    recording's ``class_rows``; "one" is always taken. ``early``: the kernel itself waits for the launch before it
+    (``griddepcontrol.wait``, sm_90 and later), so it may be started before that one has ended.
+    """
+
+    symbol: str
+    grid: list[list[Term]]
+    block: list[int]
+    shared: int
+    args: list[Arg]
+    phase: Literal["any", "decode", "mixed"] = "any"
+    class_rows: Rows = "one"
+    min_rows: int = 0
+    max_rows: int = 0
+    early: bool = False
+
+
+class LaunchTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """The member ``code/launches.json``. ``code`` names the member with the kernels: a cubin, a metallib or MSL source."""
+
+    version: int
+    contract: str
+    code: str
+    slots: list[Slot]
+    launches: list[Launch]
+    logits_slot: int
+
+
+class RowCounts(msgspec.Struct, frozen=True, kw_only=True):
+    """The rows that terms are computed from: those of a recording, or the limits themselves."""
+
+    tokens: int
+    samples: int
+    seqs: int
+    blocks_per_seq: int
+    adjust: int
+    mask_words: int
+    one: int = 1
+
+
+def total(terms: Sequence[Term], rows: RowCounts) -> int:
+    """The sum of the terms."""
+    return sum(-(-int(getattr(rows, t.rows)) // t.per) * t.times for t in terms)
+
+
+def grid_of(launch: Launch, rows: RowCounts) -> tuple[int, int, int]:
+    x, y, z = (max(1, total(axis, rows)) for axis in launch.grid)
+    return x, y, z
+
+
+def taken(launch: Launch, phase: str, rows: RowCounts) -> bool:
+    """Whether a recording of this phase and these rows contains the launch."""
+    count = int(getattr(rows, launch.class_rows))
+    inside = launch.class_rows == "one" or (launch.min_rows <= count and (not launch.max_rows or count <= launch.max_rows))
+    return inside and launch.phase in ("any", phase)
+
+
+def num_elements(array: StepArray, rows: RowCounts) -> int:
+    """Elements of an input or output array at the given limits."""
+    count = array.width
+    for axis in array.shape:
+        count *= int(getattr(rows, axis))
+    return count + array.plus_one
+
+
+def encode_table(table: LaunchTable) -> bytes:
+    return msgspec.json.encode(table, order="sorted")
+
+
+def decode_table(data: bytes | memoryview) -> LaunchTable:
+    """Raises msgspec.ValidationError for anything that is not a launch table."""
+    return msgspec.json.decode(data, type=LaunchTable)

@@ -1,0 +1,31 @@
+/* Stored integers as pairs of bfloat16: whole numbers that bfloat16 holds exactly; scales are applied to the sums. */
+
+/* 128 as a pair: a 7-bit number put into its mantissa gives 128 + number. */
+#define BF16_128 0x43004300u
+#define BF16_ONE 0x3f803f80u
+#define BF16_SIGN 0x80008000u
+
+/* Four bytes q0 … q3 as the pairs (q0 - 128, q1 - 128), (q2 - 128, q3 - 128). The top bit decides what is taken off. */
+INLINE void unpack_int8(u32 word, u32 *pair) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const u32 q = __byte_perm(word, 0, i ? 0x4342 : 0x4140);
+    const u32 off = (~q & 0x00800080u) | BF16_128;
+    pair[i] = fma_bf16x2((q & 0x007f007fu) | BF16_128, BF16_ONE, off ^ BF16_SIGN);
+  }
+}
+
+/* A word of eight nibbles as four pairs q - zero; `off` is the pair 128 + zero. */
+INLINE void unpack_int4(u32 word, u32 off, u32 *pair) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i)
+    pair[i] = fma_bf16x2(((word >> 4 * i) & 0x000f000fu) | BF16_128, BF16_ONE, off ^ BF16_SIGN);
+}
+
+/* The pair 128 + zero for a zero point below 16. */
+INLINE u32 nibble_offset(u32 zero) { return BF16_128 | zero | zero << 16; }
+
+/* A pair of whole numbers times a scale, rounded once. */
+INLINE u32 scale_pair(u32 pair, float scale) {
+  return pack_bf16(__uint_as_float(pair << 16) * scale, __uint_as_float(pair & 0xffff0000u) * scale);
+}

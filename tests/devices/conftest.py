@@ -1,0 +1,112 @@
+"""Every device with a model that it can run here, loaded with given options."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from ferrum.devices.base import DeviceOptions, Executor
+from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.cuda import CudaExecutor
+from ferrum.devices.cuda_driver import Driver, choose_gpu
+from ferrum.devices.metal import Metal, MetalExecutor
+from ferrum.devices.null import NullDevice
+from ferrum.pack.reader import Pack, open_pack
+from tests.devices.fake_cuda import FakeDriver
+from tests.devices.fake_metal import FakeApi, FakeDevice, pool
+from tests.devices.null_model import NUM_ARGS, NUMBER_ARGS, NullKernels, write_launch_pack
+
+SMALL = DeviceOptions(max_seqs=4, max_samples=8, max_tokens=12)
+
+
+@dataclass
+class Loader:
+    """Loads a device's model any number of times; everything is closed at the end of the test."""
+
+    name: str
+    pack: Pack
+    open: Callable[[Pack, DeviceOptions], Executor]
+    loaded: list[Executor] = field(default_factory=list)
+
+    def __call__(self, options: DeviceOptions = SMALL) -> Executor:
+        self.loaded.append(self.open(self.pack, options))
+        return self.loaded[-1]
+
+    def close(self) -> None:
+        for executor in self.loaded:
+            executor.close()
+        self.pack.close()
+
+
+def fake_driver(**changes: object) -> tuple[FakeDriver, NullKernels]:
+    """The stand-in for the driver with the null model's kernels."""
+    kernels = NullKernels()
+    table = kernels.table()
+    driver = FakeDriver(kernels=table, num_params=dict.fromkeys(table, NUM_ARGS), **changes)  # type: ignore[arg-type]
+    return driver, kernels
+
+
+def load_cuda(driver: FakeDriver, kernels: NullKernels, pack: Pack, options: DeviceOptions = SMALL) -> CudaExecutor:
+    target = pack.manifest.target
+    checked = Driver(driver)
+    executor = CudaExecutor(checked, choose_gpu(checked, target.arch, target.name, pack.path.name), pack, options)
+    kernels.limits = executor.limits
+    return executor
+
+
+def fake_metal(**changes: object) -> tuple[FakeDevice, NullKernels]:
+    """The stand-in for a Mac's GPU with the null model's kernels."""
+    kernels = NullKernels()
+    return FakeDevice(kernels.table(), number_args=NUMBER_ARGS, **changes), kernels  # type: ignore[arg-type]
+
+
+def load_metal(device: FakeDevice, kernels: NullKernels, pack: Pack, options: DeviceOptions = SMALL) -> MetalExecutor:
+    executor = MetalExecutor(Metal(FakeApi, pool), device, pack, options)
+    kernels.limits = executor.limits
+    return executor
+
+
+@pytest.fixture
+def cuda_pack(tmp_path: Path) -> Iterator[Pack]:
+    with open_pack(write_launch_pack(tmp_path / "null.fpk", "cuda", "sm_89"), trust=True) as pack:
+        yield pack
+
+
+def _open_null(pack: Pack, options: DeviceOptions) -> Executor:
+    return NullDevice().load(pack, options)
+
+
+def _open_cuda(late: bool) -> Callable[[Pack, DeviceOptions], Executor]:
+    return lambda pack, options: load_cuda(*fake_driver(late=late), pack, options)
+
+
+def _open_metal(late: bool) -> Callable[[Pack, DeviceOptions], Executor]:
+    return lambda pack, options: load_metal(*fake_metal(late=late), pack, options)
+
+
+OPENERS = {
+    "null": _open_null,
+    "cuda-late": _open_cuda(True),
+    "cuda-eager": _open_cuda(False),
+    "metal-late": _open_metal(True),
+    "metal-eager": _open_metal(False),
+}
+
+
+@pytest.fixture(params=["cpu", *OPENERS])
+def loader(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Loader]:
+    name = str(request.param)
+    if name == "cpu":
+        path, opener = request.getfixturevalue("tiny_pack"), CpuDevice().load
+    else:
+        opener = OPENERS[name]
+        if name.startswith("metal"):
+            path = write_launch_pack(tmp_path / "model.fpk", "metal", "apple-m1", "code/step.metal")
+        else:
+            path = write_launch_pack(tmp_path / "model.fpk", "cuda", "sm_89")
+    loader = Loader(name, open_pack(path, trust=True), opener)
+    yield loader
+    loader.close()

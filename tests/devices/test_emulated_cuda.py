@@ -1,0 +1,73 @@
+"""The CUDA device with real kernels and a stand-in for the driver only: the built-in model answers as on the CPU."""
+
+from __future__ import annotations
+
+import fcntl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ferrum.devices.base import DeviceOptions
+from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.cuda import CudaExecutor
+from ferrum.engine.engine import Engine
+from ferrum.engine.sampling import SamplingParams
+from ferrum.pack.reader import Pack, open_pack
+from ferrum.pack.verify import read_selftest, run_case
+from tests.devices.emulated import load_emulated
+from tests.gpu.answers import asked, generate
+
+OPTIONS = DeviceOptions(max_seqs=4, max_tokens=64)
+
+
+@pytest.fixture(scope="module")
+def pack(run_folder: Path) -> Iterator[Pack]:
+    """The built-in model for the oldest CUDA target, made once per run."""
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    path = run_folder / "tiny.cuda-sm80.fpk"
+    with (run_folder / "tiny-cuda.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", "cuda-sm80", "-o", str(path)]
+            subprocess.run(command, check=True, timeout=110)
+    with open_pack(path, trust=True) as pack:
+        yield pack
+
+
+@pytest.fixture(scope="module")
+def executor(pack: Pack) -> Iterator[CudaExecutor]:
+    executor = load_emulated(pack, OPTIONS)
+    yield executor
+    executor.close()
+
+
+@pytest.mark.slow
+def test_the_self_test_passes(pack: Pack, executor: CudaExecutor) -> None:
+    test = read_selftest(pack)
+    for index, case in enumerate(test.cases):
+        found = run_case(executor, case, index, test.tolerance)
+        assert found.error <= test.tolerance and found.norm_error <= test.tolerance and found.diverged_at_token < 0, found
+
+
+@pytest.mark.slow
+def test_questions_are_answered_as_on_the_cpu(tiny_pack: Path, executor: CudaExecutor) -> None:
+    prompts = asked(6)
+    params = SamplingParams(temperature=0, max_tokens=24)
+    with open_pack(tiny_pack, trust=True) as pack:
+        cpu = CpuDevice().load(pack, OPTIONS)
+        wanted, _ = generate(Engine(cpu, eos_token_ids=pack.manifest.text.eos_token_ids), prompts, params)
+        cpu.close()
+        found, _ = generate(Engine(executor, eos_token_ids=pack.manifest.text.eos_token_ids), prompts, params)
+    assert found == wanted
+
+
+@pytest.mark.slow
+def test_seeded_sampling_does_not_depend_on_the_batch(executor: CudaExecutor) -> None:
+    prompts = asked(3)
+    params = SamplingParams(temperature=0.8, top_p=0.95, top_k=40, seed=7, max_tokens=8, repetition_penalty=1.1, ignore_eos=True)
+    together, _ = generate(Engine(executor), prompts, params)
+    alone = [generate(Engine(executor), [prompt], params)[0][0] for prompt in prompts]
+    assert together == alone

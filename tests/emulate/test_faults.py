@@ -1,0 +1,138 @@
+"""Faults planted in the real templates: each is caught by the kernels' own trials under the emulator's schedules.
+
+The list is the promise that the suite would notice: a fault is a change of the rendered source, named by what was forgotten
+or mistaken. A change that no longer matches its template fails here too.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pytest
+
+from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build
+from ferrum.codegen.formats import ActFormat
+from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
+from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
+from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
+from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
+from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
+from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
+from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
+from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
+from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.layouts import parse_format
+from ferrum.codegen.render import render_kernels
+from ferrum.codegen.row_layout import RowLayout
+from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.codegen.trials import Bench, tolerance, trial_of
+
+_ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
+KERNELS: dict[str, GpuKernel] = {
+    "small": GpuSmallLinear(40, 200, RowLayout(40, 200, parse_format("bf16")), True, False, "", "f32", 2, 1, 2, 2, 3),
+    "small int4": GpuSmallLinear(40, 256, RowLayout(40, 256, parse_format("int4a-g32")), False, False, "", "f32", 1, 1, 2, 1, 2),
+    "large": GpuLargeLinear(70, 200, RowLayout(70, 200, parse_format("bf16")), False, True, "", "f32", 64, 128, 2, 3),
+    "decode": GpuDecodeAttention(*_ATTENTION, 4, 8, 4, 2),
+    "prefill": GpuPrefillAttention(*_ATTENTION, 4, 64),
+    "norm": GpuRmsNorm(1000, 1e-5, ActFormat("bf16")),
+    "rope": GpuRopeKv(6, 2, 64, 64, True, 1e-6, "bf16", 1 << 16),
+    "schedule": GpuSchedule(16),
+    "embedding": GpuEmbedding(37, 203, RowLayout(37, 203, parse_format("int4-g32")), 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """``pattern`` (a regular expression) in the rendered source of ``kernel`` becomes ``new``, at its first place."""
+
+    kernel: str
+    what: str
+    pattern: str
+    new: str
+
+    def __str__(self) -> str:
+        return f"{self.kernel}: {self.what}"
+
+
+FAULTS = (
+    Fault("small", "missing wait for a copy", r"\n *copies_wait<2>\(\);", ""),
+    Fault("small", "wait for one copy too few", r"copies_wait<2>\(\)", "copies_wait<3>()"),
+    Fault("small", "missing barrier before shared memory serves again", r"__syncthreads\(\);(?=\n *float \*sums)", ""),
+    Fault("small", "missing barrier after the sums are there", r"(= sum\[t\]\[m\]\[i\];)\n *__syncthreads\(\);", r"\1"),
+    Fault("small", "missing fence before another block reads", r"__threadfence\(\);(?=\n *__syncthreads\(\);\n *if)", ""),
+    Fault("small", "arrivals not put back to zero", r"if \(threadIdx.x == 0\) arrivals\[blockIdx.x\] = 0;", ""),
+    Fault("small", "swapped words of a fragment", r"\{upper\[0\], lower\[0\], upper\[1\]", "{lower[0], upper[0], upper[1]"),
+    Fault("small", "unguarded tail of K", r"k0 \+ 8 \* c >= 200 \? make_uint4\(0, 0, 0, 0\) : ", ""),
+    Fault("small", "unguarded tail of the columns", r"if \(column >= 40\) continue;", ""),
+    Fault("small", "rows past the last are read", r"min_int\(8 \* m \+ r, rows - 1\)", "(8 * m + r)"),
+    Fault("small", "wrong stride of the sums", r"\* 20 \+ 16 \* t", "* 16 + 16 * t"),
+    Fault("small int4", "scale of the other half of the rows", r"scale\[t\]\[i >> 1\]", "scale[t][i & 1]"),
+    Fault("small int4", "zero point of the other half", r"nibble_offset\(zero\[t\]\[1\]\)", "nibble_offset(zero[t][0])"),
+    Fault("small int4", "mask of a nibble too wide", r"0x000f000fu", "0x001f001fu"),
+    Fault("large", "missing barrier after the wait", r"__syncthreads\(\); /\* the piece has landed", "/* the piece has landed"),
+    Fault("large", "wait for one copy too few", r"copies_wait<1>\(\)", "copies_wait<2>()"),
+    Fault("large", "a stage too few for what is under way", r"\(piece\) % 3 \*", "(piece) % 2 *"),
+    Fault("large", "unguarded tail of the rows", r"row < rows && column", "column"),
+    Fault("large", "missing barrier of the warp", r"__syncwarp\(\);", ""),
+    Fault("decode", "off by one in the mask", r"key < length \?", "key <= length ?"),
+    Fault("decode", "values past the end are read", r"\(number\) \* 16 \+ piece / 8 < length", "1"),
+    Fault("decode", "the block table is passed over", r"\(size_t\)table\[number\]", "(size_t)(number)"),
+    Fault("decode", "sums not rescaled to a new peak", r"sum\[i\] \*= alpha\[i\];", ""),
+    Fault("decode", "missing fence before another block reads", r"__threadfence\(\);(?=\n *__syncthreads\(\);\n *if)", ""),
+    Fault("decode", "barrier in a branch", r"__syncthreads\(\);(?=\n *float \*merged)", "if (warp) __syncthreads();"),
+    Fault("decode", "heads of another group", r"kv_head \* 4 \+ r\)", "kv_head * 3 + r)"),
+    Fault("prefill", "missing wait for a copy", r"copies_wait<1>\(\);", ""),
+    Fault("prefill", "missing barrier before the stage is filled again", r"__syncthreads\(\); /\* all have read", "/* all have read"),
+    Fault("prefill", "off by one at the diagonal", r"key > here", "key >= here"),
+    Fault("prefill", "a tile on the diagonal is not masked", r"at \+ 64 > position0 \+ 1", "at + 64 > position0 + 64"),
+    Fault("prefill", "copies of the next tile land in this one", r"stage \^ 1\)", "stage)"),
+    Fault("norm", "missing barrier between warps", r"__syncthreads\(\);\n *sum = 0.0f;", "sum = 0.0f;"),
+    Fault("norm", "a shuffle too few", r"for \(int i = 16; i; i >>= 1\) x \+=", "for (int i = 8; i; i >>= 1) x +="),
+    Fault("norm", "unguarded tail of the row", r"column < 1000 \? in\[column\] : 0.0f", "in[column]"),
+    Fault("rope", "wrong stride in the cache", r"slot % 16 \* 64", "slot % 16 * 32"),
+    Fault("rope", "wrong sign of the rotation", r"a \* cosine\[i\] - b", "a * cosine[i] + b"),
+    Fault("schedule", "off by one at the start of a sequence", r"query_start\[middle\] <= i", "query_start[middle] < i"),
+    Fault("embedding", "nibbles in their plain order", r"\(i & 1\) \* 16 \+ \(i >> 1 & 3\) \* 4", "(i & 7) * 4"),
+)  # fmt: skip
+
+
+@cache
+def rendered(name: str) -> str:
+    target = BY_NAME["cuda-sm80"]
+    assert isinstance(target, GpuTarget)
+    return render_kernels("faults", [KERNELS[name]], target, "0" * 64)
+
+
+def caught(name: str, module: Module) -> Schedule | None:
+    """The first schedule under which the kernel of ``module`` fails its trial."""
+    kernel = KERNELS[name]
+    for schedule in SCHEDULES:
+        try:
+            worst = trial_of(kernel)(kernel, Bench(module, schedule), np.random.default_rng(1))
+        except (KernelFault, AssertionError):
+            return schedule
+        if not worst <= tolerance(kernel):
+            return schedule
+    return None
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_kernels_as_they_stand_pass(name: str) -> None:
+    assert caught(name, build(rendered(name), "cuda")) is None
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_every_planted_fault_is_caught(fault: Fault) -> None:
+    source, count = re.subn(fault.pattern, fault.new, rendered(fault.kernel), count=1)
+    assert count == 1, f"the template has changed: {fault.pattern!r} is not in it"
+    assert caught(fault.kernel, build(source, "cuda")) is not None, fault
+
+
+def test_there_are_faults_of_every_kind_that_matters() -> None:
+    assert len(FAULTS) >= 12 and {fault.kernel for fault in FAULTS} == set(KERNELS)
+    for word in ("barrier", "wait", "off by one", "fragment", "stride", "unguarded tail", "fence", "mask"):
+        assert any(word in fault.what for fault in FAULTS), word

@@ -1,0 +1,199 @@
+"""On a real GPU: the numbers of the CPU, every recording, steps ahead, preemption, and a soak. ``make test-gpu`` runs them."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from ferrum.devices.base import DeviceOptions, OverlappingExecutor
+from ferrum.devices.cuda import CudaExecutor
+from ferrum.engine.engine import Engine
+from ferrum.engine.load import LoadedModel, load_model
+from ferrum.engine.sampling import SamplingParams, sample_reference
+from ferrum.engine.scheduler import EngineOptions
+from ferrum.pack.verify import read_selftest, run_case
+from tests.codegen.folders import compile_folder, save
+from tests.devices.test_contract import fill, prompt
+from tests.engine.test_cpu_engine import fill_random_rows
+from tests.gpu.answers import asked, generate
+from tests.gpu.conftest import Compile
+
+pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
+SOAK_SECONDS = int(os.environ.get("SOAK_SECONDS", "20"))
+# bf16 and int4 against the interpreter in float32, as a share of the largest logit
+TOLERANCE = 0.04
+OPTIONS = DeviceOptions(max_seqs=16, max_tokens=256)
+GREEDY = SamplingParams(temperature=0, max_tokens=80)
+
+
+def load(path: Path, options: DeviceOptions = OPTIONS, **engine: bool) -> LoadedModel:
+    return load_model(path, trust=True, device_options=options, engine_options=EngineOptions(**engine))
+
+
+@pytest.mark.parametrize("quant", ["f32", "none", "int8", "int4-g32"])
+def test_the_self_test_passes(gpu: str, compiled: Compile, quant: str) -> None:
+    model = load(compiled(gpu, quant))
+    test = read_selftest(model.pack)
+    try:
+        for index, case in enumerate(test.cases):
+            found = run_case(model.executor, case, index, test.tolerance)
+            good = found.error <= test.tolerance and found.norm_error <= test.tolerance and found.diverged_at_token < 0
+            assert good, found
+    finally:
+        model.close()
+
+
+@pytest.mark.parametrize("quant", ["none", "int4-g32"])
+def test_fifty_questions_as_on_the_cpu(gpu: str, compiled: Compile, quant: str) -> None:
+    answers = []
+    for target in (gpu, "cpu"):
+        model = load(compiled(target, quant))
+        answers.append(generate(model.engine, asked(50), GREEDY)[0])
+        model.close()
+    assert answers[0] == answers[1]
+
+
+SHAPES = {
+    "gqa1": {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64, "hidden_size": 256},
+    "gqa8": {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 128, "hidden_size": 320},
+    "head96": {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 96, "hidden_size": 288},
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_logits_of_other_shapes_as_on_the_cpu(gpu: str, tmp_path: Path, shape: str) -> None:
+    torch.manual_seed(2)
+    config = transformers.Qwen3Config(
+        vocab_size=1003, intermediate_size=416, num_hidden_layers=2, max_position_embeddings=512, initializer_range=0.1,
+        tie_word_embeddings=False, eos_token_id=None, bos_token_id=None, **SHAPES[shape],
+    )  # fmt: skip
+    save(transformers.Qwen3ForCausalLM(config), tmp_path)
+    random = np.random.default_rng(1)
+    prompts = [random.integers(0, 1003, n).tolist() for n in (1, 2, 17, 64, 65, 200, 400)]
+    found: dict[str, list[np.ndarray]] = {}
+    for target, quant in (("cpu", "f32"), (gpu, "none"), (gpu, "int8")):
+        model = load(compile_folder(tmp_path, quant, target), replace(OPTIONS, max_samples=64))
+        found[target + quant] = [model.engine.logits(tokens) for tokens in prompts]
+        model.close()
+    for name in (f"{gpu}none", f"{gpu}int8"):
+        for ours, wanted in zip(found[name], found["cpuf32"], strict=True):
+            assert np.isfinite(ours).all()
+            error = np.abs(ours - wanted).max() / np.abs(wanted).max()
+            assert error <= (TOLERANCE if name.endswith("none") else 2 * TOLERANCE), (name, len(wanted), error)
+
+
+def test_every_recording_gives_the_same(gpu: str, compiled: Compile) -> None:
+    """A prompt in chunks of every bucket's size, and decode in batches of every size."""
+    model = load(compiled(gpu), replace(OPTIONS, max_samples=16))
+    executor = model.executor
+    size, tokens = executor.limits.block_size, prompt(executor, 250)
+    table = list(range(-(-len(tokens) // size)))
+    wanted = None
+    for chunk in (250, 1, 2, 3, 5, 16, 33, 64, 129):
+        for start in range(0, len(tokens), chunk):
+            fill(executor, [(tokens[start : start + chunk], start, table)])
+            executor.step()
+        row = executor.logits()[0].copy()
+        wanted = row if wanted is None else wanted
+        assert np.abs(row - wanted).max() <= TOLERANCE * np.abs(wanted).max(), chunk
+    alone = []
+    for i in range(16):
+        fill(executor, [(prompt(executor, 1, i), 0, [i])])
+        executor.step()
+        alone.append(executor.logits()[0].copy())
+    for count in range(1, 17):
+        fill(executor, [(prompt(executor, 1, i), 0, [i]) for i in range(count)])
+        executor.step()
+        for i, row in enumerate(executor.logits()):
+            assert np.abs(row - alone[i]).max() <= TOLERANCE * np.abs(alone[i]).max(), (count, i)
+    model.close()
+
+
+def test_a_step_repeats_to_the_bit(gpu: str, compiled: Compile) -> None:
+    model = load(compiled(gpu))
+    executor = model.executor
+    found = []
+    for _ in range(20):
+        fill(executor, [(prompt(executor, 40, i), 0, [4 * i, 4 * i + 1, 4 * i + 2]) for i in range(6)])
+        executor.step()
+        found.append(executor.logits().copy())
+    for again in found[1:]:
+        np.testing.assert_array_equal(again, found[0])
+    model.close()
+
+
+def test_the_sampler_is_the_reference(gpu: str, compiled: Compile) -> None:
+    model = load(compiled(gpu), DeviceOptions(max_seqs=4, max_samples=64, max_tokens=64))
+    executor, random, different, rows = model.executor, np.random.default_rng(8), 0, 0
+    b = executor.buffers
+    for _ in range(20):
+        fill_random_rows(executor, random, executor.limits.vocab_size)
+        executor.step()
+        found = b.out_token[: b.num_samples].copy()
+        sample_reference(executor.logits().copy(), b)
+        different += int((found != b.out_token[: b.num_samples]).sum())
+        rows += b.num_samples
+    assert different <= rows // 100, "more than rounding at the borders of the cumulative sum"
+    model.close()
+
+
+def test_steps_ahead_and_preemption_change_nothing(gpu: str, compiled: Compile) -> None:
+    path, prompts = compiled(gpu), asked(24)
+    params = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+    model = load(path, prefix_cache=False)
+    assert isinstance(model.executor, OverlappingExecutor)
+    wide, none = generate(model.engine, prompts, params)
+    model.close()
+    assert none == 0
+    block = model.pack.manifest.kv.bytes_per_block
+    tight = load(path, replace(OPTIONS, kv_cache_bytes=30 * block), prefix_cache=False)
+    found, preemptions = generate(tight.engine, prompts, params)
+    tight.close()
+    assert found == wide and preemptions > 0
+
+
+@pytest.mark.timeout(SOAK_SECONDS + 300)
+def test_soak(gpu: str, compiled: Compile) -> None:
+    """Requests of all kinds come, go and are aborted; answers stay the same and no memory is lost."""
+    model = load(compiled(gpu), replace(OPTIONS, kv_cache_bytes=200 * 16 * 1024))
+    engine, prompts = model.engine, asked(12)
+    wanted, _ = generate(engine, prompts, GREEDY)
+    before = free_memory(model)
+    random, end, rounds = np.random.default_rng(0), time.monotonic() + SOAK_SECONDS, 0
+    while time.monotonic() < end:
+        _disturb(engine, random, rounds)
+        assert generate(engine, prompts, GREEDY)[0] == wanted, f"round {rounds}"
+        rounds += 1
+    assert free_memory(model) >= before - (16 << 20), "memory of the GPU is lost"
+    print(f"{rounds} rounds, {engine.stats().num_preemptions} preemptions")
+    model.close()
+
+
+def free_memory(model: LoadedModel) -> int:
+    """Bytes that the GPU has left; 0 where it cannot be asked."""
+    executor = model.executor
+    return int(executor.free_memory()) if isinstance(executor, CudaExecutor) else 0
+
+
+def _disturb(engine: Engine, random: np.random.Generator, number: int) -> None:
+    """Random requests, a third of them aborted after some steps."""
+    vocab = engine.executor.limits.vocab_size
+    names = [f"noise{number}-{i}" for i in range(int(random.integers(1, 30)))]
+    for name in names:
+        tokens = random.integers(0, vocab, int(random.integers(1, 150))).tolist()
+        engine.add(
+            name, tokens, SamplingParams(temperature=float(random.choice([0.0, 1.0])), max_tokens=int(random.integers(1, 60)))
+        )
+    for _ in range(int(random.integers(1, 40))):
+        engine.step()
+    for name in names[::3]:
+        engine.abort(name)
+    while engine.has_work:
+        engine.step()
