@@ -17,6 +17,7 @@ from tests.bench.peers.process import run
 from tests.bench.peers.vocabulary import Vocabulary
 
 LONGEST = 16384
+KEPT_PACKS = 2  # of earlier compilers
 # How llama-quantize may store the embedding and LM head beside the layers' type; the nearest in bytes to our pack is used.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "pure": ("--pure",),
@@ -55,7 +56,8 @@ class Models:
         stem = f"{self.shape}.{quant}{'.kv-' + kv_dtype if kv_dtype else ''}"
         path = self.peers.work / f"{stem}.{compiler_digest()}.fpk"
         if not path.exists():
-            for old in self.peers.work.glob(f"{stem}.????????.fpk"):
+            packs = sorted(self.peers.work.glob(f"{stem}.????????.fpk"), key=lambda p: p.stat().st_mtime)
+            for old in packs[:-KEPT_PACKS]:
                 old.unlink()
             options = ["--quant", quant, "--max-model-len", str(self.longest)]
             options += ["--kv-dtype", kv_dtype] if kv_dtype else []
