@@ -110,7 +110,7 @@ def test_the_record_survives_a_file_and_the_table_shows_it(tmp_path: Path) -> No
     record.save(tmp_path / "samples.json")
     again = Record.load(tmp_path / "samples.json")
     assert again == record
-    assert [row.line for row in again.rows] == ["decode, 4 sequences", "decode, 1 sequence"]
+    assert [row.line for row in again.rows] == ["decode, 1 sequence", "decode, 4 sequences"]
     text = markdown(again)
     assert "50 GB/s read" in text
     line = "| decode, 1 sequence | 4 bit | tokens/s | 32.0 ± 6 % | 20.0 ± 0 % | - | - | 1.60 × llama.cpp | 90 % of bandwidth "
@@ -118,7 +118,7 @@ def test_the_record_survives_a_file_and_the_table_shows_it(tmp_path: Path) -> No
     assert "| s | 4 bit | 100 | 90 | 5.00 / 4.50 (Q4_0) | no (1.11) |" in text
     rows = json.loads((tmp_path / "samples.json").read_text())["rows"]
     assert plots.ratios(rows) == [(f"{r['line']}, 4 bit", {LLAMA: 1.6}) for r in rows]
-    assert plots.shares(rows)[0] == ("decode, 4 sequences, 4 bit (of bandwidth)", 0.9)
+    assert plots.shares(rows)[0] == ("decode, 1 sequence, 4 bit (of bandwidth)", 0.9)
 
 
 def test_growth_and_attention_follow_from_two_lengths() -> None:

@@ -17,6 +17,7 @@ from tests.bench.peers.process import run
 from tests.bench.peers.vocabulary import Vocabulary
 
 LONGEST = 16384
+KEPT_PACKS = 2  # of earlier compilers
 # How llama-quantize may store the embedding and LM head beside the layers' type; the nearest in bytes to our pack is used.
 VARIANTS: dict[str, tuple[str, ...]] = {
     "pure": ("--pure",),
@@ -55,7 +56,8 @@ class Models:
         stem = f"{self.shape}.{quant}{'.kv-' + kv_dtype if kv_dtype else ''}"
         path = self.peers.work / f"{stem}.{compiler_digest()}.fpk"
         if not path.exists():
-            for old in self.peers.work.glob(f"{stem}.????????.fpk"):
+            packs = sorted(self.peers.work.glob(f"{stem}.????????.fpk"), key=lambda p: p.stat().st_mtime)
+            for old in packs[:-KEPT_PACKS]:
                 old.unlink()
             options = ["--quant", quant, "--max-model-len", str(self.longest)]
             options += ["--kv-dtype", kv_dtype] if kv_dtype else []
@@ -118,9 +120,12 @@ class Models:
         result: dict[str, Any] = json.loads(run([sys.executable, "-m", "ferrum", "explain", pack, "--json"]))
         return result
 
-    def openvino(self, form: Format, source: Path) -> Path:
-        """A folder for OpenVINO GenAI, which writes its own form of the GGUF beside it at the first load."""
-        source = self.gguf("F16") if form.openvino == "F16" else source
+    def openvino(self, form: Format) -> Path:
+        """A folder for OpenVINO GenAI, which writes its own form of the GGUF beside it at the first load.
+
+        The variant in which every weight has the format's bits: OpenVINO widens a Q6_K head to 8 bits.
+        """
+        source = self.gguf(form.openvino)
         folder = self.peers.work / f"openvino-{source.stem}"
         if not (folder / "openvino_model.xml").exists():
             folder.mkdir(exist_ok=True)

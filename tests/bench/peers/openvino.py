@@ -1,4 +1,4 @@
-"""OpenVINO GenAI on the GGUF file that llama.cpp reads (bfloat16: on its float16 twin)."""
+"""OpenVINO GenAI on a GGUF file of the same weights (bfloat16: on its float16 twin)."""
 
 from __future__ import annotations
 

@@ -84,8 +84,12 @@ class Record:
     commands: list[str] = field(default_factory=list)
 
     def add(self, row: Row) -> None:
-        """Replaces an earlier row of the same line."""
-        self.rows = [r for r in self.rows if r.key != row.key] + [row]
+        """In the place of an earlier row of the same line."""
+        keys = [r.key for r in self.rows]
+        if row.key in keys:
+            self.rows[keys.index(row.key)] = row
+        else:
+            self.rows.append(row)
 
     def add_size(self, size: dict[str, Any]) -> None:
         keys = ("shape", "format")

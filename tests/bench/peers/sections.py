@@ -72,7 +72,7 @@ def speed(run: Run) -> None:
             LLAMA: partial(llama_cpp.bench, run.peers.programs, gguf, chosen, run.threads),
         }
         if run.first and OPENVINO not in run.without:
-            folder = run.models.openvino(form, gguf)
+            folder = run.models.openvino(form)
             visits[OPENVINO] = partial(openvino.bench, run.peers, folder, chosen, run.threads)
         if run.first and name == "bf16":
             visits[TORCH] = partial(torch_eager.bench, run.peers, run.models.folder, chosen, run.threads)
