@@ -1,0 +1,79 @@
+"""What small numbers cost the built-in model: divergence from bfloat16 for each token, and known answers."""
+
+from __future__ import annotations
+
+import shutil
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from ferrum import LLM
+from ferrum.codegen.prove import runs_here
+from ferrum.codegen.target import TARGETS
+from ferrum.graphs.tiny.chat import Chat
+from ferrum.graphs.tiny.evaluate import pack_answers
+from ferrum.graphs.tiny.questions import accuracy, questions
+from ferrum.graphs.tiny.tokenizer import MODEL_FOLDER
+from tests.codegen.folders import compile_folder
+
+# Nats for each token; int8 is weights and activations together.
+LIMITS = {("int8", ""): 0.01, ("none", "int8"): 0.01, ("int4-g32", ""): 0.05}
+
+
+@cache
+def texts() -> list[list[int]]:
+    """Every eighth question with its answer, as tokens."""
+    chat = Chat(Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json")))
+    rendered = [chat.render(p.messages, p.tools, add_generation_prompt=True) + p.answer for p in questions()[::8]]
+    return [chat.encode(text) for text in rendered]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the built-in model, beside which its traced graph is kept."""
+    return Path(shutil.copytree(MODEL_FOLDER, tmp_path_factory.mktemp("quality") / "tiny"))
+
+
+def log_probabilities(pack: Path) -> NDArray[np.float64]:
+    with LLM(pack, prefix_cache=False) as llm:
+        logits = np.concatenate([llm.logits(tokens) for tokens in texts()]).astype(np.float64)
+    logits -= logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> NDArray[np.float64]:
+    return log_probabilities(compile_folder(folder, "none"))
+
+
+@pytest.mark.parametrize(("quant", "kv_dtype"), LIMITS)
+def test_divergence_from_bfloat16(folder: Path, expected: NDArray[np.float64], quant: str, kv_dtype: str) -> None:
+    got = log_probabilities(compile_folder(folder, quant, kv_dtype=kv_dtype))
+    divergence = float((np.exp(expected) * (expected - got)).sum(-1).mean())
+    print(f"{quant} {kv_dtype}: {divergence:.5f} nats for each of {len(expected)} tokens")
+    assert 0 <= divergence <= LIMITS[quant, kv_dtype]
+
+
+@pytest.mark.parametrize("quant", ["none", "int8", "int4-g32", "int4a-g32"])
+def test_kernels_of_all_targets_answer_alike(folder: Path, quant: str) -> None:
+    """Every set of instructions that this machine has gives the answers of the plainest one."""
+    here = [t.name for t in TARGETS if runs_here(t.arch, t.requires)]
+    problems = questions()[::20]
+    answers = {name: pack_answers(compile_folder(folder, quant, target=name), problems) for name in here}
+    for name in here:
+        assert answers[name] == answers[here[-1]], name
+
+
+def test_answers_that_int8_loses(folder: Path) -> None:
+    """At most one per cent of the known answers."""
+    problems = questions()[::2]
+    right = {}
+    for quant, kv_dtype in (("none", ""), ("int8", ""), ("int8", "int8")):
+        table, _ = accuracy(problems, pack_answers(compile_folder(folder, quant, kv_dtype=kv_dtype), problems))
+        right[quant, kv_dtype] = table["total"][0] / table["total"][1]
+    assert right["none", ""] >= 0.98
+    assert min(right.values()) >= right["none", ""] - 0.01, right
