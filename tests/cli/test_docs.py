@@ -42,7 +42,7 @@ def test_every_dependency_is_explained() -> None:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    names = {re.split(r"[<>=]", package)[0] for packages in lists for package in packages}
+    names = {re.split(r"[<>=;]", package)[0] for packages in lists for package in packages}
     page = (ROOT / "docs" / "dependencies.md").read_text(encoding="utf-8")
     assert [name for name in sorted(names) if not re.search(rf"(\| |, ){re.escape(name)}( \||,)", page)] == []
 
@@ -57,5 +57,5 @@ def test_every_dependency_is_pinned() -> None:
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    names = {re.split(r"[<>=]", package)[0].lower().replace("_", "-") for packages in lists for package in packages}
+    names = {re.split(r"[<>=;]", package)[0].lower().replace("_", "-") for packages in lists for package in packages}
     assert names - pins <= {"setuptools"}
