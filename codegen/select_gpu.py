@@ -32,6 +32,8 @@ from ferrum.pack.launches import Rows
 Phase = Literal["any", "decode", "mixed"]
 # Rows up to which weights stream through registers, and the tiles of 8 rows for it.
 _SMALL = ((1, 8, 1), (9, 16, 2), (17, 32, 4), (33, 64, 8))
+# Without copies that run ahead: up to 8 rows stream the weights, more take tiles of 32 and 64 rows of x.
+_TILES = ((9, 32, 32), (33, 0, 64))
 _PLAIN_ROWS = 4
 # (fewest, most sequences, splits of a context): few sequences need many splits to fill a GPU.
 _SPLITS = ((1, 4, 32), (5, 16, 8), (17, 0, 4))
@@ -95,6 +97,9 @@ def small_shape(layout: RowLayout, target: GpuTarget, row_tiles: int) -> tuple[i
     # packed formats sum each group apart: two tiles of weights and 64 rows would be more sums than there are registers
     weight_tiles = 1 if row_tiles <= 2 or (row_tiles == 8 and layout.format.group) else 2
     warps = 8 if layout.chunks >= 16 else 4 if layout.chunks >= 4 else 2
+    if not target.has_async_copy:
+        # nothing is copied ahead, and no threadgroup waits for another: SIMD groups of one share K
+        return 1, warps // 2, 1, 1
     blocks, splits = -(-layout.tiles // weight_tiles), 1
     while splits < 8 and blocks * splits < 2 * target.units and layout.chunks >= 4 * warps * splits:
         splits *= 2
@@ -117,7 +122,7 @@ def linear_variants(fields: dict[str, Any], target: GpuTarget, rows: Rows) -> tu
     if layout.format.kind == "f32":
         return (Variant(GpuPlainLinear(**fields, rows_at_once=_PLAIN_ROWS)),)
     small = []
-    for fewest, most, row_tiles in _SMALL:
+    for fewest, most, row_tiles in _SMALL if target.has_async_copy else _SMALL[:1]:
         weight_tiles, warps, splits, stages = small_shape(layout, target, row_tiles)
         shape: dict[str, Any] = {
             "row_tiles": row_tiles,
@@ -127,6 +132,9 @@ def linear_variants(fields: dict[str, Any], target: GpuTarget, rows: Rows) -> tu
             "stages": stages,
         }
         small.append(Variant(GpuSmallLinear(**fields, **shape), rows, fewest, most))
+    if not target.has_async_copy:
+        tiles = ((GpuLargeLinear(**fields, block_n=64, block_m=m, warps_n=2, stages=2), a, b) for a, b, m in _TILES)
+        return (*small, *(Variant(kernel, rows, fewest, most) for kernel, fewest, most in tiles))
     block_n, block_m, warps_n, stages = large_shape(layout, target)
     large = GpuLargeLinear(**fields, block_n=block_n, block_m=block_m, warps_n=warps_n, stages=stages)
     return (*small, Variant(large, rows, _SMALL[-1][1] + 1))
