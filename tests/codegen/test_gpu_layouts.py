@@ -35,7 +35,7 @@ def test_values_survive(name: str, n: int, k: int, halves: int) -> None:
     assert raw.nbytes == layout.nbytes and layout.row_bytes % 64 == 0
     got = decode_stored(raw.data, layout, np.arange(n))
     assert np.abs(got - w).max() <= STEPS[layout.format.kind] * np.abs(w).max() + 1e-7
-    assert np.abs(got - w).mean() <= STEPS[layout.format.kind] / 3 * np.abs(w).max() + 1e-7
+    assert np.abs(got - w).mean() <= STEPS[layout.format.kind] / 1.5 * np.abs(w).max() + 1e-7
     chosen = np.array([n - 1, 0, n // 2])
     assert np.array_equal(decode_any(raw.data, layout, chosen), got[chosen])
 
