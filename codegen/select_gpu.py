@@ -37,6 +37,7 @@ _TILES = ((9, 32, 32), (33, 0, 64))
 _PLAIN_ROWS = 4
 # (fewest, most sequences, splits of a context): few sequences need many splits to fill a GPU.
 _SPLITS = ((1, 4, 32), (5, 16, 8), (17, 0, 4))
+_COPYLESS_SPLITS = ((1, 4, 8), (5, 0, 1))
 _PREFILL_WARPS = 4
 _SAMPLE_THREADS = 1024
 
@@ -150,6 +151,18 @@ def matrix_attention(fields: dict[str, Any]) -> tuple[Variant, ...]:
     return (*decode, Variant(GpuPrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys), phase="mixed"))
 
 
+def copyless_attention(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ...]:
+    """As ``matrix_attention`` where nothing is copied ahead: what shared memory holds bounds the warps and the keys."""
+    heads, dim = fields["num_heads"] // fields["num_kv_heads"], fields["head_dim"]
+    warps = max(w for w in (1, 2, 4) if w == 1 or 4 * w * heads * (dim + 2) <= target.shared_bytes)
+    keys = 32 if dim <= 64 else 16 if dim <= 128 else 8
+    decode = [
+        Variant(GpuDecodeAttention(**fields, splits=splits, max_seqs=most, warps=warps, stages=0), "seqs", fewest, most)
+        for fewest, most, splits in _COPYLESS_SPLITS
+    ]
+    return (*decode, Variant(GpuPrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys), phase="mixed"))
+
+
 class GpuSelector:
     """Walks a laid-out graph and collects calls."""
 
@@ -257,9 +270,12 @@ class GpuSelector:
 
     def _attention(self, fields: dict[str, Any]) -> tuple[Variant, ...]:
         dim, group = fields["head_dim"], fields["num_heads"] // fields["num_kv_heads"]
-        if self.kv_dtype != "bf16" or dim % 32 or dim > 256 or group > 16 or not self.target.has_async_copy:
+        if self.kv_dtype != "bf16" or dim % 32 or dim > 256 or group > 16:
             return (Variant(GpuPlainAttention(**fields)),)
-        return matrix_attention(fields)
+        if self.target.has_async_copy:
+            return matrix_attention(fields)
+        # a head below 64 leaves no room for the scores where the keys were
+        return copyless_attention(fields, self.target) if dim >= 64 else (Variant(GpuPlainAttention(**fields)),)
 
     def _schedule(self, node: Node, group: int) -> None:
         tile = tile_tokens(group, _PREFILL_WARPS)
