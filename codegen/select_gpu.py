@@ -32,9 +32,12 @@ from ferrum.pack.launches import Rows
 Phase = Literal["any", "decode", "mixed"]
 # Rows up to which weights stream through registers, and the tiles of 8 rows for it.
 _SMALL = ((1, 8, 1), (9, 16, 2), (17, 32, 4), (33, 64, 8))
+# Without copies that run ahead: up to 8 rows stream the weights, more take tiles of 32 and 64 rows of x.
+_TILES = ((9, 32, 32), (33, 0, 64))
 _PLAIN_ROWS = 4
 # (fewest, most sequences, splits of a context): few sequences need many splits to fill a GPU.
 _SPLITS = ((1, 4, 32), (5, 16, 8), (17, 0, 4))
+_COPYLESS_SPLITS = ((1, 4, 8), (5, 0, 1))
 _PREFILL_WARPS = 4
 _SAMPLE_THREADS = 1024
 
@@ -95,6 +98,9 @@ def small_shape(layout: RowLayout, target: GpuTarget, row_tiles: int) -> tuple[i
     # packed formats sum each group apart: two tiles of weights and 64 rows would be more sums than there are registers
     weight_tiles = 1 if row_tiles <= 2 or (row_tiles == 8 and layout.format.group) else 2
     warps = 8 if layout.chunks >= 16 else 4 if layout.chunks >= 4 else 2
+    if not target.has_async_copy:
+        # nothing is copied ahead, and no threadgroup waits for another: SIMD groups of one share K
+        return 1, warps // 2, 1, 1
     blocks, splits = -(-layout.tiles // weight_tiles), 1
     while splits < 8 and blocks * splits < 2 * target.units and layout.chunks >= 4 * warps * splits:
         splits *= 2
@@ -117,7 +123,7 @@ def linear_variants(fields: dict[str, Any], target: GpuTarget, rows: Rows) -> tu
     if layout.format.kind == "f32":
         return (Variant(GpuPlainLinear(**fields, rows_at_once=_PLAIN_ROWS)),)
     small = []
-    for fewest, most, row_tiles in _SMALL:
+    for fewest, most, row_tiles in _SMALL if target.has_async_copy else _SMALL[:1]:
         weight_tiles, warps, splits, stages = small_shape(layout, target, row_tiles)
         shape: dict[str, Any] = {
             "row_tiles": row_tiles,
@@ -127,6 +133,9 @@ def linear_variants(fields: dict[str, Any], target: GpuTarget, rows: Rows) -> tu
             "stages": stages,
         }
         small.append(Variant(GpuSmallLinear(**fields, **shape), rows, fewest, most))
+    if not target.has_async_copy:
+        tiles = ((GpuLargeLinear(**fields, block_n=64, block_m=m, warps_n=2, stages=2), a, b) for a, b, m in _TILES)
+        return (*small, *(Variant(kernel, rows, fewest, most) for kernel, fewest, most in tiles))
     block_n, block_m, warps_n, stages = large_shape(layout, target)
     large = GpuLargeLinear(**fields, block_n=block_n, block_m=block_m, warps_n=warps_n, stages=stages)
     return (*small, Variant(large, rows, _SMALL[-1][1] + 1))
@@ -138,6 +147,18 @@ def matrix_attention(fields: dict[str, Any]) -> tuple[Variant, ...]:
     decode = [
         Variant(GpuDecodeAttention(**fields, splits=splits, max_seqs=most, warps=warps, stages=2), "seqs", fewest, most)
         for fewest, most, splits in _SPLITS
+    ]
+    return (*decode, Variant(GpuPrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys), phase="mixed"))
+
+
+def copyless_attention(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ...]:
+    """As ``matrix_attention`` where nothing is copied ahead: what shared memory holds bounds the warps and the keys."""
+    heads, dim = fields["num_heads"] // fields["num_kv_heads"], fields["head_dim"]
+    warps = max(w for w in (1, 2, 4) if w == 1 or 4 * w * heads * (dim + 2) <= target.shared_bytes)
+    keys = 32 if dim <= 64 else 16 if dim <= 128 else 8
+    decode = [
+        Variant(GpuDecodeAttention(**fields, splits=splits, max_seqs=most, warps=warps, stages=0), "seqs", fewest, most)
+        for fewest, most, splits in _COPYLESS_SPLITS
     ]
     return (*decode, Variant(GpuPrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys), phase="mixed"))
 
@@ -249,9 +270,12 @@ class GpuSelector:
 
     def _attention(self, fields: dict[str, Any]) -> tuple[Variant, ...]:
         dim, group = fields["head_dim"], fields["num_heads"] // fields["num_kv_heads"]
-        if self.kv_dtype != "bf16" or dim % 32 or dim > 256 or group > 16 or not self.target.has_async_copy:
+        if self.kv_dtype != "bf16" or dim % 32 or dim > 256 or group > 16:
             return (Variant(GpuPlainAttention(**fields)),)
-        return matrix_attention(fields)
+        if self.target.has_async_copy:
+            return matrix_attention(fields)
+        # a head below 64 leaves no room for the scores where the keys were
+        return copyless_attention(fields, self.target) if dim >= 64 else (Variant(GpuPlainAttention(**fields)),)
 
     def _schedule(self, node: Node, group: int) -> None:
         tile = tile_tokens(group, _PREFILL_WARPS)

@@ -115,10 +115,10 @@ GPU_TARGETS: tuple[GpuTarget, ...] = (
     GpuTarget("cuda-sm90a", "cuda", "sm_90a", 227 * _KIB, 132, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
     GpuTarget("cuda-sm100a", "cuda", "sm_100a", 227 * _KIB, 148, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
     GpuTarget("cuda-sm120a", "cuda", "sm_120a", 99 * _KIB, 170, 32 * _KIB, _HOPPER, "580"),
-    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, ("matrix",), "metal3.1"),
-    GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
-    GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
-    GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.1"),
+    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, ("matrix",), "metal3.2"),
+    GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
+    GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
+    GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
     GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 16 * _KIB, (*_APPLE, "tensor"), "metal4.0"),
 )  # fmt: skip
 

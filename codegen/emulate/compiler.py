@@ -16,6 +16,7 @@ import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from ferrum import env
 from ferrum.devices.host import machine_arch, machine_features
@@ -27,8 +28,14 @@ INCLUDE = Path(__file__).parent / "include"
 _FLAGS = ("-x", "c++", "-std=c++17", "-fPIC", "-shared", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
           "-fno-strict-aliasing", "-fwrapv", "-fno-math-errno", "-ffp-contract=fast", "-fno-stack-protector",
           "-U_FORTIFY_SOURCE", "-fvisibility=hidden", "-pthread", "-w")  # fmt: skip
-# Accesses outside of shared and local arrays, and those at an address that is not a multiple of their type's size.
-_SANITIZE = ("-O1", "-g", "-fsanitize=address,alignment", "-fno-sanitize-recover=alignment", "-fno-omit-frame-pointer")
+# What can be looked for while kernels run. "bounds": accesses outside of shared and local arrays, and those at an address
+# that is not a multiple of their type's size. "races": accesses of shared memory without a barrier between them.
+Checks = Literal["none", "bounds", "races"]
+_CHECKS: dict[Checks, tuple[str, ...]] = {
+    "none": ("-O2",),
+    "bounds": ("-O1", "-g", "-fsanitize=address,alignment", "-fno-sanitize-recover=alignment", "-fno-omit-frame-pointer"),
+    "races": ("-O1", "-g1", "-fsanitize=thread", "-DEMU_RACES"),
+}
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,13 @@ class CxxCompiler:
     kind: str
     version: str
 
-    def flags(self, sanitize: bool) -> list[str]:
+    def flags(self, checks: Checks = "none") -> list[str]:
         native = "-mcpu=native" if self.kind == "zig" or machine_arch() == "aarch64" else "-march=native"
         own = {"zig": ["-nostdinc++", "-fno-sanitize=all", "-g0"], "gcc": ["-fno-ipa-reference"], "clang": []}[self.kind]
-        checks = _SANITIZE if sanitize else ("-O2",)
-        return [*_FLAGS, native, *own, *checks, f"-I{INCLUDE}"]
+        wanted = list(_CHECKS[checks])
+        if self.kind == "zig" and checks == "races":  # told of it, zig would build the library that is not linked
+            wanted.insert(wanted.index("-fsanitize=thread"), "-Xclang")
+        return [*_FLAGS, native, *own, *wanted, f"-I{INCLUDE}"]
 
 
 def _version(command: tuple[str, ...]) -> str:
@@ -96,13 +105,13 @@ def _key(compiler: CxxCompiler, flags: list[str], unit: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
-def compile_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, sanitize: bool = False) -> Path:
+def compile_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, checks: Checks = "none") -> Path:
     """The shared object of a translation unit, from the cache when it was made before.
 
     ``headers`` are names that the source includes and whose content is there already. Raises FerrumError with the
     compiler's first error, the saved source and the command.
     """
-    flags = compiler.flags(sanitize)
+    flags = compiler.flags(checks)
     folder = env.cache_dir() / "emulate"
     target = folder / f"{_key(compiler, flags, unit)[:32]}.so"
     if target.exists():
@@ -111,7 +120,12 @@ def compile_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, san
     with tempfile.TemporaryDirectory(prefix="ferrum-emulate-", dir=folder) as made:
         work = Path(made)
         command = _prepare(work, unit, headers, compiler, flags)
-        result = _run([*command, "-o", "kernels.so", "-lm"], work)
+        if checks == "races":  # compiled for a library that is not linked
+            result = _run([*(flag for flag in command if flag != "-shared"), "-c", "-o", "kernels.o"], work)
+            if result.returncode == 0:
+                result = _run([*compiler.command, "-shared", "kernels.o", "-o", "kernels.so", "-lm"], work)
+        else:
+            result = _run([*command, "-o", "kernels.so", "-lm"], work)
         if result.returncode == 0:
             os.replace(work / "kernels.so", target)
             return target
@@ -121,7 +135,7 @@ def compile_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, san
 def check_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, defines: tuple[str, ...]) -> str:
     """The compiler's complaints about a translation unit that is only checked; empty when there are none."""
     # zig cannot do -fsyntax-only
-    flags = [flag for flag in compiler.flags(False) if flag not in ("-shared", "-O2")]
+    flags = [flag for flag in compiler.flags() if flag not in ("-shared", "-O2")]
     with tempfile.TemporaryDirectory(prefix="ferrum-emulate-") as made:
         command = _prepare(Path(made), unit, headers, compiler, [*flags, "-c", *(f"-D{d}" for d in defines)])
         result = _run([*command, "-o", "kernels.o"], Path(made))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.emulate import cuda, metal
-from ferrum.codegen.emulate.compiler import compile_unit, find_cxx
+from ferrum.codegen.emulate.compiler import Checks, compile_unit, find_cxx
 from ferrum.codegen.emulate.memory import GuardedBuffer
 from ferrum.errors import FerrumError
 
@@ -184,8 +187,21 @@ class Prepared:
             failed = self._module.lib.ferrum_emulate_launch(self._kernel.index, ctypes.byref(self._launch))
         if failed:
             what, *where = self._report.value.decode("utf-8", "replace").split(" · ")
-            raise KernelFault(what, ", ".join([self._where, *where]))
+            raise KernelFault(with_lines(what, self._module.path), ", ".join([self._where, *where]))
         return Stats(self._launch.threads, self._launch.switches)
+
+
+def with_lines(text: str, path: Path) -> str:
+    """``text`` with its places in the code (``+0x…``) as lines of the source, where the system has a tool for it."""
+    tool, places = shutil.which("addr2line"), list(dict.fromkeys(re.findall(r"\+0x[0-9a-f]+", text)))
+    if not tool or not places:
+        return text
+    command = [tool, "-e", str(path), *(place[1:] for place in places)]
+    lines = subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
+    for place, line in zip(places, lines, strict=False):
+        if (found := re.search(r"([^/]+):(\d+)", line)) is not None:
+            text = text.replace(place, f"line {found[2]}" if found[1] == "kernels" else f"{found[1]}:{found[2]}")
+    return text
 
 
 def _three(values: Sequence[int]) -> tuple[int, int, int]:
@@ -294,16 +310,17 @@ class Module:
         return stats
 
 
-def build(source: str, language: Language, *, sanitize: bool = False) -> Module:
+def build(source: str, language: Language, *, checks: Checks = "none") -> Module:
     """Compile a rendered source for this machine's processor. Raises FerrumError when it does not compile.
 
-    ``sanitize``: with AddressSanitizer, which ends the process at the first access outside of an array, shared and local
-    ones included. Its library must have been loaded before the process began.
+    ``checks`` "races": two accesses of shared memory by different threads without a barrier between them are a fault,
+    under every schedule. "bounds": with AddressSanitizer, which ends the process at the first access outside of an array,
+    shared and local ones included; its library must have been loaded before the process began.
     """
-    return Module(build_file(source, language, sanitize=sanitize))
+    return Module(build_file(source, language, checks=checks))
 
 
-def build_file(source: str, language: Language, *, sanitize: bool = False) -> Path:
+def build_file(source: str, language: Language, *, checks: Checks = "none") -> Path:
     """The shared object of a source, in the cache."""
     translate, headers = (cuda.translate, cuda.HEADERS) if language == "cuda" else (metal.translate, metal.HEADERS)
-    return compile_unit(translate(source), headers, find_cxx(language == "metal"), sanitize)
+    return compile_unit(translate(source), headers, find_cxx(language == "metal"), checks)

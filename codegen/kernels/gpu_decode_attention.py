@@ -19,7 +19,8 @@ class GpuDecodeAttention(GpuAttention):
     """A block per (KV head, sequence, split); warps take KV blocks in turn, each with a streamed softmax of its own.
 
     ``splits``: most parts of one context; how many are used follows from its length. ``max_seqs`` bounds the sequences of
-    the size class (0: the limits), for the scratch. ``stages`` KV blocks of each warp are under way.
+    the size class (0: the limits), for the scratch. ``stages`` KV blocks of each warp are under way; with 0 nothing is copied,
+    and there are only the rows of the group to merge.
     """
 
     stem: ClassVar[str] = "gpu_decode_attention"
@@ -50,7 +51,7 @@ class GpuDecodeAttention(GpuAttention):
 
     def geometry(self, rows: Rows) -> Geometry:
         ring = self.warps * self.stages * self.stage_bytes
-        merge = 4 * self.warps * 16 * (self.head_dim + 2)
+        merge = 4 * self.warps * (16 if self.stages else self.group) * (self.head_dim + 2)
         grid = ((Term("one", self.num_kv_heads),), (Term("seqs", 1),), (Term("one", self.splits),))
         return Geometry(grid, (WARP * self.warps, 1, 1), max(ring, merge))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -13,9 +13,11 @@ from ferrum.cli.output import count, print_json, print_table, size
 from ferrum.cli.stages import STAGES
 from ferrum.errors import FerrumError
 from ferrum.pack.proof import PROOF_NAME, KernelProof, decode_proof
-from ferrum.pack.reader import Pack
 from ferrum.pack.schema import KernelRecord, Manifest, TuningRecord
 from ferrum.pack.static import STATIC_NAME, KernelStatic, decode_static, shortcomings
+
+if TYPE_CHECKING:
+    from ferrum.pack.reader import Pack
 
 _SOURCES = ("code/step.c", "code/step.cu", "code/step.metal")
 

@@ -165,6 +165,7 @@ class MetalExecutor:
         code = bytes(pack.member(table.code))
         if table.code.endswith(".metal"):
             options = self._metal.api.MTLCompileOptions.alloc().init()
+            options.setFastMathEnabled_(False)  # sums in the written order, infinities that stay
             library, error = self._device.newLibraryWithSource_options_error_(code.decode("utf-8"), options, None)
         else:
             library, error = self._device.newLibraryWithURL_error_(self._file_url(code), None)

@@ -100,17 +100,26 @@ OPENERS = {
 }
 
 
-@pytest.fixture(scope="session")
-def tiny_cuda_pack(run_folder: Path) -> Path:
-    """The built-in model for the oldest CUDA target, made once per run; what tests it is in the pack for the CPU."""
-    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
-    path = run_folder / "tiny.cuda-sm80.fpk"
-    with (run_folder / "tiny-cuda.lock").open("w") as lock:
+def compile_tiny(run_folder: Path, target: str) -> Path:
+    """The built-in model for a GPU, made once per run; what tests it is in the pack for the CPU."""
+    path = run_folder / f"tiny.{target}.fpk"
+    with (run_folder / f"tiny.{target}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
-            command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", "cuda-sm80", "--no-prove", "-o", str(path)]
+            command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", target, "--no-prove", "-o", str(path)]
             subprocess.run(command, check=True, timeout=600)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_cuda_pack(run_folder: Path) -> Path:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    return compile_tiny(run_folder, "cuda-sm80")
+
+
+@pytest.fixture(scope="session")
+def tiny_metal_pack(run_folder: Path) -> Path:
+    return compile_tiny(run_folder, "metal-m1")
 
 
 @pytest.fixture(params=["cpu", "emulate", *OPENERS])

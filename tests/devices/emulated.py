@@ -1,4 +1,4 @@
-"""The CUDA device on the stand-in for the driver, with a pack's real kernels: launches run in the emulator."""
+"""The CUDA and Metal devices on their stand-ins, with a pack's real kernels: launches run in the emulator."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from ferrum.codegen.emulate.module import Address, Prepared
 from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, choose_gpu
+from ferrum.devices.metal import Metal, MetalExecutor
 from ferrum.pack.reader import Pack
 from tests.devices.fake_cuda import FakeDriver, Kernel
+from tests.devices.fake_metal import FakeApi, FakeDevice, pool
 
 
 def emulated_kernel(module: Module, symbol: str) -> Kernel:
@@ -29,6 +31,21 @@ def emulated_driver(pack: Pack, capability: tuple[int, int]) -> FakeDriver:
     kernels = {symbol: emulated_kernel(module, symbol) for symbol in module.kernels}
     params = {symbol: len(kernel.params) for symbol, kernel in module.kernels.items()}
     return FakeDriver(capability=capability, kernels=kernels, num_params=params)
+
+
+def emulated_metal_kernel(module: Module, symbol: str) -> Kernel:
+    """The kernel as the stand-in for Metal calls it: every argument is an address, for a reference that of the number."""
+
+    def run(grid: tuple[int, int, int], block: tuple[int, int, int], shared: int, addresses: list[int]) -> None:
+        Prepared(module, symbol, grid, block, [Address(a) for a in addresses], shared=shared).run()
+
+    return run
+
+
+def load_emulated_metal(pack: Pack, options: DeviceOptions) -> MetalExecutor:
+    module = build(bytes(pack.member("code/step.metal")).decode(), "metal")
+    device = FakeDevice({symbol: emulated_metal_kernel(module, symbol) for symbol in module.kernels})
+    return MetalExecutor(Metal(FakeApi, pool), device, pack, options)
 
 
 def load_emulated(pack: Pack, options: DeviceOptions, capability: tuple[int, int] = (8, 0)) -> CudaExecutor:

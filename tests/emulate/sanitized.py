@@ -24,7 +24,7 @@ extern "C" __global__ void overrun(int *out, int by) {
 
 def main(name: str, by: int = 0) -> None:
     if name == "overrun":
-        module = build(OVERRUN, "cuda", sanitize=True)
+        module = build(OVERRUN, "cuda", checks="bounds")
         out = np.zeros(40, np.int32)
         for schedule in SCHEDULES:
             module.launch(name, grid=(2,), block=(40,), args=[out, by], schedule=schedule)
@@ -32,7 +32,7 @@ def main(name: str, by: int = 0) -> None:
     else:
         from tests.emulate.test_faults import caught, rendered
 
-        assert caught(name, build(rendered(name), "cuda", sanitize=True)) is None
+        assert caught(name, build(rendered(name), "cuda", checks="bounds")) is None
     print("nothing found")
 
 

@@ -58,7 +58,7 @@ def test_other_machines(target: str, tmp_path: Path) -> None:
         for header in headers:
             (tmp_path / header).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / header).write_text("")
-        flags = [flag for flag in zig().flags(False) if not flag.startswith("-mcpu")]
+        flags = [flag for flag in zig().flags() if not flag.startswith("-mcpu")]
         command = [*zig().command, *flags, "-target", target, f"-I{tmp_path}", f"{name}.cpp", "-o", f"{name}.so", "-lm"]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 0, result.stderr

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build
+from ferrum.codegen.emulate.compiler import Checks
 from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.gpu_base import GpuKernel
 from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
@@ -47,12 +48,16 @@ KERNELS: dict[str, GpuKernel] = {
 
 @dataclass(frozen=True)
 class Fault:
-    """``pattern`` (a regular expression) in the rendered source of ``kernel`` becomes ``new``, at its first place."""
+    """``pattern`` (a regular expression) in the rendered source of ``kernel`` becomes ``new``, at its first place.
+
+    ``checks`` "races": it changes no number, since a collective next to it makes the lanes meet.
+    """
 
     kernel: str
     what: str
     pattern: str
     new: str
+    checks: Checks = "none"
 
     def __str__(self) -> str:
         return f"{self.kernel}: {self.what}"
@@ -85,6 +90,9 @@ FAULTS = (
     Fault("decode", "missing fence before another block reads", r"__threadfence\(\);(?=\n *__syncthreads\(\);\n *if)", ""),
     Fault("decode", "barrier in a branch", r"__syncthreads\(\);(?=\n *float \*merged)", "if (warp) __syncthreads();"),
     Fault("decode", "heads of another group", r"kv_head \* 4 \+ r\)", "kv_head * 3 + r)"),
+    Fault("decode", "missing barrier of the warp after the wait", r"(copies_wait<1>\(\);)\n *__syncwarp\(\);", r"\1", "races"),
+    Fault("decode", "missing barrier of the warp before the stage is filled", r"__syncwarp\(\); /\* all", "/* all", "races"),
+    Fault("large", "missing barrier of the warp at the end", r"__syncwarp\(\);(?=\n *\}\n\})", "", "races"),
     Fault("prefill", "missing wait for a copy", r"copies_wait<1>\(\);", ""),
     Fault("prefill", "missing barrier before a stage is filled again", r"__syncthreads\(\); /\* all have", "/* all have"),
     Fault("prefill", "off by one at the diagonal", r"key > here", "key >= here"),
@@ -120,16 +128,17 @@ def caught(name: str, module: Module) -> Schedule | None:
     return None
 
 
+@pytest.mark.parametrize("checks", ["none", "races"])
 @pytest.mark.parametrize("name", KERNELS)
-def test_the_kernels_as_they_stand_pass(name: str) -> None:
-    assert caught(name, build(rendered(name), "cuda")) is None
+def test_the_kernels_as_they_stand_pass(name: str, checks: Checks) -> None:
+    assert caught(name, build(rendered(name), "cuda", checks=checks)) is None
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_every_planted_fault_is_caught(fault: Fault) -> None:
     source, count = re.subn(fault.pattern, fault.new, rendered(fault.kernel), count=1)
     assert count == 1, f"the template has changed: {fault.pattern!r} is not in it"
-    assert caught(fault.kernel, build(source, "cuda")) is not None, fault
+    assert caught(fault.kernel, build(source, "cuda", checks=fault.checks)) is not None, fault
 
 
 def test_there_are_faults_of_every_kind_that_matters() -> None:

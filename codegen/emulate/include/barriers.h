@@ -33,6 +33,7 @@ static inline unsigned emu_mbarrier_count(const unsigned long long *barrier) {
 static void emu_mbarrier_arrive(unsigned long long *barrier) {
   const unsigned count = emu_mbarrier_count(barrier);
   *barrier += 1ull << 32;
+  if ((*barrier >> 32 & 0x7fffffff) == count) emu_watch_order();
   if ((*barrier >> 32 & 0x7fffffff) == count) *barrier = ((*barrier >> 63 ^ 1) << 63) | count;
 }
 /* Waiting threads stay ready and look again when it is their turn; when all look in vain for long, nobody will arrive. */

@@ -1,7 +1,7 @@
 /* Asynchronous copies: a ring of pending ones per thread, in the order of their calls. */
 #pragma once
 
-static inline void emu_land_copy(const EmuCopy *copy) {
+static inline EMU_UNWATCHED void emu_land_copy(const EmuCopy *copy) {
   memcpy(copy->to, copy->from, copy->source_bytes);
   memset(copy->to + copy->source_bytes, 0, copy->bytes - copy->source_bytes);
 }
@@ -11,6 +11,7 @@ static void emu_cp_async(void *shared, const void *global, unsigned bytes, unsig
   if (source_bytes > bytes) emu_fault("an asynchronous copy reads %u bytes for %u", source_bytes, bytes);
   if ((uintptr_t)shared % bytes || (source_bytes && (uintptr_t)global % bytes))
     emu_fault("an asynchronous copy of %u bytes from or to an address that is not a multiple", bytes);
+  emu_watch(shared, bytes, true);
   EmuThread *t = emu.current;
   const EmuCopy copy = {(uint8_t *)shared, (const uint8_t *)global, t->group, bytes, source_bytes};
   if (!emu.late_copies) {
@@ -31,6 +32,7 @@ static void emu_land_groups_below(uint64_t group) {
   for (; t->copies_begin != t->copies_end; ++t->copies_begin) {
     const EmuCopy *copy = &ring[t->copies_begin % EMU_MAX_COPIES];
     if (copy->group >= group) return;
+    emu_watch(copy->to, copy->bytes, true);
     emu_land_copy(copy);
   }
 }

@@ -66,8 +66,8 @@ static inline void __threadfence_block(void) {}
 static inline void __threadfence_system(void) { emu_fence(); }
 static inline unsigned __activemask(void) { return emu.current->warp->alive; }
 
-static void emu_nothing_last(void **, uint32_t) {}
-static inline void __syncwarp(unsigned mask = ~0u) { emu_collective(mask, "__syncwarp", &mask, emu_nothing_last); }
+static void emu_syncwarp_last(void **, uint32_t) { emu_watch_warp(); }
+static inline void __syncwarp(unsigned mask = ~0u) { emu_collective(mask, "__syncwarp", &mask, emu_syncwarp_last); }
 
 /* --- warp collectives ------------------------------------------------------------------------------------------------------ */
 
@@ -174,7 +174,7 @@ EMU_REDUCE(__reduce_xor_sync, unsigned, a ^ b)
 /* --- atomics --------------------------------------------------------------------------------------------------------------- */
 
 #define EMU_ATOMIC(name, T, expression)                 \
-  static inline T name(T *p, T value) {                 \
+  static inline EMU_UNWATCHED T name(T *p, T value) {   \
     emu_check_aligned(p);                               \
     const T old = *p;                                   \
     *p = (T)(expression);                               \
@@ -201,7 +201,7 @@ EMU_ATOMIC(atomicInc, unsigned, old >= value ? 0 : old + 1)
 EMU_ATOMIC(atomicDec, unsigned, old == 0 || old > value ? value : old - 1)
 #undef EMU_ATOMIC_INTEGERS
 #undef EMU_ATOMIC
-template <class T> static inline T atomicCAS(T *p, T compare, T value) {
+template <class T> static inline EMU_UNWATCHED T atomicCAS(T *p, T compare, T value) {
   emu_check_aligned(p);
   const T old = *p;
   if (old == compare) *p = value;

@@ -205,6 +205,8 @@ static void emu_deadlock(void) {
   siglongjmp(emu.escape, 1);
 }
 
+#include "races.h"
+
 /* --- schedule ---------------------------------------------------------------------------------------------------------- */
 
 static inline uint32_t emu_next_random(void) {
@@ -301,6 +303,8 @@ static void emu_release(EmuBarrier *barrier) {
   barrier->last_any = barrier->any;
   barrier->last_all = barrier->all;
   barrier->last_count = barrier->count;
+  /* on Metal a barrier orders memory when it is told to */
+  if (!emu.exits_fault || barrier->any) emu_watch_order();
   barrier->any = barrier->count = 0;
   barrier->all = 1;
   barrier->arrived = 0;
@@ -344,7 +348,9 @@ static EmuMeeting *emu_meeting(EmuWarp *warp, uint32_t mask) {
 static inline void emu_meet(EmuWarp *warp, EmuMeeting *meeting) {
   const uint32_t lanes = meeting->arrived;
   meeting->arrived = 0;
+  emu_watch_last(1);
   meeting->last(meeting->operands, lanes);
+  emu_watch_last(-1);
   warp->ready |= lanes;
 }
 
@@ -480,6 +486,7 @@ static void emu_reset_block(void) {
   }
   memset(emu.barriers, 0, sizeof emu.barriers);
   emu.barriers[0].all = 1;
+  emu_watch_order();
   emu_poison(emu.kernel);
   emu_poison(emu.common);
   if (emu.dynamic_bytes) memset(emu.dynamic, emu.poison, emu.dynamic_bytes);

@@ -39,6 +39,7 @@ static void emu_ldmatrix_last(void **operands, uint32_t lanes) {
 }
 static inline void emu_ldmatrix(unsigned *r, const void *row, int count, bool transpose) {
   EmuTile tile = {(const uint16_t *)row, count, transpose, {0, 0, 0, 0}};
+  if (emu.current->lane < 8 * count) emu_watch(row, 16, false);
   emu_collective(~0u, "ldmatrix", &tile, emu_ldmatrix_last);
   for (int i = 0; i < count; ++i) r[i] = tile.r[i];
 }
@@ -59,6 +60,7 @@ static void emu_stmatrix_last(void **operands, uint32_t lanes) {
 static inline void emu_stmatrix(void *row, const unsigned *r, int count, bool transpose) {
   EmuTile tile = {(const uint16_t *)row, count, transpose, {0, 0, 0, 0}};
   for (int i = 0; i < count; ++i) tile.r[i] = r[i];
+  if (emu.current->lane < 8 * count) emu_watch(row, 16, true);
   emu_collective(~0u, "stmatrix", &tile, emu_stmatrix_last);
 }
 

@@ -224,12 +224,14 @@ static inline void emu_fence_if(mem_flags flags) {
 }
 static inline void threadgroup_barrier(mem_flags flags, int line = __builtin_LINE()) {
   emu_fence_if(flags);
-  emu_block_barrier("threadgroup_barrier", 0, line);
+  emu_block_barrier("threadgroup_barrier", (int)flags & (int)mem_flags::mem_threadgroup, line);
 }
 static void emu_nothing_last(void **, uint32_t) {}
+static void emu_simdgroup_last(void **, uint32_t) { emu_watch_warp(); }
 static inline void simdgroup_barrier(mem_flags flags) {
   emu_fence_if(flags);
-  emu_collective(~0u, "simdgroup_barrier", &flags, emu_nothing_last);
+  const bool orders = (int)flags & (int)mem_flags::mem_threadgroup;
+  emu_collective(~0u, "simdgroup_barrier", &flags, orders ? emu_simdgroup_last : emu_nothing_last);
 }
 enum memory_order { memory_order_relaxed, memory_order_acquire, memory_order_release, memory_order_acq_rel, memory_order_seq_cst };
 enum thread_scope { thread_scope_thread, thread_scope_simdgroup, thread_scope_threadgroup, thread_scope_device };
@@ -436,7 +438,7 @@ typedef atomic<ulong> atomic_ulong;
 template <class T, class P> static inline T *emu_value(P p) { return (T *)(uintptr_t)p; }
 
 #define EMU_ATOMIC(name, expression)                                              \
-  template <class T, class V> static inline T emu_##name(T *p, V given) {         \
+  template <class T, class V> static inline EMU_UNWATCHED T emu_##name(T *p, V given) { \
     const T old = *p, value = (T)given;                                           \
     *p = (T)(expression);                                                         \
     emu_seen(p, sizeof(T));                                                       \

@@ -1,4 +1,4 @@
-"""The CUDA device with real kernels and a stand-in for the driver only: the built-in model answers as on the CPU."""
+"""CUDA and Metal devices with real kernels, the stand-ins below them only: the built-in model answers as on the CPU."""
 
 from __future__ import annotations
 
@@ -7,34 +7,29 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.base import DeviceOptions, OverlappingExecutor
 from ferrum.devices.cpu import CpuDevice
-from ferrum.devices.cuda import CudaExecutor
 from ferrum.engine.engine import Engine
 from ferrum.engine.sampling import SamplingParams
-from ferrum.pack.reader import Pack, open_pack
+from ferrum.pack.reader import open_pack
 from ferrum.pack.verify import read_selftest, run_case
-from tests.devices.emulated import load_emulated
+from tests.devices.emulated import load_emulated, load_emulated_metal
 from tests.gpu.answers import asked, generate
 
 OPTIONS = DeviceOptions(max_seqs=4, max_tokens=64)
 
 
-@pytest.fixture(scope="module")
-def pack(tiny_cuda_pack: Path) -> Iterator[Pack]:
-    with open_pack(tiny_cuda_pack, trust=True) as pack:
-        yield pack
-
-
-@pytest.fixture(scope="module")
-def executor(pack: Pack) -> Iterator[CudaExecutor]:
-    executor = load_emulated(pack, OPTIONS)
-    yield executor
-    executor.close()
+@pytest.fixture(scope="module", params=["cuda", "metal"])
+def executor(request: pytest.FixtureRequest) -> Iterator[OverlappingExecutor]:
+    path = request.getfixturevalue(f"tiny_{request.param}_pack")
+    with open_pack(path, trust=True) as pack:
+        executor = load_emulated(pack, OPTIONS) if request.param == "cuda" else load_emulated_metal(pack, OPTIONS)
+        yield executor
+        executor.close()
 
 
 @pytest.mark.slow
-def test_the_self_test_passes(tiny_pack: Path, executor: CudaExecutor) -> None:
+def test_the_self_test_passes(tiny_pack: Path, executor: OverlappingExecutor) -> None:
     with open_pack(tiny_pack, trust=True) as pack:
         test = read_selftest(pack)
     for index, case in enumerate(test.cases):
@@ -43,7 +38,7 @@ def test_the_self_test_passes(tiny_pack: Path, executor: CudaExecutor) -> None:
 
 
 @pytest.mark.slow
-def test_questions_are_answered_as_on_the_cpu(tiny_pack: Path, executor: CudaExecutor) -> None:
+def test_questions_are_answered_as_on_the_cpu(tiny_pack: Path, executor: OverlappingExecutor) -> None:
     prompts = asked(6)
     params = SamplingParams(temperature=0, max_tokens=24)
     with open_pack(tiny_pack, trust=True) as pack:
@@ -55,7 +50,7 @@ def test_questions_are_answered_as_on_the_cpu(tiny_pack: Path, executor: CudaExe
 
 
 @pytest.mark.slow
-def test_seeded_sampling_does_not_depend_on_the_batch(executor: CudaExecutor) -> None:
+def test_seeded_sampling_does_not_depend_on_the_batch(executor: OverlappingExecutor) -> None:
     prompts = asked(3)
     params = SamplingParams(temperature=0.8, top_p=0.95, top_k=40, seed=7, max_tokens=8, repetition_penalty=1.1, ignore_eos=True)
     together, _ = generate(Engine(executor), prompts, params)

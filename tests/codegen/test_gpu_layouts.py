@@ -1,0 +1,90 @@
+"""The weights' layout on GPUs: values survive, rows are where kernels look for them; targets by name and capability."""
+
+from __future__ import annotations
+
+import io
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from ferrum.codegen.layouts import parse_format
+from ferrum.codegen.row_layout import RowLayout, decode_any, decode_stored, parse_layout
+from ferrum.codegen.store import JoinedRows, _write_tiled
+from ferrum.codegen.target import GPU_TARGETS, cuda_target, parse_target, parse_targets
+from ferrum.codegen.trials import stored
+from ferrum.errors import FerrumError
+
+# Largest error of a value, relative to the largest of all: half a step, or what is cut off to make the other steps smaller.
+STEPS = {"f32": 0.0, "bf16": 2**-8, "int8": 1 / 250, "int4": 0.3, "int4a": 0.3}
+FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int4-g32", "int4-g64", "int4-g128", "int4a-g32")
+
+
+class Memory(io.BytesIO):
+    def pad_to(self, offset: int) -> None:
+        self.write(bytes(offset - self.tell()))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(("n", "k", "halves"), ((1, 1, 1), (37, 203, 1), (46, 96, 2), (64, 512, 2)))
+def test_values_survive(name: str, n: int, k: int, halves: int) -> None:
+    layout = RowLayout(n, k, parse_format(name), halves)
+    assert parse_layout(layout.name, name, (n, k)) == layout
+    w = np.random.default_rng(n).normal(size=(n, k)).astype(np.float32)
+    raw = stored(w, layout)
+    assert raw.nbytes == layout.nbytes and layout.row_bytes % 64 == 0
+    got = decode_stored(raw.data, layout, np.arange(n))
+    assert np.abs(got - w).max() <= STEPS[layout.format.kind] * np.abs(w).max() + 1e-7
+    assert np.abs(got - w).mean() <= STEPS[layout.format.kind] / 1.5 * np.abs(w).max() + 1e-7
+    chosen = np.array([n - 1, 0, n // 2])
+    assert np.array_equal(decode_any(raw.data, layout, chosen), got[chosen])
+
+
+@pytest.mark.parametrize("name", ("bf16", "int4a-g32"))
+def test_the_store_writes_the_same_bytes(name: str) -> None:
+    """Piece by piece from several arrays, as a checkpoint gives them."""
+    layout = RowLayout(90, 100, parse_format(name), 2)
+    w, memory = np.random.default_rng(0).normal(size=(90, 100)).astype(np.float32), Memory()
+    with ThreadPoolExecutor(2) as pool:
+        _write_tiled(JoinedRows([w[:45], w[45:]]), layout, memory, pool, 0)
+    assert memory.getvalue() == stored(w, layout).tobytes()
+
+
+def test_gate_and_up_are_neighbours() -> None:
+    """Eight rows of the first half, then the same eight of the second."""
+    layout = RowLayout(48, 32, parse_format("bf16"), 2)
+    assert layout.stored_row(np.array([0, 7, 8, 24, 31, 32])).tolist() == [0, 7, 16, 8, 15, 24]
+
+
+def test_nibbles_give_pairs() -> None:
+    """word >> 4i & 0x000f000f holds k + 2i below and k + 2i + 1 above; a lane's words are 32 apart in k."""
+    layout = RowLayout(1, 128, parse_format("int4-g128"))
+    w = (np.arange(128) % 16 - 8).astype(np.float32)[None]
+    words = stored(w, layout)[:64].view(np.uint32).reshape(4, 4)  # lane, word
+    sign = np.sign(stored(w, layout)[layout.scale_offset :][:2].view(np.float16)[0])
+    values = np.where(sign > 0, w[0] + 8, 8 - w[0]).clip(0, 15)
+    for lane in range(4):
+        for word in range(4):
+            for i in range(4):
+                pair = int(words[lane, word]) >> 4 * i & 0x000F000F
+                k = 32 * word + 8 * lane + 2 * i
+                assert abs((pair & 15) - values[k]) <= 1 and abs((pair >> 16) - values[k + 1]) <= 1
+
+
+def test_targets_by_name() -> None:
+    assert [t.name for t in parse_targets("cuda-sm80, metal-m1,cpu-avx2")] == ["cuda-sm80", "metal-m1", "cpu-avx2"]
+    for bad in ("cuda-sm80,cuda-sm80", "cuda-sm75", "cuda-sm80,"):
+        with pytest.raises(FerrumError):
+            parse_targets(bad)
+    assert len({t.name for t in GPU_TARGETS}) == len(GPU_TARGETS) == 11
+    assert parse_target("cuda-sm89").has_fp8 and not parse_target("cuda-sm86").has_fp8  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("capability", "name"),
+    (((8, 0), "cuda-sm80"), ((8, 6), "cuda-sm86"), ((8, 7), "cuda-sm86"), ((8, 9), "cuda-sm89"), ((9, 0), "cuda-sm90a"),
+     ((10, 0), "cuda-sm100a"), ((12, 0), "cuda-sm120a"), ((7, 5), ""), ((12, 1), "")),
+)  # fmt: skip
+def test_targets_by_capability(capability: tuple[int, int], name: str) -> None:
+    found = cuda_target(*capability)
+    assert (found.name if found else "") == name

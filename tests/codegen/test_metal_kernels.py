@@ -1,0 +1,229 @@
+"""Each Metal kernel alone in emulation against its reference: drawn shapes, all formats, every schedule of the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from ferrum.codegen.emulate import SCHEDULES, GuardedBuffer, build, metal
+from ferrum.codegen.formats import ActFormat
+from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.kernels.gpu_convert import GpuConvert
+from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
+from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
+from ferrum.codegen.kernels.gpu_gather_rows import GpuGatherRows
+from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
+from ferrum.codegen.kernels.gpu_matrix import GpuMatrix
+from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
+from ferrum.codegen.kernels.gpu_plain_linear import GpuPlainLinear
+from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
+from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
+from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
+from ferrum.codegen.kernels.gpu_rope_table import GpuRopeTable
+from ferrum.codegen.kernels.gpu_sample import GpuSample
+from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
+from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
+from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.layouts import parse_format, to_bf16, to_f32
+from ferrum.codegen.render import render_kernels
+from ferrum.codegen.row_layout import RowLayout, decode_stored
+from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.codegen.trials import (
+    Bench,
+    Paged,
+    counts,
+    error,
+    rows_in,
+    stored,
+    tolerance,
+    trial_of,
+    try_attention,
+    try_linear,
+    try_schedule,
+    values_of,
+)
+
+FORMATS = ("bf16", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")
+# Head sizes, and how many keys at a time fit into threadgroup memory.
+KEYS = {64: 32, 96: 16, 128: 16, 256: 8}
+
+
+def bench(kernels: Sequence[GpuKernel], name: str = "metal-m1") -> Bench:
+    """Compiled kernels; their address spaces and types are checked as well."""
+    target = BY_NAME[name]
+    assert isinstance(target, GpuTarget)
+    source = render_kernels("test", kernels, target, "0" * 64)
+    assert metal.check(source) == ""
+    return Bench(build(source, "metal"))
+
+
+def check(kernels: Sequence[GpuKernel], seed: int) -> None:
+    """Every kernel under every schedule, compiled together."""
+    made = bench(kernels)
+    for kernel in kernels:
+        for schedule in SCHEDULES:
+            found = trial_of(kernel)(kernel, Bench(made.module, schedule), np.random.default_rng(seed))
+            assert found <= tolerance(kernel), (kernel, str(schedule), found)
+
+
+def draw_linear(random: np.random.Generator, fmt: str) -> list[GpuMatrix]:
+    """A small and a large product of one odd shape; float32 has one kernel for all."""
+    activation = str(random.choice(["", "silu_mul"]))
+    halves = 2 if activation else 1
+    n, k = int(random.integers(1, 90)) * halves, int(random.integers(1, 400))
+    layout = RowLayout(n, k, parse_format(fmt), halves)
+    bias, residual = bool(random.integers(2)), not activation and bool(random.integers(2))
+    out = "f32" if residual or random.integers(2) or fmt == "f32" else "bf16"
+    shape = (n, k, layout, bias, residual, activation, out)
+    if fmt == "f32":
+        return [GpuPlainLinear(*shape, int(random.integers(1, 6)))]
+    row_tiles, weight_tiles = (int(random.choice(c)) for c in ([1, 2, 4, 8], [1, 2]))
+    warps, splits = int(random.choice([1, 2, 4])), int(random.choice([1, 2, 4]))
+    return [
+        GpuSmallLinear(*shape, row_tiles, weight_tiles, warps, splits, 1),
+        GpuLargeLinear(*shape, 64, int(random.choice([32, 64])), 2, 2),
+    ]
+
+
+@pytest.mark.parametrize("fmt", ("f32", *FORMATS))
+def test_linear(fmt: str) -> None:
+    random = np.random.default_rng(len(fmt))
+    check([kernel for _ in range(3) for kernel in draw_linear(random, fmt)], 1)
+
+
+@pytest.mark.parametrize("fmt", ("bf16", "int4-g32"))
+def test_linear_with_fewer_rows_than_the_recording(fmt: str) -> None:
+    """One row, none, and a grid for more rows than the step has."""
+    layout = RowLayout(40, 72, parse_format(fmt))
+    shape = (40, 72, layout, True, True, "", "f32")
+    kernels: list[GpuMatrix] = [GpuSmallLinear(*shape, 2, 1, 2, 2, 1), GpuLargeLinear(*shape, 64, 64, 2, 2)]
+    made = bench(kernels)
+    for kernel in kernels:
+        assert try_linear(kernel, made, np.random.default_rng(0), 1, 300) <= 1e-2
+        assert try_linear(kernel, made, np.random.default_rng(0), 2, 16) <= 1e-2
+        untouched = np.full((1, 40), 7, np.float32)
+        arrays = {"weight:0": np.zeros(layout.nbytes, np.uint8), "value:0": np.zeros((1, 72), np.uint16), "result": untouched}
+        arrays |= {"weight:1": np.zeros(40, np.float32), "value:1": np.zeros((1, 40), np.float32), "count": np.zeros(1, np.int32)}
+        made.run(kernel, arrays, counts(8))
+        assert (untouched == 7).all()
+
+
+@pytest.mark.parametrize("fmt", FORMATS)
+def test_columns_far_apart_in_size(fmt: str) -> None:
+    """A row of large values must not change the others: rows or channels that are swapped would show here."""
+    layout = RowLayout(24, 160, parse_format(fmt))
+    kernel = GpuSmallLinear(24, 160, layout, False, False, "", "f32", 1, 1, 2, 1, 1)
+    x = np.zeros((3, 160), np.float32)
+    x[0, 5], x[1, 70], x[2, 159] = 1, 1, 1
+    w = np.arange(24 * 160, dtype=np.float32).reshape(24, 160) % 7 - 3
+    w *= 10.0 ** (np.arange(24)[:, None] % 4)
+    raw, result = stored(w, layout), np.full((3, 24), np.nan, np.float32)
+    bench([kernel]).run(kernel, {"weight:0": raw, "value:0": rows_in(x, "bf16")[0], "result": result}, counts(3))
+    np.testing.assert_allclose(result, decode_stored(raw.data, layout, np.arange(24))[:, [5, 70, 159]].T, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dim", KEYS)
+def test_attention(dim: int) -> None:
+    random = np.random.default_rng(dim)
+    kernels: list[GpuKernel] = []
+    for window in (0, int(random.integers(1, 90))):
+        group, kv_heads = int(random.integers(1, 17)), int(random.integers(1, 3))
+        shape = (group * kv_heads, kv_heads, dim, window, float(dim**-0.5), "bf16", str(random.choice(["f32", "bf16"])))
+        block = 2 * kv_heads * 2 * BLOCK_SIZE * dim * 2
+        warps = 4 if dim * group <= 1024 else 1
+        kernels.append(GpuDecodeAttention(*shape, block, int(random.choice([1, 2, 8])), 0, warps, 0))
+        kernels.append(GpuPrefillAttention(*shape, block, 4, KEYS[dim]))
+    check(kernels, dim)
+
+
+@pytest.mark.parametrize("group", (1, 3, 8, 16))
+def test_attention_groups(group: int) -> None:
+    """Contexts of one key up to several splits, prompts of one tile and of many, tables out of order."""
+    shape = (group, 1, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * BLOCK_SIZE * 64 * 2)
+    decode, prefill = GpuDecodeAttention(*shape, 4, 8, 4, 0), GpuPrefillAttention(*shape, 4, 32)
+    made, random = bench([decode, prefill]), np.random.default_rng(group)
+    for lengths in (((1, 1),), ((16, 1), (17, 1), (15, 1)), ((1500, 1), (255, 1), (257, 1), (2, 2))):
+        assert try_attention(decode, made, random, lengths) <= 1e-2
+    for lengths in (((2, 2),), ((64, 64), (65, 65), (3, 1)), ((200, 7), (64, 2), (63, 63))):
+        assert try_attention(prefill, made, random, lengths) <= 1e-2
+
+
+@pytest.mark.parametrize("kind", ("f32", "bf16"))
+def test_plain_attention(kind: str) -> None:
+    kernels = []
+    for dim, window in ((16, 0), (80, 5), (200, 0)):
+        block = 2 * 2 * BLOCK_SIZE * dim * (2 if kind == "bf16" else 4)
+        kernels.append(GpuPlainAttention(6, 2, dim, window, float(dim**-0.5), kind, kind, 2 * block))
+    check(kernels, 3)
+
+
+def test_attention_over_100k_tokens() -> None:
+    """Cache addresses beyond 4 GiB and 6,250 blocks in a table; most of them are the same few blocks."""
+    stride, used, length = 3 << 20, 1500, 100_000
+    kernel = GpuDecodeAttention(2, 1, 64, 0, 0.125, "bf16", "f32", stride, 8, 0, 4, 0)
+    random = np.random.default_rng(0)
+    cache = GuardedBuffer(stride * used)  # not touched but for the blocks below
+    places = np.array([0, 1, 700, 1400, used - 1])
+    raw = to_bf16(random.normal(size=(len(places), 2, BLOCK_SIZE, 64)).astype(np.float32)).reshape(len(places), -1)
+    for place, block in zip(places, raw, strict=True):
+        start = int(place) * stride
+        cache.data[start : start + block.nbytes] = block.view(np.uint8)
+    table = random.integers(0, len(places), -(-length // BLOCK_SIZE))
+    q, meant = rows_in(random.normal(size=(1, 128)).astype(np.float32), "bf16")
+    result = np.full((1, 128), np.nan, np.float32)
+    arrays = {
+        "value:0": q,
+        "kv": cache,
+        "result": result,
+        "input:query_start": np.array([0, 1], np.int32),
+        "input:context_len": np.array([length], np.int32),
+        "input:block_table": places[table].astype(np.int32),
+    }
+    bench([kernel]).run(kernel, arrays, counts(1, blocks_per_seq=len(table)))  # type: ignore[arg-type]
+    blocks = to_f32(raw).reshape(len(places), 2, BLOCK_SIZE, 64)[table]
+    keys, values = blocks.transpose(1, 0, 2, 3).reshape(2, -1, 1, 64)[:, :length]
+    expected = kernel.reference(meant.reshape(1, 2, 64), keys, values, 0.125, 0)
+    assert error(values_of(result, 128), expected.reshape(1, -1)) <= 1e-2
+
+
+def test_rows() -> None:
+    kernels: list[GpuKernel] = []
+    for fmt in ("f32", *FORMATS):
+        kernels.append(GpuEmbedding(37, 203, RowLayout(37, 203, parse_format(fmt)), 0.5))
+    for k in (1, 31, 203, 1000, 5120):
+        kernels += [GpuRmsNorm(k, 1e-5, ActFormat("bf16")), GpuRmsNorm(k, 1e-5, ActFormat("f32"))]
+        kernels += [GpuConvert(k, ActFormat("bf16")), GpuGatherRows(k)]
+    for half in (8, 64):
+        kernels.append(GpuRopeTable(half, 1.5))
+    for dim, rope, norm, kind in ((64, 64, True, "bf16"), (128, 64, False, "bf16"), (80, 80, True, "f32"), (16, 8, False, "f32")):
+        kernels.append(GpuRopeKv(6, 2, dim, rope, norm, 1e-6, kind, 1 << 16))
+    kernels += [GpuSchedule(tile) for tile in (1, 4, 64)]
+    kernels.append(GpuSample(777, 128))
+    check(kernels, 4)
+
+
+@pytest.mark.parametrize("lengths", ((1,), (1, 1, 1), (500,), (2,) * 9, (1, 300, 1, 64, 65)))
+def test_schedule(lengths: tuple[int, ...]) -> None:
+    kernels = [GpuSchedule(tile) for tile in (3, 64)]
+    made = bench(kernels)
+    for kernel in kernels:
+        assert try_schedule(kernel, made, np.random.default_rng(0), lengths) == 0
+
+
+def test_what_was_never_written_is_not_read() -> None:
+    """The trials' caches hold NaN where no token is; one key more than there is would make every answer NaN."""
+    kernel = GpuDecodeAttention(1, 1, 64, 0, 0.125, "bf16", "f32", 2 * BLOCK_SIZE * 64 * 2, 1, 0, 4, 0)
+    arrays, _, _ = Paged(kernel, ((17, 1),)).make(np.random.default_rng(0))
+    arrays["input:context_len"] = np.array([18], np.int32)
+    bench([kernel]).run(kernel, arrays, counts(1))
+    assert np.isnan(arrays["result"].astype(np.float32)).any()
+
+
+@pytest.mark.parametrize("name", ("metal-m1", "metal-m2"))
+def test_products_of_matrices_on_each_generation(name: str) -> None:
+    """The first generation has no bfloat type: its matrices are float32."""
+    fields = (70, 203, RowLayout(70, 203, parse_format("int4-g32")), True, False, "", "bf16")
+    kernel = GpuLargeLinear(*fields, 64, 64, 2, 2)
+    assert try_linear(kernel, bench([kernel], name), np.random.default_rng(2), 67) <= 1e-2

@@ -1,0 +1,97 @@
+"""Whole Metal packs in emulation: answers, logits, batches, records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ferrum.codegen.driver import compile_targets
+from ferrum.codegen.emulate import SCHEDULES
+from ferrum.codegen.emulate.device import EmulatedDevice
+from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.target import BY_NAME, GPU_TARGETS, GpuTarget
+from ferrum.codegen.toolchains.metal import MetalSource, find_metal
+from ferrum.devices.base import DeviceOptions
+from ferrum.devices.cpu import CpuDevice
+from ferrum.errors import FerrumError
+from ferrum.pack.launches import LAUNCHES_NAME, decode_table
+from ferrum.pack.proof import PROOF_NAME, decode_proof
+from ferrum.pack.reader import open_pack
+from tests.codegen.folders import compile_folder
+from tests.codegen.test_cuda_pack import TINY, answers, compile_tiny, run_steps
+from tests.gpu.answers import asked
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("quant", ("none", "int4-g32"))
+def test_the_same_answers_as_the_cpu(quant: str, tmp_path: Path) -> None:
+    prompts = asked(50)
+    found = answers(compile_tiny(tmp_path, "metal-m1", quant), prompts, "emulate")
+    assert found == answers(compile_tiny(tmp_path, "cpu", quant), prompts, "cpu")
+
+
+@pytest.mark.parametrize("quant", ("f32", "none", "int4a-g32"))
+def test_logits_of_a_batch(random_pack: Callable[[str], Path], quant: str) -> None:
+    """Prompts in chunks, decode beside prefill, blocks out of order; every schedule gives what the CPU gives."""
+    folder = random_pack(quant).parent
+    paths = {"cpu": random_pack(quant), "gpu": compile_folder(folder, quant, target="metal-m1")}
+    options = DeviceOptions(max_seqs=4, max_tokens=96, max_model_len=128)
+    logits = {}
+    devices = {"cpu": CpuDevice(), "gpu": EmulatedDevice(), "gpu, reverse": EmulatedDevice(SCHEDULES[2])}
+    for name, device in devices.items():
+        with open_pack(paths[name[:3]], trust=True) as pack:
+            executor = device.load(pack, options)  # type: ignore[attr-defined]
+            logits[name] = run_steps(executor)
+            executor.close()
+    scale = np.abs(logits["cpu"]).max()
+    allowed = {"f32": 1e-3, "none": 2e-2}.get(quant, 6e-2)  # the CPU rounds activations to bytes for packed weights
+    for name in ("gpu", "gpu, reverse"):
+        assert np.abs(logits[name] - logits["cpu"]).max() <= allowed * scale
+    assert np.array_equal(logits["gpu"], logits["gpu, reverse"])
+
+
+@pytest.mark.timeout(300)
+def test_several_targets_share_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One command, two packs: the same weights, proofs of all kernels; repeated, the same bytes."""
+    monkeypatch.chdir(tmp_path)
+    options = CompileOptions(str(TINY), target="metal-m1,metal-m5", quant="int4-g32", name="tiny")
+    paths = compile_targets(options)
+    first = [p.read_bytes() for p in paths]
+    with open_pack(paths[0]) as a, open_pack(paths[1]) as b:
+        assert bytes(a.weights) == bytes(b.weights)
+        for pack in (a, b):
+            proof, table = decode_proof(pack.member(PROOF_NAME)), decode_table(pack.member(LAUNCHES_NAME))
+            assert {k.symbol for k in proof.kernels} == {launch.symbol for launch in table.launches}
+            assert proof.whole_model and all(max(k.errors.values()) <= k.tolerance for k in proof.kernels)
+            assert all(launch.shared <= 32 << 10 for launch in table.launches)
+    assert [p.read_bytes() for p in compile_targets(options)] == first
+
+
+def test_every_generation_is_compiled(tmp_path: Path) -> None:
+    names = [t.name for t in GPU_TARGETS if t.device == "metal"]
+    for name in names:
+        with open_pack(compile_tiny(tmp_path, name, "none"), trust=True) as pack:
+            source = bytes(pack.member("code/step.metal")).decode()
+            target = BY_NAME[name]
+            assert isinstance(target, GpuTarget)
+            assert ("simdgroup_matrix<bfloat" in source) == target.has_bf16
+
+
+def test_a_source_that_mixes_address_spaces_is_refused(tmp_path: Path) -> None:
+    target = BY_NAME["metal-m1"]
+    assert isinstance(target, GpuTarget) and (isinstance(find_metal(), MetalSource) or find_metal().member.endswith("metallib"))
+    source = """#include <metal_stdlib>
+using namespace metal;
+kernel void wrong(device float *x [[buffer(0)]]) {
+  threadgroup float *y = x;
+  y[0] = 1.0f;
+}
+"""
+    with pytest.raises(FerrumError) as caught:
+        MetalSource().compile(source, target, tmp_path)
+    assert caught.value.code == "toolchain-failed" and "SOURCE" not in caught.value.next_step
+    assert (tmp_path / "step.metal").read_text() == source and "error" in (tmp_path / "stderr.txt").read_text()

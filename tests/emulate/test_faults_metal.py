@@ -1,0 +1,82 @@
+"""Faults planted in the Metal templates, as in ``test_faults.py`` for CUDA."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+import numpy as np
+import pytest
+
+from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build, metal
+from ferrum.codegen.emulate.compiler import Checks
+from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
+from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.render import render_kernels
+from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.codegen.trials import Bench, tolerance, trial_of
+from tests.emulate.test_faults import KERNELS as CUDA_KERNELS
+from tests.emulate.test_faults import Fault
+
+_BARRIER = r"threadgroup_barrier\(mem_flags::mem_threadgroup\);"
+KERNELS: dict[str, GpuKernel] = {
+    **{name: CUDA_KERNELS[name] for name in ("small", "large", "norm", "rope")},
+    "attention": GpuPlainAttention(8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2),
+}
+FAULTS = (
+    Fault("small", "missing barrier before the sums are read", _BARRIER + r"(?=\n *device float \*part)", ""),
+    Fault("small", "missing fence before another group reads", r"atomic_thread_fence[^;]*;\n *threadgroup_barrier[^;]*;", ""),
+    Fault("small", "missing barrier after the arrival", r"(== 1;\n) *" + _BARRIER, r"\1", "races"),
+    Fault("small", "arrivals not put back to zero", r"if \(index == 0\) atomic_store_explicit[^;]*;", ""),
+    Fault("small", "a shuffle too few", r"y \+= simd_shuffle_xor\(y, 2\);", ""),
+    Fault("small", "unguarded tail of K", r"k0 \+ 8 \* c >= 200 \? uint4\(0\) : ", ""),
+    Fault("small", "unguarded tail of the columns", r"if \(column >= 40\) continue;", ""),
+    Fault("small", "wrong stride of the sums", r"sums\[\(m0 \+ m\) \* 20", "sums[(m0 + m) * 16"),
+    Fault("large", "missing barrier before a piece is overwritten", _BARRIER + r" /\* all are", "/* all are"),
+    Fault("large", "missing barrier before the products", _BARRIER + r"(?=\n *for \(int kk)", ""),
+    Fault("large", "missing barrier before memory serves again", _BARRIER + r"(?=\n *threadgroup float \*staged)", ""),
+    Fault("large", "operand not transposed", r"ulong2\(0, 0\), true", "ulong2(0, 0), false"),
+    Fault("large", "unguarded tail of the rows", r"row >= rows \|\| column", "column"),
+    Fault("norm", "missing barrier between SIMD groups", r"(= sum;\n) *" + _BARRIER, r"\1"),
+    Fault("norm", "a barrier that does not order memory", r"(= sum;\n) *" + _BARRIER,
+          r"\1threadgroup_barrier(mem_flags::mem_none);", "races"),
+    Fault("rope", "wrong sign of the rotation", r"a \* cosine\[i\] - b", "a * cosine[i] + b"),
+    Fault("attention", "off by one in the mask", r"at <= position; \+\+at", "at < position; ++at"),
+    Fault("attention", "the block table is passed over", r"table\[at / 16\]", "(at / 16)"),
+)  # fmt: skip
+
+
+@cache
+def rendered(name: str) -> str:
+    target = BY_NAME["metal-m1"]
+    assert isinstance(target, GpuTarget)
+    return render_kernels("faults", [KERNELS[name]], target, "0" * 64)
+
+
+def caught(name: str, module: Module) -> Schedule | None:
+    """The first schedule under which the kernel of ``module`` fails its trial."""
+    kernel = KERNELS[name]
+    for schedule in SCHEDULES:
+        try:
+            worst = trial_of(kernel)(kernel, Bench(module, schedule), np.random.default_rng(1))
+        except (KernelFault, AssertionError):
+            return schedule
+        if not worst <= tolerance(kernel):
+            return schedule
+    return None
+
+
+@pytest.mark.parametrize("checks", ["none", "races"])
+@pytest.mark.parametrize("name", KERNELS)
+def test_the_kernels_as_they_stand_pass(name: str, checks: Checks) -> None:
+    assert metal.check(rendered(name)) == ""
+    assert caught(name, build(rendered(name), "metal", checks=checks)) is None
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=str)
+def test_every_planted_fault_is_caught(fault: Fault) -> None:
+    # everywhere: a product has a function for each number of rows
+    source, count = re.subn(fault.pattern, fault.new, rendered(fault.kernel))
+    assert count >= 1, f"the template has changed: {fault.pattern!r} is not in it"
+    assert caught(fault.kernel, build(source, "metal", checks=fault.checks)) is not None, fault
