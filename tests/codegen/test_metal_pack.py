@@ -48,7 +48,7 @@ def test_logits_of_a_batch(random_pack: Callable[[str], Path], quant: str) -> No
             logits[name] = run_steps(executor)
             executor.close()
     scale = np.abs(logits["cpu"]).max()
-    allowed = {"f32": 1e-3, "none": 2e-2}.get(quant, 6e-2)  # the CPU rounds activations to bytes for packed weights
+    allowed = {"f32": 1e-3, "none": 2e-2}.get(quant, 0.12)  # the CPU rounds activations to bytes and its head to 6 bits
     for name in ("gpu", "gpu, reverse"):
         assert np.abs(logits[name] - logits["cpu"]).max() <= allowed * scale
     assert np.array_equal(logits["gpu"], logits["gpu, reverse"])
