@@ -47,8 +47,12 @@ def parse_act(name: str) -> ActFormat:
     return ActFormat(name)
 
 
-def act_for(weight: Format, bf16_dot: bool) -> ActFormat:
-    """The activation format that a weight format is multiplied with; without a dot product of bfloat16, floats stay wide."""
+def act_for(weight: Format, k: int, bf16_dot: bool) -> ActFormat:
+    """The activation format of rows of ``k`` values that a weight format is multiplied with.
+
+    Without a dot product of bfloat16, floats stay wide; but rows of an odd ``k`` end in half a pair, and bfloat16 rows are
+    padded for that.
+    """
     if weight.group:
         return ActFormat("q8", weight.group, weight.zero, weight.kind == "int4a")
-    return ActFormat(weight.kind if bf16_dot else "f32")
+    return ActFormat(weight.kind if bf16_dot or k % 2 else "f32")

@@ -64,7 +64,7 @@ class CpuLayoutPolicy:
         if fmt.group:
             fmt = Format(fmt.kind, fit_group(fmt.group, k))
         layout = TiledLayout(n, k, fmt, self.target.lanes, blocking(self.target, fmt, self.tuned).tiles, halves)
-        return Choice(fmt.name, layout.name, act_for(fmt, self.target.has_bf16_dot).name)
+        return Choice(fmt.name, layout.name, act_for(fmt, k, self.target.has_bf16_dot).name)
 
 
 def layout_of(graph: Graph, name: str) -> TiledLayout:
@@ -133,7 +133,7 @@ class Selector:
             n=layout.n,
             k=layout.k,
             weight=layout,
-            act=act_for(layout.format, self.target.has_bf16_dot),
+            act=act_for(layout.format, layout.k, self.target.has_bf16_dot),
             bias=bias,
             residual=residual,
             activation=str(node.attrs.get("activation", "")),

@@ -103,7 +103,7 @@ def measure(target: Target, fmt: Format, n: int, k: int, blockings: Sequence[Blo
 
 def _linear(target: Target, fmt: Format, n: int, k: int, block: Blocking) -> Linear:
     layout = TiledLayout(n, k, fmt, target.lanes, block.tiles)
-    act = act_for(fmt, target.has_bf16_dot)
+    act = act_for(fmt, k, target.has_bf16_dot)
     return Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, target.registers, block.chunk_kib)
 
 

@@ -44,7 +44,7 @@ def test_what_was_packed_is_what_the_manifest_says(folder: Path) -> None:
         }  # fmt: skip
         assert all(k.why and k.calls > 0 for k in manifest.kernels)
         head = next(t for t in manifest.tensors if t.name == "lm_head.weight")
-        assert head.format.startswith("int8")
+        assert head.format.startswith("int6")
         # every weight is read once per step; embeddings only by row
         linear = sum(k.weight_bytes for k in manifest.kernels if k.spec == "linear")
         assert linear == sum(t.nbytes for t in manifest.tensors if t.layout.startswith("unit") and "embed" not in t.name)

@@ -10,7 +10,7 @@ import pytest
 
 from ferrum.codegen.layouts import parse_format
 from ferrum.codegen.row_layout import RowLayout, decode_any, decode_stored, parse_layout
-from ferrum.codegen.store import JoinedRows, _write_tiled
+from ferrum.codegen.store import JoinedRows, _write_matrix
 from ferrum.codegen.target import GPU_TARGETS, cuda_target, parse_target, parse_targets
 from ferrum.codegen.trials import stored
 from ferrum.errors import FerrumError
@@ -46,7 +46,7 @@ def test_the_store_writes_the_same_bytes(name: str) -> None:
     layout = RowLayout(90, 100, parse_format(name), 2)
     w, memory = np.random.default_rng(0).normal(size=(90, 100)).astype(np.float32), Memory()
     with ThreadPoolExecutor(2) as pool:
-        _write_tiled(JoinedRows([w[:45], w[45:]]), layout, memory, pool, 0)
+        _write_matrix(JoinedRows([w[:45], w[45:]]), layout, memory, pool, 0)
     assert memory.getvalue() == stored(w, layout).tobytes()
 
 

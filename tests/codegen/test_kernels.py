@@ -71,7 +71,7 @@ def test_linear(data: st.DataObject) -> None:
     n, k, rows = draw(st.integers(1, 80)) * halves, draw(st.integers(1, 300)), draw(st.sampled_from([1, 2, 5, 6, 7, 13, 20]))
     layout = layout_for(target, n, k, draw(st.sampled_from(FORMATS)), halves)
     bias, residual = draw(st.booleans()), not activation and draw(st.booleans())
-    act = act_for(layout.format, target.has_bf16_dot)
+    act = act_for(layout.format, k, target.has_bf16_dot)
     block = blocking(target, layout.format, {})
     kernel = Linear(n, k, layout, act, bias, residual, activation, block.rows, block.tiles, target.registers)
     rng = np.random.default_rng(n * 1000 + k)
@@ -96,7 +96,7 @@ def test_linear(data: st.DataObject) -> None:
 def test_quantize_and_rms_norm(data: st.DataObject) -> None:
     draw = data.draw
     target, k, rows = draw(st.sampled_from(HERE)), draw(st.integers(1, 400)), draw(st.sampled_from([1, 3, 8, 9, 30]))
-    act = act_for(parse_format(draw(st.sampled_from(FORMATS))), True)
+    act = act_for(parse_format(draw(st.sampled_from(FORMATS))), 2, True)
     rng = np.random.default_rng(k)
     x = (rng.normal(size=(rows, k)) * 10.0 ** rng.integers(-3, 3, (rows, 1))).astype(np.float32)
     x[0, : k // 2] = 0  # a group of zeros
