@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ferrum.devices.host import machine_arch, machine_features
+from ferrum.devices.host import machine_arch, machine_features, machine_vendor
 from ferrum.errors import FerrumError
 
 
@@ -18,7 +18,8 @@ class Target:
 
     ``lanes``: 32-bit lanes of a vector, also the rows of a weight tile. ``registers``: vector registers.
     ``requires``: features (as in /proc/cpuinfo) that a machine must have. ``cflags``: for gcc and clang alike.
-    ``zig_cpu``/``zig_triple``: the same machine in zig's words, for cross compiling.
+    ``zig_cpu``/``zig_triple``: the same machine in zig's words, for cross compiling. ``slow_on``: vendors whose cores run what
+    is new here at less than the rate of what it replaces; ``--target cpu`` passes over it there.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Target:
     cflags: tuple[str, ...]
     zig_triple: str
     zig_cpu: str
+    slow_on: tuple[str, ...] = ()
 
     @property
     def has_int8_dot(self) -> bool:
@@ -125,7 +127,9 @@ GPU_TARGETS: tuple[GpuTarget, ...] = (
 # Best first: a machine takes the first whose features it has.
 TARGETS: tuple[Target, ...] = (
     Target("cpu-avx512-bf16", "cpu", "x86_64", 16, 32, "avx512_bf16", (*_AVX512, "avx512_vnni", "avx512_bf16"),
-           (*_V4_FLAGS, "-mavx512vnni", "-mavx512bf16"), _X86, _ZIG_V4 + "+avx512vnni+avx512bf16"),
+           (*_V4_FLAGS, "-mavx512vnni", "-mavx512bf16"), _X86, _ZIG_V4 + "+avx512vnni+avx512bf16",
+           # a core of Intel starts a 512-bit vdpbf16ps every second cycle and two float multiply-adds in each: widening wins
+           ("GenuineIntel",)),
     Target("cpu-avx512-vnni", "cpu", "x86_64", 16, 32, "avx512_vnni", (*_AVX512, "avx512_vnni"),
            (*_V4_FLAGS, "-mavx512vnni"), _X86, _ZIG_V4 + "+avx512vnni"),
     Target("cpu-avx512", "cpu", "x86_64", 16, 32, "avx512", _AVX512, _V4_FLAGS, _X86, _ZIG_V4),
@@ -141,11 +145,14 @@ _ALL: tuple[Target | GpuTarget, ...] = (*TARGETS, *GPU_TARGETS)
 BY_NAME = {t.name: t for t in _ALL}
 
 
-def best_target(arch: str, features: Iterable[str]) -> Target:
-    """The first target whose required features are all there. Raises FerrumError for an architecture without any."""
+def best_target(arch: str, features: Iterable[str], vendor: str = "") -> Target:
+    """The first target whose required features are all there and that suits the vendor's cores.
+
+    Raises FerrumError for an architecture without any.
+    """
     have = frozenset(features)
     for target in TARGETS:
-        if target.arch == arch and have.issuperset(target.requires):
+        if target.arch == arch and have.issuperset(target.requires) and vendor not in target.slow_on:
             return target
     known = ", ".join(sorted({t.arch for t in TARGETS}))
     raise FerrumError("no-target", f"no CPU target fits {arch}", sys.platform, f"targets exist for {known}")
@@ -157,7 +164,7 @@ def parse_target(text: str) -> Target | GpuTarget:
     Raises FerrumError for an unknown name and for a GPU that is not there.
     """
     if text == "cpu":
-        return best_target(machine_arch(), machine_features())
+        return best_target(machine_arch(), machine_features(), machine_vendor())
     if text in ("cuda", "metal"):
         return gpu_here(text)
     if text not in BY_NAME:

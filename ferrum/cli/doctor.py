@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ferrum import __version__, env
-from ferrum.cli.machine import ROOF_UNITS, cores, known_roofs, memory_bytes, this_machine
+from ferrum.cli.machine import ROOF_UNITS, cores, known_roofs, memory_bytes
 from ferrum.cli.output import print_json, print_table, size
 from ferrum.errors import FerrumError
 
@@ -49,10 +49,10 @@ def machine() -> Iterator[Finding]:
     yield Finding("ferrum", "ok", f"{__version__}, Python {platform.python_version()}")
     total, available = memory_bytes()
     yield Finding("machine", "ok", f"{platform.machine()}, {cores()} cores, {size(available)} of {size(total)} memory free")
-    from ferrum.codegen.target import best_target
+    from ferrum.codegen.target import parse_target
 
     try:
-        target = best_target(*this_machine())
+        target = parse_target("cpu")
         yield Finding("device cpu", "ok", f"{target.name}: {', '.join(target.requires) or 'baseline'}")
     except FerrumError as error:
         yield Finding("device cpu", "missing", str(error))

@@ -15,17 +15,24 @@ def machine_arch() -> str:
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
 
 
-def machine_features(proc: Path = PROC) -> frozenset[str]:
-    """CPU features in the Linux kernel's words; empty where the system does not list them."""
+def _cpuinfo(proc: Path, *keys: str) -> str:
+    """The value of the first line of /proc/cpuinfo with one of these keys; empty where the system has none."""
     try:
         lines = (proc / "cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
-        return frozenset()
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() in ("flags", "Features"):
-            return frozenset(value.split())
-    return frozenset()
+        return ""
+    parts = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in parts if key.strip() in keys), "")
+
+
+def machine_features(proc: Path = PROC) -> frozenset[str]:
+    """CPU features in the Linux kernel's words; empty where the system does not list them."""
+    return frozenset(_cpuinfo(proc, "flags", "Features").split())
+
+
+def machine_vendor(proc: Path = PROC) -> str:
+    """Who made the CPU, in its own words, as ``GenuineIntel``; empty where the system does not say."""
+    return _cpuinfo(proc, "vendor_id")
 
 
 def usable_cpus() -> list[int]:
