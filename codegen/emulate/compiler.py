@@ -47,12 +47,19 @@ class CxxCompiler:
     version: str
 
     def flags(self, checks: Checks = "none") -> list[str]:
-        native = "-mcpu=native" if self.kind == "zig" or machine_arch() == "aarch64" else "-march=native"
+        native = ["-mcpu=native" if self.kind == "zig" or machine_arch() == "aarch64" else "-march=native"]
+        if "avx512_fp16" in machine_features():
+            # with arithmetic of halves at hand, compilers drop roundings to half or contract what should be rounded twice;
+            # those that do not know the flag do not know the instructions
+            if self.kind == "zig":
+                native = ["-mcpu=native-avx512fp16"]
+            elif _compiles(self.command, "-mno-avx512fp16"):
+                native.append("-mno-avx512fp16")
         own = {"zig": ["-nostdinc++", "-fno-sanitize=all", "-g0"], "gcc": ["-fno-ipa-reference"], "clang": []}[self.kind]
         wanted = list(_CHECKS[checks])
         if self.kind == "zig" and checks == "races":  # told of it, zig would build the library that is not linked
             wanted.insert(wanted.index("-fsanitize=thread"), "-Xclang")
-        return [*_FLAGS, native, *own, *wanted, f"-I{INCLUDE}"]
+        return [*_FLAGS, *native, *own, *wanted, f"-I{INCLUDE}"]
 
 
 def _version(command: tuple[str, ...]) -> str:
@@ -63,11 +70,12 @@ def _version(command: tuple[str, ...]) -> str:
     return result.stdout.splitlines()[0].strip() if result.returncode == 0 and result.stdout else ""
 
 
-def _compiles(command: tuple[str, ...]) -> bool:
-    """Whether C++ can be compiled: a C compiler without its C++ half answers to --version as well."""
+@cache
+def _compiles(command: tuple[str, ...], *flags: str) -> bool:
+    """Whether C++ can be compiled (with these flags): a C compiler without its C++ half answers to --version as well."""
     try:
         result = subprocess.run(
-            [*command, "-x", "c++", "-std=c++17", "-fsyntax-only", "-"],
+            [*command, *flags, "-x", "c++", "-std=c++17", "-fsyntax-only", "-"],
             input="#include <math.h>\n#include <signal.h>\n", capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
