@@ -19,8 +19,8 @@ class PagedAttention(Kernel):
     """``qkv [T, (num_heads + 2 num_kv_heads) * head_dim] -> [T, num_heads * head_dim]``.
 
     ``window`` 0 attends to everything before. ``kv_dtype`` f32, bf16 or int8 (a scale for each token and head).
-    ``bf16_dot``: the target multiplies pairs of bfloat16; else q and p stay float32. ``mr`` rows by four
-    vectors of keys are held in registers.
+    ``bf16_dot``: the target multiplies pairs of bfloat16; else q and p stay float32. Beside an int8 cache they become bytes.
+    ``mr`` rows by four vectors of keys are held in registers.
     """
 
     stem: ClassVar[str] = "paged_attention"
@@ -51,8 +51,17 @@ class PagedAttention(Kernel):
         return -(-self.head_dim // self.lanes) * self.lanes
 
     @property
+    def packed(self) -> int:
+        """Values of the reduced index that lie side by side."""
+        return 4 // self.element_bytes
+
+    @property
+    def key_steps(self) -> int:
+        return -(-self.head_dim // self.packed)
+
+    @property
     def key_bytes(self) -> int:
-        return BLOCK_SIZE * self.head_dim * self.element_bytes
+        return BLOCK_SIZE * self.key_steps * 4
 
     @property
     def head_bytes(self) -> int:
@@ -84,18 +93,23 @@ class PagedAttention(Kernel):
 
     def context(self) -> dict[str, object]:
         vectors = self.padded_d // self.lanes
-        pair = 2 if self.kv_dtype == "bf16" else 1
+        keys = 4 * self.lanes
+        # bytes are followed by their scale and by the start value of their products
+        bytes_of = {"f32": (4, 0), "bf16": (2 if self.bf16_dot else 4, 0), "int8": (1, 8)}
+        width, extra = bytes_of[self.kv_dtype]
         return {
             "vectors": 4,
-            "keys": 4 * self.lanes,
-            "value_vectors": max(v for v in (1, 2, 3, 4) if vectors % v == 0),
+            "keys": keys,
+            "value_vectors": {
+                m: max(v for v in range(1, 4 * self.mr // m + 1) if vectors % v == 0) for m in range(1, self.mr + 1)
+            },
             "padded_d": self.padded_d,
             "key_bytes": self.key_bytes,
             "head_bytes": self.head_bytes,
-            "q_bytes": self.head_dim * (2 if self.kv_dtype == "bf16" and self.bf16_dot else 4),
-            "step_bytes": self.element_bytes * pair,
-            "key_steps": self.head_dim // pair,
-            "value_steps": BLOCK_SIZE // pair,
+            "q_bytes": (4 * self.key_steps if self.kv_dtype == "int8" else width * self.head_dim) + extra,
+            "p_bytes": width * keys + extra,
+            "key_steps": self.key_steps,
+            "value_steps": BLOCK_SIZE // self.packed,
             "tile_rows": self.tile_tokens * self.group,
             "scale": c_float(self.softmax_scale),
             "eps": c_float(self.eps),

@@ -23,7 +23,23 @@ INLINE void vf_store(float *p, vf v) { *(vf_u *)p = v; }
 INLINE vi vi_load(const void *p) { return *(const vi_u *)p; }
 INLINE void vi_store(void *p, vi v) { *(vi_u *)p = v; }
 INLINE vf vf_cvt(vi v) { return __builtin_convertvector(v, vf); }
+/* A single stream of memory, at p now: the second cache is filled from far ahead, where more lines can be under way than the
+   first one waits for, and the first from near. */
+INLINE void fetch_ahead(const uint8_t *p) {
+  __builtin_prefetch(p + 16384, 0, 2);
+  __builtin_prefetch(p + 2048);
+}
+
+/* The same where the addresses to come are known but do not follow. */
+INLINE void fetch_far(const uint8_t *far, const uint8_t *p) {
+  __builtin_prefetch(far, 0, 2);
+  __builtin_prefetch(p + 512);
+}
+
 INLINE int32_t load_i32(const void *p) { int32_t v; memcpy(&v, p, 4); return v; }
+INLINE float load_f32(const void *p) { float v; memcpy(&v, p, 4); return v; }
+INLINE void store_i32(void *p, int32_t v) { memcpy(p, &v, 4); }
+INLINE void store_f32(void *p, float v) { memcpy(p, &v, 4); }
 
 /* DOT_BIAS: subtracted from every unsigned weight by the instruction at hand; the caller's zero point shrinks by it. */
 #if defined(SIMD_avx512_bf16) || defined(SIMD_avx512_vnni)
@@ -121,14 +137,21 @@ INLINE vf load_u8(const uint8_t *p) {
 #endif
 }
 
-INLINE vf load_i8(const void *p) {
+/* The nearest integers of |v| < 2^22: adding 1.5 * 2^23 rounds, and leaves them in the low bits. */
+INLINE vi vf_round(vf v) { return (vi)(v + 12582912.0f) - 0x4b400000; }
+
+/* The low bytes, one after the other. */
+INLINE void vi_store8(void *p, vi v) {
+  typedef int8_t bytes __attribute__((vector_size(LANES), aligned(1), may_alias));
+  *(bytes *)p = __builtin_convertvector(v, bytes);
+}
+
+INLINE int32_t vi_sum(vi v) {
 #if LANES == 16
-  return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
-#elif LANES == 8
-  return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+  return _mm512_reduce_add_epi32((__m512i)v);
 #else
-  vf v;
-  for (int i = 0; i < LANES; ++i) v[i] = (float)((const int8_t *)p)[i];
-  return v;
+  int32_t x = v[0];
+  for (int i = 1; i < LANES; ++i) x += v[i];
+  return x;
 #endif
 }
