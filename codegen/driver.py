@@ -36,6 +36,7 @@ from ferrum.graphs.text import print_graph
 from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
+from ferrum.pack.atomic import check_place
 from ferrum.pack.check import contract_hash
 from ferrum.pack.layers import LAYERS_NAME
 from ferrum.pack.proof import PROOF_NAME, Proof
@@ -159,7 +160,10 @@ def _open_job(options: CompileOptions, progress: Progress) -> Job:
     if options.max_model_len > max(longest, config.max_position_embeddings):
         what = f"the model knows positions up to {longest} and {options.max_model_len} were asked for"
         raise FerrumError("bad-option", what, "--max-model-len", "give a smaller length")
-    return Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
+    job = Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
+    if not options.stop_after:
+        check_place(job.output)
+    return job
 
 
 def _graph_stages(job: Job) -> Graph:
