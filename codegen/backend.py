@@ -10,6 +10,7 @@ from typing import Protocol
 from ferrum.codegen import manifest, plan, plan_gpu, render, select, select_gpu
 from ferrum.codegen.kernels.base import Kernel
 from ferrum.codegen.kernels.linear import Blocking
+from ferrum.codegen.layer_points import cpu_points, gpu_points
 from ferrum.codegen.static import static_record
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.toolchains.cxx import find_compiler
@@ -18,6 +19,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.passes.layout import LayoutPolicy
 from ferrum.pack.launches import LAUNCHES_NAME, encode_table
+from ferrum.pack.layers import LayerPoint
 from ferrum.pack.schema import KernelRecord, MemoryRecord
 from ferrum.pack.static import STATIC_NAME
 
@@ -75,6 +77,7 @@ class Backend(Protocol):
     def build(self, made: AnyPlan, source: str, contract: str, keep: Path | None) -> Code: ...
     def memory(self, made: AnyPlan) -> MemoryRecord: ...
     def kernels(self, made: AnyPlan) -> list[KernelRecord]: ...
+    def points(self, made: AnyPlan) -> dict[str, LayerPoint]: ...
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,9 @@ class CpuBackend:
 
     def kernels(self, made: AnyPlan) -> list[KernelRecord]:
         return manifest.kernel_records(_cpu(made))
+
+    def points(self, made: AnyPlan) -> dict[str, LayerPoint]:
+        return cpu_points(_cpu(made))
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,9 @@ class GpuBackend:
 
     def kernels(self, made: AnyPlan) -> list[KernelRecord]:
         return manifest.gpu_kernel_records(_gpu(made))
+
+    def points(self, made: AnyPlan) -> dict[str, LayerPoint]:
+        return gpu_points(_gpu(made))
 
 
 def _cpu(made: AnyPlan) -> plan.Plan:

@@ -18,7 +18,7 @@ from ferrum.codegen.kernels.linear import Blocking
 from ferrum.codegen.manifest import count_parameters, make_manifest, tensor_records
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan_gpu import GpuPlan
-from ferrum.codegen.prove import emulates, make_selftest, prove, runs_here, tolerance
+from ferrum.codegen.prove import Reference, emulates, make_reference, prove, runs_here, tolerance
 from ferrum.codegen.prove_kernels import prove_kernels
 from ferrum.codegen.store import copy_weights, write_weights
 from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
@@ -36,9 +36,11 @@ from ferrum.graphs.text import print_graph
 from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
+from ferrum.pack.atomic import check_place
 from ferrum.pack.check import contract_hash
+from ferrum.pack.layers import LAYERS_NAME
 from ferrum.pack.proof import PROOF_NAME, Proof
-from ferrum.pack.schema import ModelRecord, SelfTest, TuningRecord
+from ferrum.pack.schema import ModelRecord, TuningRecord
 from ferrum.pack.writer import PackWriter
 
 # In order; each name is a dump's name and a value of --stop-after. --start-from takes those up to "select".
@@ -92,13 +94,13 @@ class Job:
 
 @dataclass
 class Shared:
-    """What targets of one command share: packs that are made and their self-tests, by contract, and proofs of kernels.
+    """What targets of one command share: by contract the packs and what the interpreter says of them; proofs of kernels.
 
     ``ran``: device and contract of packs that ran whole in emulation; ``errors``: of kernels that did.
     """
 
     packs: dict[str, Path] = field(default_factory=dict)
-    tests: dict[str, SelfTest] = field(default_factory=dict)
+    references: dict[str, Reference] = field(default_factory=dict)
     ran: set[tuple[str, str]] = field(default_factory=set)
     errors: dict[str, dict[str, float]] = field(default_factory=dict)
 
@@ -158,7 +160,10 @@ def _open_job(options: CompileOptions, progress: Progress) -> Job:
     if options.max_model_len > max(longest, config.max_position_embeddings):
         what = f"the model knows positions up to {longest} and {options.max_model_len} were asked for"
         raise FerrumError("bad-option", what, "--max-model-len", "give a smaller length")
-    return Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
+    job = Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
+    if not options.stop_after:
+        check_place(job.output)
+    return job
 
 
 def _graph_stages(job: Job) -> Graph:
@@ -268,10 +273,10 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             else:
                 progress = partial(job.progress, "pack")
                 write_weights(made.graph, made.tensors, checkpoint, sink, options.jobs, progress)
-        test = None
+        reference = None
         if options.prove and not job.stops("pack"):
             job.progress("prove", 0, 2)
-            test = shared.tests.get(contract) or make_selftest(
+            reference = shared.references.get(contract) or make_reference(
                 graph,
                 made.tensors,
                 _weights_of(writer, size),
@@ -280,8 +285,9 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
                 count_parameters(made),
                 job.max_model_len,
             )
-            shared.tests[contract] = test
-            writer.add("selftest.json", msgspec.json.encode(test, order="sorted"))
+            shared.references[contract] = reference
+            writer.add("selftest.json", msgspec.json.encode(reference.test, order="sorted"))
+            writer.add(LAYERS_NAME, msgspec.json.encode(reference.layers(backend.points(made)), order="sorted"))
             if isinstance(made, GpuPlan) and isinstance(job.target, GpuTarget):
                 whole = emulates(job.target.device, count_parameters(made))
                 proof = Proof(kernels=prove_kernels(made.kernels, job.target, shared.errors), whole_model=whole)
@@ -300,25 +306,25 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             toolchain=code.toolchain,
             source_sha256=checkpoint.digest(),
             has_text=bool(text.tokenizer),
-            has_selftest=test is not None,
+            has_selftest=reference is not None,
         )
-        writer.finish(manifest, prove=_prover(job, made, contract, test, shared))
+        writer.finish(manifest, prove=_prover(job, made, contract, reference is not None, shared))
     shared.packs[contract] = job.output
     job.progress("prove", 2, 2)
     return job.output
 
 
-def _prover(job: Job, made: AnyPlan, contract: str, test: SelfTest | None, shared: Shared) -> Callable[[Path], None] | None:
+def _prover(job: Job, made: AnyPlan, contract: str, has_test: bool, shared: Shared) -> Callable[[Path], None] | None:
     """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
 
     Packs for several GPUs of one kind share kernels and weights: one of them runs whole in emulation.
     """
     device = job.target.device
     emulated = emulates(device, count_parameters(made)) and (device, contract) not in shared.ran
-    if test is None or not (emulated or runs_here(job.target.arch, job.target.requires)):
+    if not has_test or not (emulated or runs_here(job.target.arch, job.target.requires)):
         return None
     shared.ran.add((device, contract))
-    return lambda path: (prove(path, test), None)[1]
+    return lambda path: (prove(path), None)[1]
 
 
 def _weights_of(writer: PackWriter, size: int) -> memoryview:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +17,17 @@ from ferrum.devices.host import machine_arch, machine_features
 from ferrum.errors import FerrumError
 from ferrum.graphs.interpret import reference_greedy
 from ferrum.graphs.ir import Graph, Param
+from ferrum.pack.layers import LayerPoint, LayerTest, sketch, stored
 from ferrum.pack.reader import Pack, open_pack
 from ferrum.pack.schema import SelfTest, SelfTestCase
-from ferrum.pack.verify import run_case
+from ferrum.pack.verify import check_case, describe_case, read_layers, read_selftest
 
 # Largest error of a logit, relative to the largest one: rounding of activations to the products' formats, layer by layer.
 TOLERANCE = {"f32": 1e-3, "none": 4e-2, "int8": 1e-1}
 _QUANTIZED_TOLERANCE = 1.5e-1
+# Of the same tolerance, for values inside of the model: where a fault is looked for when logits are wrong, and what
+# rounding never reaches where they are right.
+_SUSPECT, _LIMIT = 0.5, 5
 _TOP = 16
 _SMALL_MODEL = 100_000_000  # parameters; of larger ones fewer tokens are followed, since each step decodes all weights
 _EMULATED_MODEL = 20_000_000  # parameters; a step of larger ones takes minutes in emulation
@@ -62,15 +66,39 @@ class StoredWeights:
         return decode_any(self._raw(tensor), layout, ids)
 
 
-def make_selftest(
+@dataclass(frozen=True)
+class Reference:
+    """What the interpreter says: the self-test, and for each of its cases the sketches of all values of tokens by name."""
+
+    test: SelfTest
+    sketches: list[dict[str, list[float]]]
+
+    def layers(self, points: Mapping[str, LayerPoint]) -> LayerTest:
+        """The test of the layers where a target shows them."""
+        allowed = self.test.tolerance
+        chosen = [[case[name] for name in points] for case in self.sketches]
+        return LayerTest(
+            tolerance=_SUSPECT * allowed, limit=min(_LIMIT * allowed, 0.5), points=list(points.values()), sketches=chosen
+        )
+
+
+def make_reference(
     graph: Graph, tensors: Sequence[Tensor], data: memoryview, allowed: float, vocab_size: int, parameters: int, max_len: int
-) -> SelfTest:
+) -> Reference:
     """Prompts of fixed random tokens (``allowed``: the largest error of a logit) and what the interpreter makes of them."""
     weights = StoredWeights({t.name: t for t in tensors}, data)
     random = np.random.default_rng(2024)
     steps = _GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE
     prompts = [random.integers(0, vocab_size, min(n, max(1, max_len - _GREEDY))).tolist() for n in _PROMPT_LENGTHS]
-    greedy, rows = reference_greedy(graph, prompts, steps, weights)
+    ends = np.cumsum([len(prompt) for prompt in prompts]).tolist()
+    sketches: list[dict[str, list[float]]] = [{} for _ in prompts]
+
+    def observe(name: str, value: NDArray[np.generic]) -> None:
+        if len(value) == ends[-1]:
+            for case, rows in zip(sketches, np.split(value, ends[:-1]), strict=True):
+                case[name] = stored(sketch(rows))
+
+    greedy, rows = reference_greedy(graph, prompts, steps, weights, observe=observe)
     cases = []
     for tokens, continuation, row in zip(prompts, greedy, rows, strict=True):
         top = np.argsort(-row, kind="stable")[:_TOP]
@@ -83,7 +111,7 @@ def make_selftest(
                 greedy=continuation,
             )
         )
-    return SelfTest(tolerance=allowed, cases=cases)
+    return Reference(SelfTest(tolerance=allowed, cases=cases), sketches)
 
 
 def runs_here(arch: str, features: Sequence[str]) -> bool:
@@ -112,22 +140,23 @@ def emulates(device: str, parameters: int) -> bool:
     return device != "cpu" and parameters <= _EMULATED_MODEL
 
 
-def prove(path: Path, test: SelfTest) -> float:
+def prove(path: Path) -> float:
     """Run the self-test on the device, or in emulation for a GPU's pack; the largest error seen.
 
     Raises FerrumError when the pack and the interpreter differ.
     """
     worst = 0.0
     with open_pack(path, trust=True) as pack:
+        test, layers = read_selftest(pack), read_layers(pack)
         executor = load_for_proof(pack)
         try:
             for index, case in enumerate(test.cases):
-                report = run_case(executor, case, index, test.tolerance)
+                report = check_case(executor, case, index, test.tolerance, layers)
                 worst = max(worst, report.error)
-                if report.error > test.tolerance or report.diverged_at_token >= 0:
+                if not report.passes(test.tolerance):
                     raise FerrumError(
                         "proof-failed",
-                        f"code and interpreter differ by {report.error:.2e} (allowed {test.tolerance:.0e}) on case {index}",
+                        f"code and interpreter differ: {describe_case(report, test.tolerance)}",
                         "stage prove",
                         "this is a fault of ferrum: report it with the model's config.json; --no-prove skips the check",
                     )

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -23,7 +25,9 @@ END_SECONDS = 10.0
 def compile_apart(options: dict[str, Any], on_stage: Callable[[str, int, int], None] | None = None) -> Path:
     """Compile in a child process; ``options`` are fields of ``CompileOptions``. Raises the compiler's FerrumError."""
     command = [sys.executable, "-m", "ferrum.compile_process"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8") as child:
+    pipe = subprocess.PIPE
+    # In a group of its own a terminal's Ctrl-C reaches only us, and what we send reaches the C compilers below it too.
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, encoding="utf-8", process_group=0) as child:
         assert child.stdin is not None and child.stdout is not None
         try:
             with contextlib.suppress(BrokenPipeError):
@@ -54,14 +58,20 @@ def _end(child: subprocess.Popen[str]) -> None:
     """Wait for a child that is done; one that is not, because we were interrupted, is ended."""
     with contextlib.suppress(subprocess.TimeoutExpired, KeyboardInterrupt):
         if sys.exc_info()[0] is not None:
-            child.terminate()
+            _signal(child, signal.SIGTERM)
         child.wait(END_SECONDS)
         return
-    child.kill()
+    _signal(child, signal.SIGKILL)
+
+
+def _signal(child: subprocess.Popen[str], number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, number)
 
 
 def main() -> int:
-    """The child's side."""
+    """The child's side. A SIGTERM ends it as Ctrl-C does, with nothing half-written."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from ferrum.codegen.driver import compile_model
     from ferrum.codegen.options import CompileOptions
 

@@ -51,13 +51,13 @@ def put(name: str, value: str) -> None:
 
 def home() -> Path:
     """Where packs, keys and the records of running servers live; not created here."""
-    return Path(get("FERRUM_HOME") or "~/.ferrum").expanduser().absolute()
+    return Path(os.path.expanduser(get("FERRUM_HOME") or "~/.ferrum")).absolute()
 
 
 def cache_dir() -> Path:
     """Compiled objects that can be deleted at any time; not created here."""
     given = get("FERRUM_CACHE")
-    return Path(given).expanduser().absolute() if given else home() / "cache"
+    return Path(os.path.expanduser(given)).absolute() if given else home() / "cache"
 
 
 def packs_dir() -> Path:

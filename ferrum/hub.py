@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -87,7 +88,9 @@ class ModelName:
 
 def parse_name(text: str) -> ModelName:
     """Tell a pack, a folder, an alias and a hub name apart. Raises FerrumError(model-unknown) with close aliases."""
-    path = Path(text).expanduser()
+    if not text.strip():
+        raise _unknown("(empty)")
+    path = Path(os.path.expanduser(text))  # unlike Path.expanduser, it leaves the ~ of an unknown user alone
     lower = text.lower()
     if lower == BUILT_IN and not path.exists():
         return ModelName(text, "folder", built_in_folder())
@@ -103,7 +106,9 @@ def parse_name(text: str) -> ModelName:
         raise FerrumError(
             "format-unsupported", "GGUF files cannot be read yet", text, f"use {lower[: form.start()]} with --quant"
         )
-    repo, _, revision = text.partition("@")
+    repo, at, revision = text.partition("@")
+    if at and not revision:
+        raise FerrumError("model-unknown", "there is no revision behind the @", text, f"give one, or {repo} alone")
     if _REPO.fullmatch(repo) and ".." not in repo and _REVISION.fullmatch(revision or "main") and ".." not in revision:
         return ModelName(text, "hub", repo=repo, revision=revision or "main")
     raise _unknown(text)

@@ -6,7 +6,7 @@ multiplied in row chunks and an embedding is read by rows, so no large weight is
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,11 +56,13 @@ def interpret(
     kv: KvState | None = None,
     query_start: Sequence[int] | None = None,
     keep: Sequence[str] = (),
+    observe: Callable[[str, Array], None] | None = None,
 ) -> dict[str, Array]:
     """The outputs of ``graph`` (and the values named in ``keep``) for ``inputs`` by name, computed in ``dtype``.
 
     For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence), and
-    ``kv`` holds, and receives, the earlier and the new tokens' keys and values.
+    ``kv`` holds, and receives, the earlier and the new tokens' keys and values. ``observe`` is shown each node's result by
+    name; it is gone after its last use.
     """
     env = {value.name: np.asarray(inputs[value.name]) for value in graph.inputs}
     dims = bind_dims(graph, env)
@@ -72,6 +74,8 @@ def interpret(
     for i, node in enumerate(graph.nodes):
         result = KERNELS[node.op](run, node)
         env[node.output.name] = result
+        if observe is not None:
+            observe(node.output.name, result)
         if node.output.name in wanted:
             out[node.output.name] = result
         for name in {*node.inputs, node.output.name}:
@@ -105,10 +109,12 @@ def reference_greedy(
     steps: int,
     weights: Weights,
     dtype: type[np.floating[Any]] = np.float32,
+    observe: Callable[[str, Array], None] | None = None,
 ) -> tuple[list[list[int]], Array]:
     """Greedy continuations of several prompts, ``steps`` tokens each, and the prompts' last rows ``[len(prompts), vocab]``.
 
-    Each step reads the weights once for all prompts; earlier keys and values are kept.
+    Each step reads the weights once for all prompts; earlier keys and values are kept. ``observe`` is shown the results of
+    the prompts' step, whose tokens lie one prompt after the other.
     """
     kv = KvState()
     pending = [list(prompt) for prompt in prompts]
@@ -123,7 +129,8 @@ def reference_greedy(
             "positions": positions.astype(np.int32),
             "sample_rows": (starts[1:] - 1).astype(np.int32),
         }
-        logits = interpret(graph, inputs, weights, dtype, kv, starts.tolist())[graph.outputs[0]]
+        logits = interpret(graph, inputs, weights, dtype, kv, starts.tolist(), observe=observe)[graph.outputs[0]]
+        observe = None
         first = logits if step == 0 else first
         done = [n + len(p) for n, p in zip(done, pending, strict=True)]
         chosen = logits.argmax(axis=-1).tolist()

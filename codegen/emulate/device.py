@@ -8,7 +8,7 @@ NaN before every step: a kernel that reads what this step did not write is found
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,16 @@ from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
 from ferrum.devices.host import free_memory
 from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits, limit_rows, read_table
 from ferrum.errors import FerrumError
+from ferrum.pack.check import damaged
 from ferrum.pack.launches import HEADER, HEADER_WORDS, LaunchTable, total
+from ferrum.pack.layers import LAYERS_NAME, LayerPoint
 from ferrum.pack.reader import Pack
 
 # Copies landing late find more faults than eager ones and cost nothing.
 DEFAULT_SCHEDULE = Schedule("forward", "late")
 _SOURCES = {"cuda": "code/step.cu", "metal": "code/step.metal"}
 _NAN = 0xFF
+_END = 1 << 62  # the place of the launch after the last one
 
 
 class Pieces:
@@ -60,6 +63,7 @@ class EmulatedExecutor:
         self._recordings = Recordings(resolver)
         self._prepared: dict[int, list[Prepared]] = {}
         self._block_bytes = pack.manifest.kv.bytes_per_block
+        self._slots = resolver.arena.offsets
         self._pieces = self._allocate(pack, table, resolver)
         self._header = self._pieces["inputs"].buffers[0].data.view(np.int32)
         self._header[HEADER.index("max_blocks_per_seq")] = self.limits.max_blocks_per_seq
@@ -110,12 +114,15 @@ class EmulatedExecutor:
                     regions[buffer.address] = buffer.nbytes
             else:
                 args.append(arg)
-        return Prepared(
-            self.module, step.symbol, step.grid, step.block, args, step.shared, list(regions.items()), self._schedule
-        )
+        return Prepared(self.module, step.symbol, step.grid, step.block, args, step.shared, list(regions.items()), self._schedule)
 
     def step(self) -> None:
         """Run the step that ``buffers`` describe. Raises KernelFault."""
+        for launch in self._begin():
+            launch.run()
+
+    def _begin(self) -> list[Prepared]:
+        """The launches of the step that ``buffers`` describe, on an arena of NaN."""
         b = self.buffers
         self._header[:3] = b.num_tokens, b.num_seqs, b.num_samples
         for buffer in self._volatile:
@@ -123,8 +130,26 @@ class EmulatedExecutor:
         index = self._recordings.find(b.num_tokens, b.num_seqs)
         if index not in self._prepared:
             self._prepared[index] = [self._prepare(step) for step in self._recordings.all[index].steps]
-        for launch in self._prepared[index]:
+        return self._prepared[index]
+
+    def step_through(self, points: Sequence[LayerPoint]) -> Iterator[NDArray[np.float32]]:
+        """See ``SteppingExecutor``. Raises KernelFault."""
+        tokens = self.buffers.num_tokens
+        launches = zip(self._recordings.places(tokens, self.buffers.num_seqs), self._begin(), strict=True)
+        at, launch = next(launches)
+        for point in points:
+            while at <= point.launch:
+                launch.run()
+                at, launch = next(launches, (_END, launch))
+            if point.slot >= len(self._slots):
+                raise damaged(f"the launch table has no slot {point.slot} for {point}", LAYERS_NAME)
+            slot, start = self._pieces["arena"].at(self._slots[point.slot])
+            if start + tokens * point.row_bytes > slot.nbytes:
+                raise damaged(f"slot {point.slot} of the launch table does not hold {point}", LAYERS_NAME)
+            yield point.rows(slot.data[start:], tokens)
+        while at < _END:
             launch.run()
+            at, launch = next(launches, (_END, launch))
 
     def logits(self) -> NDArray[np.float32]:
         return self._logits[: self.buffers.num_samples]

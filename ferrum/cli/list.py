@@ -29,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    for folder in args.folder:
+        if not Path(folder).is_dir():
+            raise FerrumError("file-missing", "there is no such folder", folder, "check the name")
     folders = [env.packs_dir(), *map(Path, args.folder or ["."])]
     entries = [*hub_models(), *(entry for folder in dict.fromkeys(folders) for entry in packs(folder))]
     if args.json:
@@ -76,7 +79,7 @@ def model_status(storage: Path) -> str:
 def packs(folder: Path) -> list[Entry]:
     """The packs in a folder; one whose manifest cannot be read is incomplete."""
     entries = []
-    for path in sorted(folder.glob("*.fpk")):
+    for path in sorted(p for p in folder.glob("*.fpk") if p.is_file()):
         status = path.stat()
         entries.append(Entry(path.name, "pack", status.st_size, pack_status(path), _when(status.st_mtime), str(path)))
     return entries

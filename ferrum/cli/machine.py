@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -58,10 +59,11 @@ def roofs_with(executor: Any, target: TargetRecord | None = None) -> dict[str, f
         return {}
     found = {key: float(value) for key, value in measure().items()}
     path = _roofs_file(target)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(found), encoding="utf-8")
-    temporary.replace(path)
+    with contextlib.suppress(OSError):  # a cache: what was measured is still shown
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(found), encoding="utf-8")
+        temporary.replace(path)
     return found
 
 

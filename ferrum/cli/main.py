@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import importlib
 import json
@@ -101,12 +102,12 @@ def _common_only() -> Parser:
 
 
 def _report(error: FerrumError, verbose: int, as_json: bool) -> int:
+    line = f"error: {error}" + (f" · ferrum explain {error.code}" if verbose else "")
     if as_json:
         fields = {"code": error.code, "what": error.what, "where": error.where, "next_step": error.next_step}
-        print(json.dumps({"error": fields}, ensure_ascii=False), file=sys.stderr)
-    else:
-        code = f" · ferrum explain {error.code}" if verbose else ""
-        print(f"error: {error}{code}", file=sys.stderr)
+        line = json.dumps({"error": fields}, ensure_ascii=False)
+    with contextlib.suppress(BrokenPipeError):  # the status says it even when nobody reads the line
+        print(line, file=sys.stderr, flush=True)
     return EXIT_FAILURE
 
 
@@ -119,6 +120,9 @@ def describe_os_error(error: OSError) -> FerrumError:
         errno.EADDRINUSE: ("port-busy", "the port is in use", "choose another one with --port"),
         errno.EACCES: ("permission", "permission denied", "check the owner and the mode"),
         errno.ENOENT: ("file-missing", "there is no such file or folder", "check the name"),
+        errno.EISDIR: ("file-missing", "this is a folder, not a file", "check the name"),
+        errno.ENOTDIR: ("file-missing", "a part of the path is a file, not a folder", "check the name"),
+        errno.ENAMETOOLONG: ("file-missing", "the name is too long", "check the name"),
         errno.EROFS: ("permission", "the file system is read-only", "choose another folder"),
     }
     default = ("system-error", error.strerror or str(error), "repeat with -vvv to see where it happened")

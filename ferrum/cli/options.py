@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import tomllib
@@ -32,7 +33,8 @@ class Parser(argparse.ArgumentParser):
         return [a for a in self._actions if not a.option_strings]
 
     def error(self, message: str) -> NoReturn:
-        print(f"error: {one_line(message)} · {self.prog} · see {self.prog} --help", file=sys.stderr)
+        with contextlib.suppress(BrokenPipeError):  # the status says it even when nobody reads the line
+            print(f"error: {one_line(message)} · {self.prog} · see {self.prog} --help", file=sys.stderr, flush=True)
         sys.exit(EXIT_USAGE)
 
 
@@ -54,7 +56,7 @@ def finish_common(args: argparse.Namespace) -> None:
         if variable.is_path:
             value = getattr(args, variable.dest, None)
             if value is not None:
-                env.put(variable.name, str(Path(value).expanduser().absolute()))
+                env.put(variable.name, os.path.abspath(os.path.expanduser(value)))
     if not hasattr(args, "verbose"):
         args.verbose = _integer("FERRUM_VERBOSE", env.get("FERRUM_VERBOSE") or "0")
     if not hasattr(args, "json"):
@@ -141,22 +143,29 @@ def _integer(name: str, text: str) -> int:
 # ---- types of options
 
 
+def whole(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+
+
 def positive(text: str) -> int:
-    number = int(text)
+    number = whole(text)
     if number < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return number
 
 
 def non_negative(text: str) -> int:
-    number = int(text)
+    number = whole(text)
     if number < 0:
         raise argparse.ArgumentTypeError("must not be negative")
     return number
 
 
 def port(text: str) -> int:
-    number = int(text)
+    number = whole(text)
     if not 0 <= number <= 65535:
         raise argparse.ArgumentTypeError("must be between 0 and 65535")
     return number

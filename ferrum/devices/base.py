@@ -7,11 +7,14 @@ reads the outputs. Nothing is allocated in between.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ferrum.pack.layers import LayerPoint
 
 MAX_LOGPROBS = 20
 
@@ -142,6 +145,17 @@ class OverlappingExecutor(Executor, Protocol):
 
     def finish(self) -> StepBuffers:
         """Wait for the oldest step under way; its buffers, whose outputs stay until the second ``begin`` from now."""
+
+
+class SteppingExecutor(Executor, Protocol):
+    """An executor that can stop between the launches of a step, so that ``ferrum verify`` sees what each layer computes."""
+
+    def step_through(self, points: Sequence[LayerPoint]) -> Iterator[NDArray[np.float32]]:
+        """Run the step that ``buffers`` describe; after the launch of each point, in order, its value ``[num_tokens, width]``.
+
+        A value is valid until the next one is asked for; the step is complete when the iterator ends. Raises FerrumError for
+        a point that is not in the code.
+        """
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import ctypes
 import mmap
 import os
 import tempfile
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +15,15 @@ from numpy.typing import NDArray
 from ferrum.devices.base import MAX_LOGPROBS, DeviceOptions, Limits, StepBuffers
 from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
 from ferrum.errors import FerrumError
+from ferrum.pack.check import damaged
+from ferrum.pack.layers import LAYERS_NAME, LayerPoint
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 
-ABI = 2
+ABI = 3
 # Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
 _SPIN = 3000
+_ALL = (1 << 31) - 1  # launches: more than any step has
 # Share of the free memory that the KV cache may take when no size is given.
 _KV_SHARE = 0.5
 
@@ -93,7 +97,10 @@ class Library:
         lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = lib.ferrum_logits.argtypes = [ctypes.c_void_p]
         lib.ferrum_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         lib.ferrum_copy_block.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
-        lib.ferrum_logits.restype = ctypes.c_void_p
+        lib.ferrum_range.restype = None
+        lib.ferrum_range.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
+        lib.ferrum_slot.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        lib.ferrum_logits.restype = lib.ferrum_slot.restype = ctypes.c_void_p
         lib.ferrum_roof_read.restype = lib.ferrum_roof_dot.restype = ctypes.c_double
         lib.ferrum_roof_read.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         lib.ferrum_roof_dot.argtypes = [ctypes.c_void_p, ctypes.c_int32]
@@ -156,9 +163,8 @@ class CpuExecutor:
 
     def _map_logits(self) -> NDArray[np.float32]:
         shape = (self.limits.max_samples, self.limits.vocab_size)
-        address = self._library.lib.ferrum_logits(self._handle)
-        start = (address - self._arena.ctypes.data) // 4
-        return self._arena.view(np.float32)[start : start + shape[0] * shape[1]].reshape(shape)
+        start = self._library.lib.ferrum_logits(self._handle) - self._arena.ctypes.data
+        return self._arena[start : start + 4 * shape[0] * shape[1]].view(np.float32).reshape(shape)
 
     def step(self) -> None:
         """Run the step that ``buffers`` describe."""
@@ -171,6 +177,24 @@ class CpuExecutor:
 
     def copy_block(self, source: int, target: int) -> None:
         self._library.lib.ferrum_copy_block(self._handle, source, target)
+
+    def step_through(self, points: Sequence[LayerPoint]) -> Iterator[NDArray[np.float32]]:
+        """See ``SteppingExecutor``. Each point costs a start of the threads, so this is not how a step is served."""
+        lib, tokens, first = self._library.lib, self.buffers.num_tokens, 0
+        try:
+            for point in points:
+                address = lib.ferrum_slot(self._handle, point.slot)
+                start = (address or 0) - self._arena.ctypes.data
+                if not address or start + tokens * point.row_bytes > self._arena.nbytes:
+                    raise damaged(f"slot {point.slot} of the arena does not hold {point}", LAYERS_NAME)
+                lib.ferrum_range(self._handle, first, point.launch + 1)
+                self.step()
+                first = point.launch + 1
+                yield point.rows(self._arena[start:], tokens)
+            lib.ferrum_range(self._handle, first, _ALL)
+            self.step()
+        finally:
+            lib.ferrum_range(self._handle, 0, _ALL)
 
     def profile(self, seconds: NDArray[np.float64] | None) -> None:
         """Add each launch's time to ``seconds [launches]`` in the steps to come, in the order of the plan; None ends it."""

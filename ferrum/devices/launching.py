@@ -316,6 +316,12 @@ class Recordings:
         size = 1 << (num_tokens - 1).bit_length()
         return self._index[phase, min(size, self.sizes[phase][-1])]
 
+    def places(self, num_tokens: int, num_seqs: int) -> list[int]:
+        """Where in the launch table the launches of the recording are that serves such a step."""
+        recording = self.all[self.find(num_tokens, num_seqs)]
+        launches = enumerate(self.resolver.table.launches)
+        return [index for index, launch in launches if taken(launch, recording.phase, recording.rows)]
+
     def decode_indices(self) -> list[int]:
         """Indices in ``all`` of the recordings that serve decode steps."""
         return sorted({self._index["decode", tokens] for tokens in self.sizes["decode"]})

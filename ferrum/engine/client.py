@@ -385,5 +385,6 @@ def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
         pass_fds=[sock.fileno()],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
+        process_group=0,  # a terminal's Ctrl-C is ours to handle: it would hit a process that still loads its modules
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
     )

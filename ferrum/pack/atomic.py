@@ -127,6 +127,18 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o666) -> None:
         file.commit()
 
 
+def check_place(path: Path) -> None:
+    """Refuse a path that cannot be written before the work is done whose result goes there. Raises FerrumError."""
+    target = path.resolve()
+    _check_target(path, target)
+    folder = target.parent
+    reason = "" if folder.is_dir() else "there is no such folder" if not folder.exists() else "its folder is a file"
+    if not reason and not os.access(folder, os.W_OK | os.X_OK):
+        reason = "no file can be made in this folder"
+    if reason:
+        raise FerrumError("write-failed", f"cannot write: {reason}", str(path), "choose a folder that you can write to")
+
+
 def _check_target(path: Path, target: Path) -> None:
     try:
         mode = target.lstat().st_mode

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 import numpy as np
@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
+from ferrum.pack.layers import LAYERS_NAME, LayerTest, read_layer_test
+from ferrum.pack.one_sequence import block_table, chunks, describe
+from ferrum.pack.probe import LayerReport, probe_layers, shows_layers
 from ferrum.pack.reader import Pack, PackFile
 from ferrum.pack.schema import SelfTest, SelfTestCase
 from ferrum.pack.trust import TrustState, default_state_dir, is_recorded, verify_signature
 
 if TYPE_CHECKING:
-    from ferrum.devices.base import Executor, StepBuffers
+    from ferrum.devices.base import Executor
 
 State = Literal["ok", "failed", "skipped"]
-Probe: TypeAlias = "Callable[[Executor, SelfTestCase], str]"
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,11 @@ class CaseReport:
     error: float
     norm_error: float
     diverged_at_token: int  # -1: never
-    first_layer: str = ""  # what the probe says: the first layer that diverges
+    layers: LayerReport | None = None  # None: neither pack nor device has them
+
+    def passes(self, tolerance: float) -> bool:
+        agrees = self.error <= tolerance and self.norm_error <= tolerance and self.diverged_at_token < 0
+        return agrees and (self.layers is None or self.layers.passes)
 
 
 @dataclass
@@ -68,7 +74,6 @@ def verify_pack(
     trust: bool = False,
     make_executor: Callable[[Pack], Executor] | None = None,
     machine: tuple[str, Collection[str]] | None = None,
-    probe: Probe | None = None,
     progress: Callable[[int], None] | None = None,
     state_dir: Path | None = None,
     config_dir: Path | None = None,
@@ -77,8 +82,8 @@ def verify_pack(
 
     ``machine`` is (arch, features) of this machine; ``make_executor`` loads the opened pack on a device and is called
     only for ``numeric``, when nothing failed before, and when the pack may run here: built here, signed by a trusted key,
-    or ``trust``. ``probe`` is asked about a case that diverges and names the
-    first layer at fault. Raises FerrumError only when the file is no readable pack at all.
+    or ``trust``. Each case is also run layer by layer where the pack has the values and the device can show them, and the
+    first layer that diverges is named. Raises FerrumError only when the file is no readable pack at all.
     """
     with PackFile(path) as file:
         report = VerifyReport(file.path)
@@ -102,7 +107,7 @@ def verify_pack(
             report.add("numeric", "failed", "the pack is neither built here nor signed by a trusted key, so its code is not run")
         else:
             with file.map(state or TrustState("allowed")) as pack:
-                _check_numbers(report, pack, make_executor, probe)
+                _check_numbers(report, pack, make_executor)
     return report
 
 
@@ -156,31 +161,53 @@ def read_selftest(pack: Pack) -> SelfTest:
     return test
 
 
-def _check_numbers(report: VerifyReport, pack: Pack, make_executor: Callable[[Pack], Executor], probe: Probe | None) -> None:
-    test = read_selftest(pack)
+def read_layers(pack: Pack) -> LayerTest | None:
+    """What the layers of a pack compute in its self-test; None for a pack without it. Raises FerrumError naming the field."""
+    if LAYERS_NAME not in pack:
+        return None
+    return read_layer_test(pack.member(LAYERS_NAME), len(read_selftest(pack).cases), str(pack.path))
+
+
+def _check_numbers(report: VerifyReport, pack: Pack, make_executor: Callable[[Pack], Executor]) -> None:
+    test, layers = read_selftest(pack), read_layers(pack)
     report.tolerance = test.tolerance
     executor = make_executor(pack)
     try:
         for index, case in enumerate(test.cases):
-            found = run_case(executor, case, index, test.tolerance)
-            good = found.error <= test.tolerance and found.norm_error <= test.tolerance and found.diverged_at_token < 0
-            if not good and probe is not None:
-                found = CaseReport(index, found.error, found.norm_error, found.diverged_at_token, probe(executor, case))
-            report.cases.append(found)
-            if not good:
-                report.add("numeric", "failed", _describe(found, test.tolerance))
+            report.cases.append(check_case(executor, case, index, test.tolerance, layers))
+            if not report.cases[-1].passes(test.tolerance):
+                report.add("numeric", "failed", describe_case(report.cases[-1], test.tolerance))
                 return
     finally:
         executor.close()
+    report.add("numeric", "ok", _summary(report, layers))
+
+
+def check_case(executor: Executor, case: SelfTestCase, index: int, tolerance: float, layers: LayerTest | None) -> CaseReport:
+    """The answers of a case and, where they can be seen, the values of its layers."""
+    found = run_case(executor, case, index, tolerance)
+    if layers is not None and shows_layers(executor):
+        found = replace(found, layers=probe_layers(executor, case, layers, index))
+    return found
+
+
+def _summary(report: VerifyReport, layers: LayerTest | None) -> str:
     worst = max((case.error for case in report.cases), default=0.0)
-    report.add("numeric", "ok", f"{len(report.cases)} cases, largest error {worst:.2e} of {test.tolerance:.2e}")
+    text = f"{len(report.cases)} cases, largest error {worst:.2e} of {report.tolerance:.2e}"
+    seen = [found for case in report.cases if case.layers for found in case.layers.deviations]
+    if layers is None:
+        return f"{text}; the pack has no values of its layers"
+    if not seen:
+        return f"{text}; the device shows no layers"
+    return f"{text}; {len(layers.points)} values of layers, largest deviation {max(seen):.1e} of {layers.limit:.1e}"
 
 
-def _describe(case: CaseReport, tolerance: float) -> str:
+def describe_case(case: CaseReport, tolerance: float) -> str:
+    """What differs in a case, the first layer at fault before anything else."""
     text = f"case {case.index}: error {case.error:.2e}, norm {case.norm_error:.2e}, tolerance {tolerance:.2e}"
     if case.diverged_at_token >= 0:
         text += f", another greedy token at {case.diverged_at_token}"
-    return f"{text}, first layer {case.first_layer}" if case.first_layer else text
+    return f"{case.layers}; {text}" if case.layers else text
 
 
 def run_case(executor: Executor, case: SelfTestCase, index: int, tolerance: float) -> CaseReport:
@@ -190,12 +217,10 @@ def run_case(executor: Executor, case: SelfTestCase, index: int, tolerance: floa
     magnitude): two logits that close may legally change places. The reference's token is fed on, so that one such tie
     does not spoil the rest.
     """
-    table = _block_table(executor, len(case.tokens) + len(case.greedy))
-    largest = executor.limits.max_tokens
-    for start in range(0, len(case.tokens), largest):
-        chunk = case.tokens[start : start + largest]
-        last = start + len(chunk) == len(case.tokens)
-        _run(executor, chunk, start, table, sample=last)
+    table = block_table(executor, len(case.tokens) + len(case.greedy))
+    for start, tokens, last in chunks(executor, case.tokens):
+        describe(executor, tokens, start, table, sample=last)
+        executor.step()
     row = _row(executor)
     reference = np.array(case.top_logits, np.float32)
     scale = float(np.abs(reference).max()) or 1.0
@@ -207,7 +232,8 @@ def run_case(executor: Executor, case: SelfTestCase, index: int, tolerance: floa
         if gap > 2 * tolerance:
             return CaseReport(index, error, norm_error, step)
         if step + 1 < len(case.greedy):
-            _run(executor, [token], len(case.tokens) + step, table, sample=True)
+            describe(executor, [token], len(case.tokens) + step, table, sample=True)
+            executor.step()
             row = _row(executor)
     return CaseReport(index, error, norm_error, -1)
 
@@ -219,34 +245,3 @@ def _finite(value: float) -> float:
 
 def _row(executor: Executor) -> NDArray[np.float32]:
     return np.array(executor.logits()[0], np.float32)
-
-
-def _block_table(executor: Executor, tokens: int) -> NDArray[np.int32]:
-    limits = executor.limits
-    blocks = -(-tokens // limits.block_size)
-    if blocks > min(limits.num_blocks, limits.max_blocks_per_seq):
-        raise FerrumError(
-            "memory-too-small", f"a self-test case needs {blocks} KV blocks", "verify", "give the self-test more KV cache memory"
-        )
-    return np.arange(blocks, dtype=np.int32)
-
-
-def _run(executor: Executor, tokens: list[int], start: int, table: NDArray[np.int32], sample: bool) -> None:
-    """One step with one sequence, greedy, without penalties; ``start`` is the position of the first token."""
-    b: StepBuffers = executor.buffers
-    n = len(tokens)
-    b.num_tokens, b.num_seqs, b.num_samples = n, 1, int(sample)
-    b.tokens[:n] = tokens
-    b.positions[:n] = np.arange(start, start + n, dtype=np.int32)
-    b.query_start[:2] = (0, n)
-    b.context_len[0] = start + n
-    b.block_table[0, : len(table)] = table
-    if sample:
-        b.sample_rows[0] = n - 1
-        b.top_p[0] = b.repetition_penalty[0] = 1
-        b.num_logprobs[0] = -1
-        for array in (b.temperature, b.top_k, b.min_p, b.presence_penalty, b.frequency_penalty, b.seed, b.draw, b.use_mask):
-            array[0] = 0
-        b.penalty_start[:2] = 0
-        b.bias_start[:2] = 0
-    executor.step()

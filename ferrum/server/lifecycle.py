@@ -104,8 +104,8 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket) -> int:
     stop = Stop()
     with stop.on_signals():
         state = await _start(path, options, stop)
-        if state is None:
-            return 0
+        if state is None:  # a signal came first
+            return EXIT_INTERRUPTED if stop.interrupted else 0
         try:
             state.stats = await state.backend.stats()
             server = HttpServer(state, sock)

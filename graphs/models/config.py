@@ -187,14 +187,17 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
 
 
 def _family(config: Mapping[str, Any]) -> str:
-    names = config.get("architectures")
-    named = names if isinstance(names, list) else []
+    named, kind = config.get("architectures"), config.get("model_type")
+    named = [] if named is None else named
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in [*named, "" if kind is None else kind]):
+        what = f"architectures = {named!r} is not a list of names, or model_type = {kind!r} is none"
+        raise FerrumError("model-unsupported", what, "config.json", "supported: " + ", ".join(ARCHITECTURES))
     for name in named:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
-    if not named and config.get("model_type") in _DEFAULTS:
-        return str(config["model_type"])
-    what = ", ".join(map(str, named)) or str(config.get("model_type"))
+    if not named and kind in _DEFAULTS:
+        return str(kind)
+    what = ", ".join(named) or str(kind)
     raise FerrumError("model-unsupported", f"unknown architecture {what}", "config.json architectures",
                       "supported: " + ", ".join(ARCHITECTURES))
 
@@ -209,7 +212,8 @@ def _attention_kinds(read: _Reader, family: str, layers: int) -> tuple[int | Non
             return None, full
         return read.integer("sliding_window", high=1 << 30), (SLIDING,) * layers
     if not read.flag("use_sliding_window") or read.raw("sliding_window") is None:
-        if SLIDING in (read.raw("layer_types") or ()):
+        kinds = read.raw("layer_types")
+        if isinstance(kinds, list) and SLIDING in kinds:
             read.faults.append("layer_types has sliding_attention but use_sliding_window is off")
         return None, full
     window = read.integer("sliding_window", high=1 << 30)
@@ -238,10 +242,13 @@ def _rope(read: _Reader, longest: int, head_dim: int) -> RopeConfig:
         read.faults.append(f"partial_rotary_factor = {partial!r} (supported: 1.0)")
     rope = _Reader(given, {"rope_theta": read.raw("rope_theta")})
     read.faults += [f"rope type {kind} needs {key}" for key in _ROPE_KINDS[kind] if given.get(key) is None]
-    original = read.raw("original_max_position_embeddings") or given.get("original_max_position_embeddings") or longest
+    trained = "original_max_position_embeddings"
+    rope.defaults = {**rope.defaults, trained: longest}
+    # the old spelling has it beside the rope's values; 0 means none
+    original = (read if read.raw(trained) else rope).integer(trained, low=0, high=1 << 30) or longest
     factor = rope.number("factor", default=longest / original if kind == "yarn" else 1.0)
     result = RopeConfig(
-        kind=kind, theta=rope.number("rope_theta"), factor=factor, original_max_position=int(original),
+        kind=kind, theta=rope.number("rope_theta"), factor=factor, original_max_position=original,
         low_freq_factor=rope.number("low_freq_factor", 1.0), high_freq_factor=rope.number("high_freq_factor", 4.0),
         beta_fast=rope.number("beta_fast", 32.0), beta_slow=rope.number("beta_slow", 1.0),
         truncate=given.get("truncate", True) is not False, scale=_yarn_scale(rope, factor) if kind == "yarn" else 1.0,

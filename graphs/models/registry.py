@@ -34,8 +34,10 @@ def load_config(folder: Path) -> ModelConfig:
             raise FerrumError("config-unreadable", f"larger than {MAX_CONFIG_BYTES} bytes", str(path), "check the download")
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise FerrumError("config-unreadable", f"cannot be read: {type(error).__name__}", str(path),
-                          "check that the model folder is complete") from error
+        what = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not JSON"
+        if isinstance(error, FileNotFoundError):
+            what = "there is no such file"
+        raise FerrumError("config-unreadable", what, str(path), "check that the model folder is complete") from error
     if not isinstance(values, dict):
         raise FerrumError("config-unreadable", "is not a JSON object", str(path), "check that the model folder is complete")
     return from_hf(values)

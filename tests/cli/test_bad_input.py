@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -14,9 +15,11 @@ import pytest
 
 from ferrum import env
 from ferrum.cli.main import main
+from ferrum.pack.schema import TargetRecord
 from tests.cli.checkpoint import tensors, write_checkpoint
 from tests.cli.packs import write_pack
 from tests.conftest import CommandLine
+from tests.pack.helpers import minimal_manifest, write_minimal_pack
 
 FAULT = re.compile(r"error: \w+(Error|Exception|Exit)\b")
 Captured = pytest.CaptureFixture[str]
@@ -31,6 +34,10 @@ def refused(capsys: Captured, *arguments: str) -> str:
     assert len(errors) == 1 and text.splitlines()[-1] == errors[0], text
     assert errors[0].count(" · ") >= 1 and not FAULT.match(errors[0]), "a fault of ours is no answer"
     return errors[0]
+
+
+def this_target() -> TargetRecord:
+    return TargetRecord(name="cpu", device="cpu", arch=os.uname().machine, features=[])
 
 
 def left(folder: Path) -> list[str]:
@@ -132,9 +139,92 @@ def test_full_disk(tmp_path: Path) -> None:
     assert list(out.iterdir()) == []
 
 
-def test_output_in_a_folder_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:
+def test_a_place_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = write_checkpoint(tmp_path / "m")
-    assert "m.fpk" in refused(capsys, "compile", str(folder), "-o", str(tmp_path / "no" / "m.fpk"))
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("ferrum.codegen.driver._graph_stages", lambda job: pytest.fail("the model was traced"))
+    for place, named in (
+        (tmp_path / "no" / "m.fpk", "no such folder"),
+        (tmp_path / "file" / "m.fpk", "file"),
+        (tmp_path, "folder"),
+    ):
+        assert named in refused(capsys, "compile", str(folder), "-o", str(place))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # as on a file system that is mounted read-only
+    assert "no file can be made" in refused(capsys, "compile", str(folder), "-o", str(tmp_path / "m.fpk"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("compile", ""), "no such model"),
+        (("compile", "~nobody-here/x"), "~nobody-here/x"),
+        (("pull", "org/name@"), "no revision"),
+        (("compile", "x" * 5000), "too long"),
+        (("list", "nowhere"), "no such folder"),
+        (("--config", "/", "list"), "folder"),
+    ],
+)
+def test_names_that_are_none(capsys: Captured, arguments: tuple[str, ...], named: str) -> None:
+    assert named in refused(capsys, *arguments)
+
+
+def test_a_settings_folder_of_an_unknown_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FERRUM_HOME", "~nobody-here/x")
+    assert env.home() == Path.cwd() / "~nobody-here" / "x"
+
+
+def test_a_missing_configuration_is_called_missing(tmp_path: Path, capsys: Captured) -> None:
+    assert "there is no such file" in refused(capsys, "compile", str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    assert "is not JSON" in refused(capsys, "compile", str(tmp_path))
+
+
+def test_an_untrusted_pack_is_not_run_by_verify(tmp_path: Path, capsys: Captured) -> None:
+    pack = write_minimal_pack(tmp_path / "x.fpk", manifest=minimal_manifest(target=this_target()))
+    assert refused(capsys, "verify", str(pack), "--numeric").endswith("sign it, or add --trust")
+    assert "cannot be loaded" in refused(capsys, "verify", str(pack), "--numeric", "--trust")
+
+
+def test_interrupted_while_modules_are_loaded() -> None:
+    """Ctrl-C in the first half second is one line as well."""
+    program = (
+        "import sys\n"
+        "class Cut:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'ferrum.cli.options': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Cut())\n"
+        "from ferrum.__main__ import main; sys.exit(main())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
+def test_an_interrupted_compiler_process_leaves_nothing(tmp_path: Path) -> None:
+    """What serve and run send when Ctrl-C comes while a model is compiled for them."""
+    folder = write_checkpoint(tmp_path / "m")
+    program = (
+        "import os, signal, sys; import ferrum.codegen.driver as d, ferrum.compile_process as c\n"
+        "write = d.write_weights\n"
+        "def cut(*a): os.kill(os.getpid(), signal.SIGTERM); return write(*a)\n"
+        "d.write_weights = cut\n"
+        "try: sys.exit(c.main())\n"
+        "except KeyboardInterrupt: sys.exit(130)"
+    )
+    options = json.dumps({"model": str(folder), "output": str(tmp_path / "m.fpk")})
+    done = subprocess.run([sys.executable, "-c", program], input=options, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 130 and left(tmp_path) == []
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["run", "missing.fpk"], 1), (["fly"], 2)])
+def test_an_error_that_nobody_reads_is_still_a_status(arguments: list[str], status: int) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ferrum", *arguments]
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, stderr=writer, timeout=100)
+    os.close(writer)
+    assert done.returncode == status
 
 
 def test_a_pack_for_another_cpu(tmp_path: Path, ferrum: CommandLine) -> None:

@@ -252,6 +252,7 @@ def test_signals_of_the_terminal_do_not_end_the_engine(pack: Path) -> None:
     async def body(client: EngineClient) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(client.process.pid, number)
+        assert os.getpgid(client.process.pid) != os.getpgid(0), "nor reach it while it loads its modules"
         assert await collect(client, [1], SamplingParams(max_tokens=2))
 
     with_client(pack, body)

@@ -196,12 +196,47 @@ def test_bad_rope_is_refused(rope: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"architectures": ["GPT2LMHeadModel"]}, {"architectures": "LlamaForCausalLM"}, {"architectures": [None]}]
+    "values",
+    [
+        {},
+        {"architectures": ["GPT2LMHeadModel"]},
+        {"architectures": "LlamaForCausalLM"},
+        {"architectures": "LlamaForCausalLM", "model_type": "llama"},
+        {"architectures": [None]},
+        {"architectures": [["LlamaForCausalLM"]]},
+        {"model_type": ["llama"]},
+    ],
 )
 def test_unknown_architecture(values: dict[str, Any]) -> None:
     with pytest.raises(FerrumError) as caught:
         from_hf(values)
     assert caught.value.code == "model-unsupported" and "LlamaForCausalLM" in caught.value.next_step
+
+
+WRONG: list[Any] = [None, "x", "7", -1, 0, 1.5, [], {}, True, 10**30, 1e308, float("nan"), "", [1], ["a"], [{}], [[]], {"a": 1}]
+ROPE_KEYS = (
+    "rope_type", "type", "factor", "rope_theta", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate",
+    "attention_factor", "mscale", "mscale_all_dim", "original_max_position_embeddings", "partial_rotary_factor",
+)  # fmt: skip
+
+
+def test_no_value_of_any_type_is_a_fault_of_ours() -> None:
+    """Every key of a config.json with values of every JSON type: a configuration, or an error in one line."""
+    plain = PUBLISHED["Qwen3-0.6B"][0]
+    switches: list[dict[str, Any]] = [{}, {"use_sliding_window": True}, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}]
+    keys = {*plain, "layer_types", "model_type", "quantization_config", "dtype", "hidden_act", *ROPE_KEYS}
+    drawn = [{**plain, **more, key: value} for key in keys for value in WRONG for more in switches]
+    for kind in ("default", "linear", "dynamic", "llama3", "yarn"):
+        rope = {"rope_type": kind, "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+        drawn += [{**plain, "rope_scaling": {**rope, key: value}} for key in ROPE_KEYS for value in WRONG]
+    refused = 0
+    for values in drawn:
+        try:
+            from_hf(values)
+        except FerrumError as error:
+            refused += 1
+            assert "\n" not in str(error)
+    assert len(drawn) // 4 < refused < len(drawn)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 100_000, '{"architectures": ["x"]}'])

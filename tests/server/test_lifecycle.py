@@ -22,7 +22,9 @@ import psutil
 import pytest
 
 from ferrum.errors import FerrumError
+from ferrum.server import lifecycle
 from ferrum.server.lifecycle import bind
+from ferrum.server.options import ServeOptions
 from tests.engine.null_pack import write_null_pack
 from tests.server.harness import sse_events
 from tests.server.test_streams import eventually
@@ -273,6 +275,17 @@ def test_a_signal_while_loading_ends_it(pack: Path, tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=30)
         assert process.returncode in (0, -signal.SIGTERM) and errors == "", errors
     assert not (tmp_path / "pid").exists()
+
+
+def test_ctrl_c_while_loading_is_an_interruption(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """130 whenever it comes; loading stands still here until it does."""
+
+    async def start(path: Path, options: ServeOptions, stop: lifecycle.Stop) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        await stop.signalled.wait()
+
+    monkeypatch.setattr(lifecycle, "_start", start)
+    assert lifecycle.run_server(pack, ServeOptions(port=0)) == 130
 
 
 _IMPORTS = """

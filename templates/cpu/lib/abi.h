@@ -1,8 +1,8 @@
-/* What the runtime hands to a step, field by field as ferrum/devices/cpu.py writes it. ABI 2. */
+/* What the runtime hands to a step, field by field as ferrum/devices/cpu.py writes it. ABI 3. */
 #include <stdint.h>
 #include <stddef.h>
 
-#define FERRUM_ABI 2
+#define FERRUM_ABI 3
 #define MAX_LOGPROBS 20
 
 typedef struct {

@@ -29,10 +29,11 @@ static double seconds(void) {
   return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void run_launches(Ctx *c, const Launch *launches, int count, int thread) {
+static void run_launches(Ctx *c, const Launch *launches, int thread) {
   double *const profile = thread == 0 ? c->profile : NULL;
   double start = profile ? seconds() : 0.0;
-  for (int i = 0; i < count; ++i) {
+  const int last = c->last;
+  for (int i = c->first; i < last; ++i) {
     const Launch *l = &launches[i];
     l->run(c, l, thread);
     const int skip = (l->row_wise == SYNC_IF_SHARED && replicated(launch_rows(c, l))) || (l->row_wise == SYNC_IF_PREFILL && c->decode_only);
@@ -45,14 +46,14 @@ static void run_launches(Ctx *c, const Launch *launches, int count, int thread) 
   }
 }
 
-static void run_step(Ctx *c, int count) {
+static void run_step(Ctx *c) {
   const FerrumStep *s = c->step;
   c->num_tiles = 0;
   c->decode_only = s->num_tokens == s->num_seqs;
   for (int seq = 0; seq < s->num_seqs; ++seq)
     for (int t = s->query_start[seq]; t < s->query_start[seq + 1]; t += TILE_TOKENS)
       c->tiles[c->num_tiles++] = (QueryTile){seq, t, min_int(TILE_TOKENS, s->query_start[seq + 1] - t)};
-  for (int i = 0; i < count; ++i) atomic_store_explicit(&c->counters[i].next, 0, memory_order_relaxed);
+  for (int i = 0; i < NUM_LAUNCHES; ++i) atomic_store_explicit(&c->counters[i].next, 0, memory_order_relaxed);
   pool_run(&c->pool);
 }
 
@@ -63,6 +64,7 @@ static int open_context(const FerrumConfig *config, FerrumStep *step, void (*wor
   memset(c, 0, sizeof *c);
   c->config = *config;
   c->step = step;
+  c->last = NUM_LAUNCHES;
   arena_layout(config, c);
   const int error = pool_start(&c->pool, config->num_threads, config->cpus, config->spin, work, c);
   if (error) {

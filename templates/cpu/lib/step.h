@@ -20,6 +20,7 @@ typedef struct Ctx {
   QueryTile *tiles;
   Counter *counters;
   int32_t num_tiles, decode_only;
+  int32_t first, last; /* the launches that a step runs: all, but when a pack is verified */
   double *profile; /* seconds of each launch, summed over steps; NULL when nobody asks */
 } Ctx;
 

@@ -1,0 +1,118 @@
+"""What the layers of a model compute for the self-test's prompts: member ``layers.json``, a sketch of each value.
+
+A sketch of an array ``x [tokens, width]`` is its L2 norm and ``PROJECTIONS`` sums ``s_j = sum_e sign_j(e) * x_e`` over its
+elements in C order, with signs that a hash of the element's index gives. For two arrays the root mean square of the
+differences of their sums estimates the L2 norm of their difference, whatever the arrays are. So a few numbers a value tell how
+far a device is from the interpreter, layer by layer, without the values themselves being in the pack.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.pack.check import damaged
+
+LAYERS_NAME = "layers.json"
+PROJECTIONS = 8
+_MAX_WIDTH = 1 << 24
+
+
+class LayerPoint(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A value of a step and where it can be seen: rows at the start of slot ``slot`` once launch ``launch`` has run.
+
+    Launches and slots count as in the code's own tables. Rows are ``row_bytes`` apart and start with ``width`` numbers.
+    ``layer`` is -1 for what belongs to none; ``part`` is e.g. ``mlp.down_proj``.
+    """
+
+    layer: int
+    part: str
+    launch: int
+    slot: int
+    width: int
+    row_bytes: int
+    dtype: Literal["f32", "bf16"]
+
+    def __str__(self) -> str:
+        return self.part if self.layer < 0 else f"layer {self.layer}: {self.part}"
+
+    def rows(self, memory: NDArray[np.uint8], tokens: int) -> NDArray[np.float32]:
+        """The value as float32 ``[tokens, width]``; ``memory``: the slot's first ``tokens * row_bytes`` bytes."""
+        rows = memory[: tokens * self.row_bytes].reshape(tokens, self.row_bytes)
+        if self.dtype == "f32":
+            return rows.view(np.float32)[:, : self.width]
+        return (rows.view(np.uint16)[:, : self.width].astype(np.uint32) << 16).view(np.float32)
+
+
+class LayerTest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """``sketches[case][point]``: the norm, then the sums.
+
+    A deviation is the norm of the difference over that of the value. Beyond ``tolerance`` a layer is at fault when the
+    answers are wrong; beyond ``limit`` it is at fault whatever the answers are.
+    """
+
+    tolerance: float
+    limit: float
+    points: list[LayerPoint]
+    sketches: list[list[list[float]]]
+
+
+def sketch(value: NDArray[Any], first: int = 0) -> NDArray[np.float64]:
+    """The squared norm, then the sums, of ``value``, whose first element has the index ``first``; those of parts add up."""
+    flat = np.asarray(value, np.float64).reshape(-1)
+    sums = 2 * (flat @ _signs(first, flat.size)) - flat.sum()
+    return np.concatenate([[flat @ flat], sums])
+
+
+def _signs(first: int, count: int) -> NDArray[np.float64]:
+    """1 for plus and 0 for minus ``[count, PROJECTIONS]``: the low bits of splitmix64 of each index, highest bit first."""
+    x = np.arange(first + 1, first + 1 + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.unpackbits((x ^ (x >> np.uint64(31))).astype(np.uint8)[:, None], axis=1).astype(np.float64)
+
+
+def stored(found: NDArray[np.float64]) -> list[float]:
+    """A sketch as it is written: seven digits of each number, as many as a float32 has."""
+    return [float(f"{x:.7g}") for x in (math.sqrt(found[0]), *found[1:])]
+
+
+def deviation(found: NDArray[np.float64], reference: Sequence[float]) -> float:
+    """The norm of the difference over the reference's norm, as the sketches tell; infinite where a value is not finite."""
+    difference = float(np.sqrt(np.mean((found[1:] - np.array(reference[1:])) ** 2)))
+    return difference / (reference[0] or 1.0) if np.isfinite(found).all() and math.isfinite(difference) else math.inf
+
+
+def read_layer_test(data: bytes | memoryview, num_cases: int, where: str) -> LayerTest:
+    """Every number checked. Raises FerrumError naming the field."""
+    where = f"{where}: {LAYERS_NAME}"
+    try:
+        test = msgspec.json.decode(data, type=LayerTest)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise damaged(f"not a test of layers: {error}", where) from None
+    for field, problem in _problems(test, num_cases):
+        raise damaged(problem, f"{where}: {field}")
+    return test
+
+
+def _problems(test: LayerTest, num_cases: int) -> Iterator[tuple[str, str]]:
+    if not 0 < test.tolerance <= test.limit <= 1:
+        yield "tolerance", f"{test.tolerance} and the limit {test.limit} are not between 0 and 1, one after the other"
+    last = 0
+    for index, point in enumerate(test.points):
+        size = 4 if point.dtype == "f32" else 2
+        if not 0 < point.width <= point.row_bytes // size <= _MAX_WIDTH or point.row_bytes % size:
+            yield f"points[{index}]", f"{point.width} numbers of {point.dtype} do not fit into rows of {point.row_bytes} bytes"
+        if point.launch < last or point.slot < 0:
+            yield f"points[{index}]", "the launches are not in order, or a slot is negative"
+        last = point.launch
+    if len(test.sketches) != num_cases:
+        yield "sketches", f"{len(test.sketches)} for {num_cases} cases of the self-test"
+    for index, case in enumerate(test.sketches):
+        if len(case) != len(test.points) or any(len(numbers) != 1 + PROJECTIONS for numbers in case):
+            yield f"sketches[{index}]", f"there must be {1 + PROJECTIONS} numbers for each of the {len(test.points)} points"

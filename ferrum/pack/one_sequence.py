@@ -1,0 +1,52 @@
+"""A step with one sequence, greedy and without penalties, as the self-test and the test of layers run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.errors import FerrumError
+
+if TYPE_CHECKING:
+    from ferrum.devices.base import Executor, StepBuffers
+
+
+def block_table(executor: Executor, tokens: int) -> NDArray[np.int32]:
+    """The KV blocks of a sequence of ``tokens`` tokens. Raises FerrumError when there are fewer."""
+    limits = executor.limits
+    blocks = -(-tokens // limits.block_size)
+    if blocks > min(limits.num_blocks, limits.max_blocks_per_seq):
+        raise FerrumError(
+            "memory-too-small", f"a self-test case needs {blocks} KV blocks", "verify", "give the self-test more KV cache memory"
+        )
+    return np.arange(blocks, dtype=np.int32)
+
+
+def chunks(executor: Executor, tokens: list[int]) -> Iterator[tuple[int, list[int], bool]]:
+    """A prompt in pieces that fit into a step: (position of the first token, tokens, whether it is the last piece)."""
+    largest = executor.limits.max_tokens
+    for start in range(0, len(tokens), largest):
+        yield start, tokens[start : start + largest], start + largest >= len(tokens)
+
+
+def describe(executor: Executor, tokens: list[int], start: int, table: NDArray[np.int32], sample: bool) -> None:
+    """Fill the buffers; ``start`` is the position of the first token, ``sample`` asks for the last one's logits."""
+    b: StepBuffers = executor.buffers
+    n = len(tokens)
+    b.num_tokens, b.num_seqs, b.num_samples = n, 1, int(sample)
+    b.tokens[:n] = tokens
+    b.positions[:n] = np.arange(start, start + n, dtype=np.int32)
+    b.query_start[:2] = (0, n)
+    b.context_len[0] = start + n
+    b.block_table[0, : len(table)] = table
+    if sample:
+        b.sample_rows[0] = n - 1
+        b.top_p[0] = b.repetition_penalty[0] = 1
+        b.num_logprobs[0] = -1
+        for array in (b.temperature, b.top_k, b.min_p, b.presence_penalty, b.frequency_penalty, b.seed, b.draw, b.use_mask):
+            array[0] = 0
+        b.penalty_start[:2] = 0
+        b.bias_start[:2] = 0
