@@ -19,7 +19,7 @@ from ferrum.codegen.manifest import count_parameters, make_manifest, tensor_reco
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.prove import emulates, make_selftest, prove, runs_here, tolerance
-from ferrum.codegen.prove_kernels import prove_kernels
+from ferrum.codegen.prove_kernels import Known, prove_kernels
 from ferrum.codegen.store import copy_weights, write_weights
 from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
 from ferrum.codegen.text import licence_of, read_text
@@ -100,7 +100,7 @@ class Shared:
     packs: dict[str, Path] = field(default_factory=dict)
     tests: dict[str, SelfTest] = field(default_factory=dict)
     ran: set[tuple[str, str]] = field(default_factory=set)
-    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    errors: Known = field(default_factory=dict)
 
 
 def compile_model(options: CompileOptions, progress: Progress | None = None) -> Path:

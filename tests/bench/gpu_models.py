@@ -53,7 +53,7 @@ def prepare(name: str, quant: str, target: GpuTarget, folder: Path) -> Path:
     options = CompileOptions(str(model), target=target.name, quant=quant, max_model_len=MAX_MODEL_LEN, dump_dir=model / "dump")
     dumps = sorted((model / "dump").glob(f"*-{STAGE_NAMES[-1]}.txt"))
     dump = dumps[0] if dumps else compile_model(replace(options, stop_after=STAGE_NAMES[-1]))
-    backend = backend_of(target, quant)
+    backend = backend_of(target, quant, options.kv, {})
     graph = verify(layout.run(load_graph(dump), backend.policy()), "layout")
     made = backend.plan(graph, backend.select(graph))
     contract = contract_hash(tensor_records(made))
