@@ -20,6 +20,7 @@ from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.prove import emulates, make_selftest, prove, runs_here, tolerance
 from ferrum.codegen.prove_kernels import Known, prove_kernels
+from ferrum.codegen.render import kernel_source
 from ferrum.codegen.store import copy_weights, write_weights
 from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
 from ferrum.codegen.text import licence_of, read_text
@@ -37,6 +38,7 @@ from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
 from ferrum.pack.check import contract_hash
+from ferrum.pack.launches import encode_table
 from ferrum.pack.proof import PROOF_NAME, Proof
 from ferrum.pack.schema import ModelRecord, SelfTest, TuningRecord
 from ferrum.pack.writer import PackWriter
@@ -94,12 +96,12 @@ class Job:
 class Shared:
     """What targets of one command share: packs that are made and their self-tests, by contract, and proofs of kernels.
 
-    ``ran``: device and contract of packs that ran whole in emulation; ``errors``: of kernels that did.
+    ``ran``: what of packs ran whole in emulation (see ``_emulated``); ``errors``: of kernels that did.
     """
 
     packs: dict[str, Path] = field(default_factory=dict)
     tests: dict[str, SelfTest] = field(default_factory=dict)
-    ran: set[tuple[str, str]] = field(default_factory=set)
+    ran: set[tuple[str, ...]] = field(default_factory=set)
     errors: Known = field(default_factory=dict)
 
 
@@ -311,14 +313,22 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
 def _prover(job: Job, made: AnyPlan, contract: str, test: SelfTest | None, shared: Shared) -> Callable[[Path], None] | None:
     """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
 
-    Packs for several GPUs of one kind share kernels and weights: one of them runs whole in emulation.
+    Of packs whose kernels, launches and weights are the same to the letter, one runs whole in emulation.
     """
-    device = job.target.device
-    emulated = emulates(device, count_parameters(made)) and (device, contract) not in shared.ran
-    if test is None or not (emulated or runs_here(job.target.arch, job.target.requires)):
+    emulated = _emulated(job, made, contract)
+    if test is None or (emulated in shared.ran) or not (emulated or runs_here(job.target.arch, job.target.requires)):
         return None
-    shared.ran.add((device, contract))
+    if emulated:
+        shared.ran.add(emulated)
     return lambda path: (prove(path, test), None)[1]
+
+
+def _emulated(job: Job, made: AnyPlan, contract: str) -> tuple[str, ...]:
+    """All that a run in emulation depends on; nothing where the pack is not emulated."""
+    whole = emulates(job.target.device, count_parameters(made))
+    if not whole or not isinstance(made, GpuPlan) or not isinstance(job.target, GpuTarget):
+        return ()
+    return contract, encode_table(made.table).decode(), *(kernel_source(kernel, job.target) for kernel in made.kernels)
 
 
 def _weights_of(writer: PackWriter, size: int) -> memoryview:

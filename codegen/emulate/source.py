@@ -52,6 +52,11 @@ def blank(text: str) -> str:
     return text
 
 
+def without_comments(text: str) -> str:
+    """``text`` with blanks for comments: sources that differ in nothing else are compiled once."""
+    return _COMMENT.sub(lambda m: m[0] if m[0].startswith('"') else re.sub(r"[^\n]", " ", m[0]), text)
+
+
 def matching(text: str, start: int) -> int:
     """The index of the bracket that closes the one at ``start``."""
     opening, closing, depth = text[start], _CLOSING[text[start]], 0
@@ -104,7 +109,7 @@ def assemble(header: str, body: str, entries: Sequence[Entry], code: Sequence[st
             *(f"EMU_SHARED_RANGE({i})" for i in range(len(entries) + 1)),
             "namespace {",
             '#line 1 "kernels"',
-            body,
+            without_comments(body),
             '#line 1 "entries"',
             *code,
             "}",
