@@ -308,7 +308,7 @@ class Paged:
         kernel, out, at = self.kernel, [], 0
         for (_, new), (keys, values) in zip(self.lengths, pairs, strict=True):
             rows = q[at : at + new].reshape(new, kernel.num_heads, kernel.head_dim)
-            out.append(kernel.reference(rows, keys, values, kernel.softmax_scale, kernel.window).reshape(new, -1))
+            out.append(kernel.reference(rows, keys, values, kernel.softmax_scale, kernel.window).reshape(new, q.shape[1]))
             at += new
         return np.concatenate(out)
 
