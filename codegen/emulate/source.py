@@ -1,7 +1,8 @@
 """From a kernel source to one that a C++ compiler takes: where kernels are, and what is added around them.
 
-The source's own lines are compiled as they are, but for the few things that C++ cannot express by macros: declarations of
-shared (threadgroup) variables get the number of their kernel, so that a launch can poison exactly these for each block.
+The source's own lines are compiled as they are, without comments and but for the few things that C++ cannot express by macros:
+declarations of shared (threadgroup) variables get the number of their kernel, so that a launch can poison exactly these for
+each block.
 """
 
 from __future__ import annotations
