@@ -19,7 +19,8 @@ from ferrum.codegen.manifest import count_parameters, make_manifest, tensor_reco
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.prove import Reference, emulates, make_reference, prove, runs_here, tolerance
-from ferrum.codegen.prove_kernels import prove_kernels
+from ferrum.codegen.prove_kernels import Known, prove_kernels
+from ferrum.codegen.render import kernel_source
 from ferrum.codegen.store import copy_weights, write_weights
 from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
 from ferrum.codegen.text import licence_of, read_text
@@ -38,6 +39,7 @@ from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
 from ferrum.pack.atomic import check_place
 from ferrum.pack.check import contract_hash
+from ferrum.pack.launches import encode_table
 from ferrum.pack.layers import LAYERS_NAME
 from ferrum.pack.proof import PROOF_NAME, Proof
 from ferrum.pack.schema import ModelRecord, TuningRecord
@@ -96,13 +98,13 @@ class Job:
 class Shared:
     """What targets of one command share: by contract the packs and what the interpreter says of them; proofs of kernels.
 
-    ``ran``: device and contract of packs that ran whole in emulation; ``errors``: of kernels that did.
+    ``ran``: what of packs ran whole in emulation (see ``_emulated``); ``errors``: of kernels that did.
     """
 
     packs: dict[str, Path] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
-    ran: set[tuple[str, str]] = field(default_factory=set)
-    errors: dict[str, dict[str, float]] = field(default_factory=dict)
+    ran: set[tuple[str, ...]] = field(default_factory=set)
+    errors: Known = field(default_factory=dict)
 
 
 def compile_model(options: CompileOptions, progress: Progress | None = None) -> Path:
@@ -317,14 +319,22 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
 def _prover(job: Job, made: AnyPlan, contract: str, has_test: bool, shared: Shared) -> Callable[[Path], None] | None:
     """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
 
-    Packs for several GPUs of one kind share kernels and weights: one of them runs whole in emulation.
+    Of packs whose kernels, launches and weights are the same to the letter, one runs whole in emulation.
     """
-    device = job.target.device
-    emulated = emulates(device, count_parameters(made)) and (device, contract) not in shared.ran
-    if not has_test or not (emulated or runs_here(job.target.arch, job.target.requires)):
+    emulated = _emulated(job, made, contract)
+    if not has_test or emulated in shared.ran or not (emulated or runs_here(job.target.arch, job.target.requires)):
         return None
-    shared.ran.add((device, contract))
+    if emulated:
+        shared.ran.add(emulated)
     return lambda path: (prove(path), None)[1]
+
+
+def _emulated(job: Job, made: AnyPlan, contract: str) -> tuple[str, ...]:
+    """All that a run in emulation depends on; nothing where the pack is not emulated."""
+    whole = emulates(job.target.device, count_parameters(made))
+    if not whole or not isinstance(made, GpuPlan) or not isinstance(job.target, GpuTarget):
+        return ()
+    return contract, encode_table(made.table).decode(), *(kernel_source(kernel, job.target) for kernel in made.kernels)
 
 
 def _weights_of(writer: PackWriter, size: int) -> memoryview:

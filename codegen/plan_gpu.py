@@ -52,7 +52,7 @@ def plan_gpu(graph: Graph, calls: list[GpuCall], target: GpuTarget, quant: str) 
     return GpuPlan(
         kernels=distinct(v.kernel for call in calls for v in call.variants),  # type: ignore[arg-type]
         calls=calls,
-        table=_Planner(graph, calls, {t.name: t.offset for t in tensors}, selector.layer_bytes).table(),
+        table=_Planner(graph, calls, {t.name: t.offset for t in tensors}, selector.layer_bytes, target.has_early_start).table(),
         tensors=tensors,
         kv=KvPlan(layers, heads, dim, selector.kv_dtype, selector.layer_bytes),
         vocab_size=sample.vocab_size,
@@ -66,8 +66,8 @@ def finished_table(plan: GpuPlan, contract: str, code: str) -> LaunchTable:
 
 
 class _Planner:
-    def __init__(self, graph: Graph, calls: list[GpuCall], offsets: dict[str, int], layer_bytes: int) -> None:
-        self.calls, self.offsets, self.layer_bytes = calls, offsets, layer_bytes
+    def __init__(self, graph: Graph, calls: list[GpuCall], offsets: dict[str, int], layer_bytes: int, early: bool) -> None:
+        self.calls, self.offsets, self.layer_bytes, self.early = calls, offsets, layer_bytes, early
         self.logits = graph.outputs[0]
         self.last = _last_uses(calls, self.logits)
         self.slots: list[_Place] = []
@@ -122,6 +122,7 @@ class _Planner:
             class_rows=variant.class_rows,
             min_rows=variant.fewest,
             max_rows=variant.most,
+            early=self.early,
         )
 
     def _arg(self, name: str, call: GpuCall, scratch: dict[str, int]) -> Arg:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ferrum.codegen.emulate import SCHEDULES, build
 from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.render import render_kernels
+from ferrum.codegen.render import kernel_source, render_kernels
 from ferrum.codegen.target import GpuTarget
 from ferrum.codegen.trials import Bench, reduced, tolerance, trial_of
 from ferrum.errors import FerrumError
@@ -19,13 +19,18 @@ from ferrum.pack.proof import KernelProof
 _SCHEDULES = (SCHEDULES[0], SCHEDULES[2])
 
 
-def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: dict[str, dict[str, float]]) -> list[KernelProof]:
-    """A record for each kernel. ``known`` (device and symbol → errors) saves what was tried before and is added to.
+Known = dict[tuple[str, str], dict[str, float]]
+
+
+def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: Known) -> list[KernelProof]:
+    """A record for each kernel. ``known`` (device and source → errors) saves what was tried before and is added to: targets
+    of one kind have most kernels in common, to the letter.
 
     Raises FerrumError when a kernel and its reference differ, or when a kernel does what a device would not survive.
     """
     wanted = {kernel.symbol: reduced(kernel) for kernel in kernels}
-    new = {k.symbol: k for k in wanted.values() if f"{target.device} {k.symbol}" not in known}
+    sources = {k.symbol: (target.device, kernel_source(k, target)) for k in wanted.values()}
+    new = {k.symbol: k for k in wanted.values() if sources[k.symbol] not in known}
     if new:
         module = build(render_kernels("proof", list(new.values()), target, ""), "cuda" if target.device == "cuda" else "metal")
         for kernel in new.values():
@@ -35,13 +40,13 @@ def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: dict[s
                 errors[str(schedule)] = found = float(trial_of(kernel)(kernel, Bench(module, schedule), random))
                 if not found <= tolerance(kernel):
                     raise _differs(kernel, found, str(schedule))
-            known[f"{target.device} {kernel.symbol}"] = errors
+            known[sources[kernel.symbol]] = errors
     return [
         KernelProof(
             symbol=symbol,
             spec=kernel.stem,
             tried=kernel.symbol,
-            errors=known[f"{target.device} {kernel.symbol}"],
+            errors=known[sources[kernel.symbol]],
             tolerance=tolerance(kernel),
         )
         for symbol, kernel in sorted(wanted.items())

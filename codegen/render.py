@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jinja2
 
-from ferrum.codegen.kernels.base import distinct
 from ferrum.codegen.kernels.gpu_base import GpuKernel
 from ferrum.codegen.kernels.gpu_sample import MAX_LOGPROBS, GpuSample
 from ferrum.codegen.plan import REPLICATE_ROWS, Plan
@@ -62,20 +61,22 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
 _EXTENSION = {"cuda": "cu", "metal": "metal"}
 
 
+def kernel_source(kernel: GpuKernel, target: GpuTarget) -> str:
+    """One kernel of a GPU, without what all kernels share."""
+    template = environment().get_template(f"{target.device}/{kernel.stem}.{_EXTENSION[target.device]}.j2")
+    return template.render(kernel.template_context() | {"target": target})
+
+
 def render_kernels(name: str, kernels: Sequence[GpuKernel], target: GpuTarget, contract: str) -> str:
     """The distinct kernels of a GPU as one source."""
-    env, device, extension = environment(), target.device, _EXTENSION[target.device]
-    sources = [
-        env.get_template(f"{device}/{k.stem}.{extension}.j2").render(k.template_context() | {"target": target})
-        for k in distinct(kernels)
-    ]
     sample = next((k for k in kernels if isinstance(k, GpuSample)), GpuSample(1, 32))
-    return env.get_template(f"{device}/step.{extension}.j2").render(
+    template = environment().get_template(f"{target.device}/step.{_EXTENSION[target.device]}.j2")
+    return template.render(
         name=name.replace("*/", ""),
         target=target,
         contract=contract,
         vocab_size=sample.vocab_size,
         sample_threads=sample.threads,
         max_logprobs=MAX_LOGPROBS,
-        kernels=sources,
+        kernels=[kernel_source(kernel, target) for kernel in {k.symbol: k for k in kernels}.values()],
     )

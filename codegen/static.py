@@ -20,10 +20,10 @@ from ferrum.codegen.kernels.gpu_base import GpuKernel
 from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.target import GpuTarget
 from ferrum.errors import FerrumError
-from ferrum.pack.static import KernelStatic, StaticProof
+from ferrum.pack.static import WAIT, KernelStatic, StaticProof
 
-# Matrix instructions (16-bit, integer), asynchronous copies, matrix loads, accesses to local memory.
-WATCHED = ("HMMA", "IMMA", "QMMA", "LDGSTS", "LDSM", "STL", "LDL")
+# Matrix instructions (16-bit, integer), asynchronous copies, matrix loads, accesses to local memory, the wait of an early start.
+WATCHED = ("HMMA", "IMMA", "QMMA", "LDGSTS", "LDSM", "STL", "LDL", WAIT)
 _USAGE = re.compile(r"Function (\w+):\s+REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 _SECTION = re.compile(r"^\.text\.(\w+):", re.M)
 _INSTRUCTION = re.compile(r"\*/\s+(?:@!?U?P\w+ )?(" + "|".join(WATCHED) + r")\b")
@@ -71,7 +71,7 @@ def inspect(code: bytes, kernels: dict[str, tuple[GpuKernel, int]], target: GpuT
                 shared=static + dynamic,
                 shared_limit=target.shared_bytes,
                 instructions=dict(sorted(found.items())),
-                expected=kernel.expects(),
+                expected=kernel.expects() | ({WAIT: 1} if target.has_early_start else {}),
             )
         )
     return StaticProof(tools=" ".join(_version(tool) for tool in ("cuobjdump", "nvdisasm")), kernels=records)

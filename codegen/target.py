@@ -100,6 +100,11 @@ class GpuTarget:
         return "clusters" in self.features
 
     @property
+    def has_early_start(self) -> bool:
+        """A launch may start while the one before it ends, and waits for it itself."""
+        return "early" in self.features
+
+    @property
     def has_tensor_ops(self) -> bool:
         """Matrix instructions of a whole block with operands in shared or tensor memory."""
         return "tensor" in self.features
@@ -108,7 +113,7 @@ class GpuTarget:
 _KIB = 1024
 _AMPERE = ("bf16", "matrix", "async")
 _ADA = (*_AMPERE, "fp8")
-_HOPPER = (*_ADA, "clusters")
+_HOPPER = (*_ADA, "clusters", "early")
 _APPLE = ("bf16", "matrix")
 GPU_TARGETS: tuple[GpuTarget, ...] = (
     GpuTarget("cuda-sm80", "cuda", "sm_80", 163 * _KIB, 108, 64 * _KIB, _AMPERE, "580"),

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.emulate.memory import GuardedBuffer
-from ferrum.codegen.emulate.module import Address, Module, Prepared, Schedule, build
+from ferrum.codegen.emulate.module import Address, Module, Prepared, Region, Schedule, build
 from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
 from ferrum.devices.host import free_memory
 from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits, limit_rows, read_table
@@ -102,19 +102,23 @@ class EmulatedExecutor:
                     setattr(buffers, field.name, buffer.data.view(field.dtype).reshape(field.shape))
         return buffers
 
-    def _prepare(self, step: Step) -> Prepared:
+    def _prepare(self, step: Step, early: bool) -> Prepared:
         args: list[Address | int] = []
-        regions: dict[int, int] = {}
+        regions: dict[int, Region] = {}
         for arg in step.args:
             if isinstance(arg, Pointer):
                 buffer, at = self._pieces[arg.buffer].at(arg.offset)
                 args.append(Address(buffer.address + at))
                 # what can be written: late stores copy all of it for every block
                 if arg.buffer != "weights" or self._schedule.stores == "eager":
-                    regions[buffer.address] = buffer.nbytes
+                    constant = arg.buffer in ("weights", "inputs")
+                    regions[buffer.address] = Region(buffer.address, buffer.nbytes, constant)
             else:
                 args.append(arg)
-        return Prepared(self.module, step.symbol, step.grid, step.block, args, step.shared, list(regions.items()), self._schedule)
+        return Prepared(
+            self.module, step.symbol, step.grid, step.block, args, step.shared, list(regions.values()), self._schedule,
+            early=early,
+        )  # fmt: skip
 
     def step(self) -> None:
         """Run the step that ``buffers`` describe. Raises KernelFault."""
@@ -129,7 +133,8 @@ class EmulatedExecutor:
             buffer.data[:] = _NAN
         index = self._recordings.find(b.num_tokens, b.num_seqs)
         if index not in self._prepared:
-            self._prepared[index] = [self._prepare(step) for step in self._recordings.all[index].steps]
+            steps = self._recordings.all[index].steps
+            self._prepared[index] = [self._prepare(step, step.early and i > 0) for i, step in enumerate(steps)]
         return self._prepared[index]
 
     def step_through(self, points: Sequence[LayerPoint]) -> Iterator[NDArray[np.float32]]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,7 +84,7 @@ class Stats:
 
 
 class _Region(ctypes.Structure):
-    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64)]
+    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_uint64), ("constant", ctypes.c_uint64)]
 
 
 class _Launch(ctypes.Structure):
@@ -99,6 +99,7 @@ class _Launch(ctypes.Structure):
         ("poison", ctypes.c_int32),
         ("num_regions", ctypes.c_int32),
         ("seconds", ctypes.c_int32),
+        ("early", ctypes.c_int32),
         ("args", ctypes.c_void_p),
         ("regions", ctypes.c_void_p),
         ("shadow", ctypes.c_void_p),
@@ -118,6 +119,14 @@ class _Kernel(ctypes.Structure):
         ("num_params", ctypes.c_int32),
         ("param_bytes", ctypes.POINTER(ctypes.c_int32)),
     ]
+
+
+class Region(NamedTuple):
+    """Global memory of a launch. ``constant``: no launch of a step writes it."""
+
+    address: int
+    nbytes: int
+    constant: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,13 +151,15 @@ class Prepared:
         block: Sequence[int],
         args: Sequence[Address | int | np.generic],
         shared: int = 0,
-        regions: Sequence[tuple[int, int]] = (),
+        regions: Sequence[Region] = (),
         schedule: Schedule | None = None,
         seconds: int = 0,
+        early: bool = False,
     ) -> None:
         """``args``: ``Address`` for pointers, numpy scalars or ints (int32) for values.
 
-        ``regions``: (address, bytes) of global memory, for reports and late stores.
+        ``regions``: for reports and late stores. ``early``: a thread that touches one that is not constant before it waits for
+        the launch before (``griddepcontrol.wait``), or that never waits, is a fault; such a region fills whole pages.
         """
         schedule = schedule or SCHEDULES[0]
         self._module = module
@@ -159,8 +170,8 @@ class Prepared:
         _check(name, self._kernel, (x, y, z), block, shared)
         addresses, self._keep = _values(name, self._kernel, args)
         self._args = (ctypes.c_void_p * len(addresses))(*addresses)
-        self._regions = (_Region * len(regions))(*(_Region(address, size) for address, size in regions))
-        size = 3 * sum(size for _, size in regions) if schedule.stores == "late" else 0
+        self._regions = (_Region * len(regions))(*(_Region(*region) for region in regions))
+        size = 3 * sum(region.nbytes for region in regions) if schedule.stores == "late" else 0
         self._shadow = np.zeros(size, np.uint8)
         self._report = ctypes.create_string_buffer(_REPORT_BYTES)
         self._launch = _Launch(
@@ -174,6 +185,7 @@ class Prepared:
             poison=_POISON[schedule.order],
             num_regions=len(regions),
             seconds=seconds,
+            early=early,
             args=ctypes.addressof(self._args),
             regions=ctypes.addressof(self._regions),
             shadow=self._shadow.ctypes.data,
@@ -250,8 +262,9 @@ def _scalar(value: int | np.generic) -> np.generic:
 class Module:
     """The kernels of one source. Launches of one process run one at a time."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, language: Language = "cuda") -> None:
         self.path = path
+        self.language = language
         self.lib = ctypes.CDLL(str(path))
         self.lib.ferrum_emulate_kernels.restype = ctypes.POINTER(_Kernel)
         self.lib.ferrum_emulate_launch.argtypes = [ctypes.c_int32, ctypes.c_void_p]
@@ -273,19 +286,22 @@ class Module:
         shared: int = 0,
         schedule: Schedule | None = None,
         seconds: int = 60,
+        constant: Sequence[bool] | None = None,
     ) -> Stats:
         """Run one kernel; arrays among ``args`` are in and out.
 
         ``args`` in the order of the parameters (Metal: of the buffer indices): a contiguous array (or a ``GuardedBuffer``,
         used in place) for a pointer, a numpy scalar of the parameter's size or an int (int32) for a value. ``shared``: bytes
         of dynamic shared (threadgroup) memory. ``seconds`` of processor time end a launch that does not end by itself.
+        ``constant``: the launch is an early one (see ``Prepared``), and of each argument whether no launch writes it.
         Raises KernelFault.
         """
         schedule = schedule or SCHEDULES[0]
         buffers: list[GuardedBuffer] = []
         copies: list[tuple[NDArray[np.generic], GuardedBuffer]] = []
         plain: list[Address | int | np.generic] = []
-        for arg in args:
+        kept: list[bool] = []
+        for arg, fixed in zip(args, constant or [False] * len(args), strict=True):
             if isinstance(arg, np.ndarray):
                 if not arg.flags.c_contiguous:
                     raise ValueError("array arguments must be contiguous")
@@ -298,9 +314,10 @@ class Module:
                 plain.append(arg)
                 continue
             buffers.append(buffer)
+            kept.append(fixed)
             plain.append(Address(buffer.address))
-        regions = [(buffer.address, buffer.nbytes) for buffer in buffers]
-        stats = Prepared(self, name, grid, block, plain, shared, regions, schedule, seconds).run()
+        regions = [Region(buffer.address, buffer.nbytes, fixed) for buffer, fixed in zip(buffers, kept, strict=True)]
+        stats = Prepared(self, name, grid, block, plain, shared, regions, schedule, seconds, constant is not None).run()
         for i, buffer in enumerate(buffers):
             if not buffer.intact():
                 raise KernelFault(f"a store past the {buffer.nbytes} bytes of buffer {i}", f"kernel {name}")
@@ -317,7 +334,7 @@ def build(source: str, language: Language, *, checks: Checks = "none") -> Module
     under every schedule. "bounds": with AddressSanitizer, which ends the process at the first access outside of an array,
     shared and local ones included; its library must have been loaded before the process began.
     """
-    return Module(build_file(source, language, checks=checks))
+    return Module(build_file(source, language, checks=checks), language)
 
 
 def build_file(source: str, language: Language, *, checks: Checks = "none") -> Path:

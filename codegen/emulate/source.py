@@ -1,7 +1,8 @@
 """From a kernel source to one that a C++ compiler takes: where kernels are, and what is added around them.
 
-The source's own lines are compiled as they are, but for the few things that C++ cannot express by macros: declarations of
-shared (threadgroup) variables get the number of their kernel, so that a launch can poison exactly these for each block.
+The source's own lines are compiled as they are, without comments and but for the few things that C++ cannot express by macros:
+declarations of shared (threadgroup) variables get the number of their kernel, so that a launch can poison exactly these for
+each block.
 """
 
 from __future__ import annotations
@@ -50,6 +51,11 @@ def blank(text: str) -> str:
     for kind in (_COMMENT, _DIRECTIVE):
         text = kind.sub(lambda m: re.sub(r"[^\n]", " ", m[0]), text)
     return text
+
+
+def without_comments(text: str) -> str:
+    """``text`` with blanks for comments: sources that differ in nothing else are compiled once."""
+    return _COMMENT.sub(lambda m: m[0] if m[0].startswith('"') else re.sub(r"[^\n]", " ", m[0]), text)
 
 
 def matching(text: str, start: int) -> int:
@@ -104,7 +110,7 @@ def assemble(header: str, body: str, entries: Sequence[Entry], code: Sequence[st
             *(f"EMU_SHARED_RANGE({i})" for i in range(len(entries) + 1)),
             "namespace {",
             '#line 1 "kernels"',
-            body,
+            without_comments(body),
             '#line 1 "entries"',
             *code,
             "}",

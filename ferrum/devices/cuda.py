@@ -278,18 +278,19 @@ class CudaExecutor:
             tokens = at["inputs"] + layout.inputs.fields["tokens"].offset
             sampled = at["outputs"] + layout.outputs.fields["out_token"].offset
             call("cuMemcpyDtoDAsync", tokens, sampled, 4 * recording.rows.samples, stream)
-        for step in recording.steps:
-            self._enqueue_launch(step)
+        for i, step in enumerate(recording.steps):
+            self._enqueue_launch(step, early=step.early and i > 0)  # the first one follows copies, which nothing waits for
         call("cuMemcpyDtoHAsync", lane.memory.outputs.ctypes.data, at["outputs"], layout.outputs.nbytes, stream)
 
-    def _enqueue_launch(self, step: Step) -> None:
+    def _enqueue_launch(self, step: Step, early: bool) -> None:
+        """``early``: it may start before the launch in front of it has ended."""
         # every parameter in 8 bytes of its own: a pointer, or an int32 in the first four
         values = np.array(
             [self._at[a.buffer] + a.offset if isinstance(a, Pointer) else a & 0xFFFFFFFF for a in step.args] or [0], np.uint64
         )
         pointers = values.ctypes.data + 8 * np.arange(values.size, dtype=np.uint64)
         function, params = self._functions[step.symbol], pointers.ctypes.data
-        if step.early:
+        if early:
             self._call("cuLaunchKernelEx", self._early_launch(step), function, params, 0)
             return
         self._call("cuLaunchKernel", function, *step.grid, *step.block, step.shared, self._stream, params, 0)

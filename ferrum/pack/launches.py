@@ -153,7 +153,8 @@ class Launch(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     ``args`` in the order of the kernel's parameters: on CUDA one parameter each, on Metal buffer index 0, 1, ...
     (an int32 through ``setBytes``). The size class: taken when ``min_rows <= r <= max_rows`` (0: no upper bound) for the
     recording's ``class_rows``; "one" is always taken. ``early``: the kernel itself waits for the launch before it
-    (``griddepcontrol.wait``, sm_90 and later), so it may be started before that one has ended.
+    (``griddepcontrol.wait``, sm_90 and later), so it may be started before that one has ended. Before its wait it reads weights
+    and inputs only; so the first launch of a recording, which follows the copy of the inputs, is never started early.
     """
 
     symbol: str

@@ -40,6 +40,8 @@ SEQUENCES = (1, 4, 16, 32)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
 PREFILL = (128, 512, 2048)
 CONTEXTS = (1024, 8000)
+ATTENTION_ROWS = (1, 16)
+TIMED_LAUNCHES = 200  # of a kernel, in one graph
 LIMIT_SECONDS = 570
 OPTIONS = DeviceOptions(max_seqs=64, max_tokens=2048, max_model_len=8192)
 
@@ -114,7 +116,7 @@ def step_seconds(executor: RandomExecutor) -> float:
     """Device time of the step that the buffers describe, without the host."""
     executor.step()
     b = executor.buffers
-    graph = executor._lanes[0].graphs[executor._recordings.find(b.num_tokens, b.num_seqs)]
+    graph = executor._lanes[executor._lane].graphs[executor._recordings.find(b.num_tokens, b.num_seqs)]
     return middle(seconds(executor, lambda: executor._call("cuGraphLaunch", graph, executor._stream), repeats=5))
 
 
@@ -129,7 +131,7 @@ def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict
     sampled = {launch.symbol for launch in decode_table(pack.member(LAUNCHES_NAME)).launches if launch.class_rows == "samples"}
     found = {}
     for symbol, steps in by_symbol.items():
-        each = middle(time_launches(executor, steps, max(1, 200 // len(steps)), 3)) / len(steps)
+        each = middle(time_launches(executor, steps, max(1, TIMED_LAUNCHES // len(steps)), 3)) / len(steps)
         entry: dict[str, Any] = {"launches": len(steps), "us": 1e6 * each}
         record = records.get(symbol)
         if record is not None and record.calls:
@@ -198,7 +200,7 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
             found[f"step_us prefill {tokens}"] = 1e6 * step_seconds(executor)
             found[f"kernels prefill {tokens}"] = time_kernels(executor, pack)
         for context in CONTEXTS:
-            for rows in (1, 16):
+            for rows in ATTENTION_ROWS:
                 if rows * -(-context // executor.limits.block_size) <= executor.limits.num_blocks:
                     decode_state(executor, rows, context)
                     kernels = time_kernels(executor, pack)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,7 +54,7 @@ def prepare(name: str, quant: str, target: GpuTarget, folder: Path) -> Path:
     options = CompileOptions(str(model), target=target.name, quant=quant, max_model_len=MAX_MODEL_LEN, dump_dir=model / "dump")
     dumps = sorted((model / "dump").glob(f"*-{STAGE_NAMES[-1]}.txt"))
     dump = dumps[0] if dumps else compile_model(replace(options, stop_after=STAGE_NAMES[-1]))
-    backend = backend_of(target, quant)
+    backend = backend_of(target, quant, options.kv, {})
     graph = verify(layout.run(load_graph(dump), backend.policy()), "layout")
     made = backend.plan(graph, backend.select(graph))
     contract = contract_hash(tensor_records(made))
@@ -62,7 +63,7 @@ def prepare(name: str, quant: str, target: GpuTarget, folder: Path) -> Path:
         name=name, family="qwen3", num_parameters=0, vocab_size=made.vocab_size, max_model_len=MAX_MODEL_LEN, quant=quant
     )
     manifest = make_manifest(
-        made, options, target, record, TextRecord(), backend.memory(made), backend.kernels(made), contract=contract,
+        made, options, target, record, TextRecord(), backend.memory(made), backend.kernels(made), [], contract=contract,
         toolchain=code.toolchain, source_sha256="", has_text=False, has_selftest=False,
     )  # fmt: skip
     for member, data in code.members.items():
@@ -115,12 +116,15 @@ class RandomExecutor(CudaExecutor):
     def _repeat(self, target: int, nbytes: int, piece: NDArray[np.uint8]) -> None:
         """``piece`` over and over: copied once, then doubled on the device."""
         done = min(piece.nbytes, nbytes)
-        self._call("cuMemcpyHtoDAsync", target, piece.ctypes.data, done, self._stream)
-        while done < nbytes:
-            size = min(done, nbytes - done)
-            self._call("cuMemcpyDtoDAsync", target + done, target, size, self._stream)
-            done += size
-        self._call("cuStreamSynchronize", self._stream)  # the piece may go
+        with contextlib.ExitStack() as release:
+            staged = self._pinned(done, release)
+            release.callback(self._call, "cuStreamSynchronize", self._stream)
+            staged[:] = piece[:done]
+            self._call("cuMemcpyHtoDAsync", target, staged.ctypes.data, done, self._stream)
+            while done < nbytes:
+                size = min(done, nbytes - done)
+                self._call("cuMemcpyDtoDAsync", target + done, target, size, self._stream)
+                done += size
 
 
 def _pieces(tensor: TensorRecord, random: np.random.Generator) -> list[tuple[int, int, NDArray[np.uint8]]]:

@@ -71,9 +71,9 @@ def time_launches(executor: CudaExecutor, steps: Iterable[Step], repeats: int, s
     call, stream = executor._call, executor._stream
     call("cuStreamBeginCapture", stream, executor._cuda.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
     chosen = list(steps)
-    for _ in range(repeats):
-        for step in chosen:
-            executor._enqueue_launch(step)
+    for number in range(repeats):
+        for i, step in enumerate(chosen):
+            executor._enqueue_launch(step, early=step.early and number + i > 0)
     graph = call("cuStreamEndCapture", stream)
     executable = call("cuGraphInstantiate", graph, 0)
     call("cuGraphDestroy", graph)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.kernels.gpu_sample import GpuSample
 from ferrum.codegen.layouts import parse_format
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.row_layout import RowLayout
@@ -17,7 +18,7 @@ from ferrum.codegen.target import GPU_TARGETS, GpuTarget
 from ferrum.codegen.toolchains.nvcc import find_nvcc
 from ferrum.codegen.toolchains.nvrtc import find_nvrtc
 from ferrum.errors import FerrumError
-from ferrum.pack.static import KernelStatic, shortcomings
+from ferrum.pack.static import WAIT, KernelStatic, shortcomings
 
 NVRTC = find_nvrtc()
 CUDA = [t for t in GPU_TARGETS if t.device == "cuda"]
@@ -27,8 +28,11 @@ pytestmark = pytest.mark.skipif(NVRTC is None or not find_tool("nvdisasm"), reas
 def kernels_of(target: GpuTarget) -> list[GpuKernel]:
     """The hot kernels of Qwen3-0.6B and, for other head sizes and formats, of shapes like it."""
     made: list[GpuKernel] = []
-    for fmt in ("bf16", "int8-g128", "int4-g128"):
-        for n, k, activation in ((1024, 3072, ""), (6144, 1024, "silu_mul")):
+    down, gate_up = (1024, 3072, ""), (6144, 1024, "silu_mul")
+    shapes = {"bf16": (down, gate_up), "int8-g128": (down, gate_up), "int4-g128": (down, gate_up)}
+    shapes |= {"int4-g32": (gate_up,), "int4a-g32": (down,)}
+    for fmt, chosen in shapes.items():
+        for n, k, activation in chosen:
             layout = RowLayout(n, k, parse_format(fmt), 2 if activation else 1)
             fields = {"n": n, "k": k, "weight": layout, "bias": False, "residual": not activation, "activation": activation}
             fields["out"] = "bf16" if activation else "f32"
@@ -37,7 +41,7 @@ def kernels_of(target: GpuTarget) -> list[GpuKernel]:
         fields = {"num_heads": 8 * group, "num_kv_heads": 8, "head_dim": dim, "window": 0, "softmax_scale": dim**-0.5}
         fields |= {"kv_dtype": "bf16", "out": "bf16", "block_bytes": 28 * 8 * 2 * 16 * dim * 2}
         made += [v.kernel for v in matrix_attention(fields)]
-    return made
+    return [*made, GpuSample(151936, 1024)]
 
 
 @cache
@@ -53,9 +57,11 @@ def records(target: GpuTarget) -> list[KernelStatic]:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("target", CUDA, ids=lambda t: t.name)
 def test_hot_kernels(target: GpuTarget) -> None:
-    """Nothing spills, everything fits, and the instructions that a spec counts on are there."""
+    """Nothing spills, everything fits, and the instructions that a spec counts on are there; so is the wait of an early start."""
     found = {record.symbol: shortcomings(record) for record in records(target)}
     assert not any(found.values()), {symbol: what for symbol, what in found.items() if what}
+    assert all(record.spills == 0 for record in records(target))
+    assert {bool(record.instructions.get(WAIT)) for record in records(target)} == {target.has_early_start}
 
 
 @pytest.mark.slow

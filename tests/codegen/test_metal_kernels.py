@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, GuardedBuffer, build, metal
+from ferrum.codegen.emulate import SCHEDULES, build, metal
 from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.gpu_base import GpuKernel
 from ferrum.codegen.kernels.gpu_convert import GpuConvert
@@ -26,7 +26,7 @@ from ferrum.codegen.kernels.gpu_sample import GpuSample
 from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
 from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
-from ferrum.codegen.layouts import parse_format, to_bf16, to_f32
+from ferrum.codegen.layouts import parse_format
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.row_layout import RowLayout, decode_stored
 from ferrum.codegen.target import BY_NAME, GpuTarget
@@ -34,15 +34,12 @@ from ferrum.codegen.trials import (
     Bench,
     Paged,
     counts,
-    error,
     rows_in,
     stored,
     tolerance,
     trial_of,
-    try_attention,
     try_linear,
     try_schedule,
-    values_of,
 )
 
 FORMATS = ("bf16", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")
@@ -138,18 +135,6 @@ def test_attention(dim: int) -> None:
     check(kernels, dim)
 
 
-@pytest.mark.parametrize("group", (1, 3, 8, 16))
-def test_attention_groups(group: int) -> None:
-    """Contexts of one key up to several splits, prompts of one tile and of many, tables out of order."""
-    shape = (group, 1, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * BLOCK_SIZE * 64 * 2)
-    decode, prefill = GpuDecodeAttention(*shape, 4, 8, 4, 0), GpuPrefillAttention(*shape, 4, 32)
-    made, random = bench([decode, prefill]), np.random.default_rng(group)
-    for lengths in (((1, 1),), ((16, 1), (17, 1), (15, 1)), ((1500, 1), (255, 1), (257, 1), (2, 2))):
-        assert try_attention(decode, made, random, lengths) <= 1e-2
-    for lengths in (((2, 2),), ((64, 64), (65, 65), (3, 1)), ((200, 7), (64, 2), (63, 63))):
-        assert try_attention(prefill, made, random, lengths) <= 1e-2
-
-
 @pytest.mark.parametrize("kind", ("f32", "bf16"))
 def test_plain_attention(kind: str) -> None:
     kernels = []
@@ -157,35 +142,6 @@ def test_plain_attention(kind: str) -> None:
         block = 2 * 2 * BLOCK_SIZE * dim * (2 if kind == "bf16" else 4)
         kernels.append(GpuPlainAttention(6, 2, dim, window, float(dim**-0.5), kind, kind, 2 * block))
     check(kernels, 3)
-
-
-def test_attention_over_100k_tokens() -> None:
-    """Cache addresses beyond 4 GiB and 6,250 blocks in a table; most of them are the same few blocks."""
-    stride, used, length = 3 << 20, 1500, 100_000
-    kernel = GpuDecodeAttention(2, 1, 64, 0, 0.125, "bf16", "f32", stride, 8, 0, 4, 0)
-    random = np.random.default_rng(0)
-    cache = GuardedBuffer(stride * used)  # not touched but for the blocks below
-    places = np.array([0, 1, 700, 1400, used - 1])
-    raw = to_bf16(random.normal(size=(len(places), 2, BLOCK_SIZE, 64)).astype(np.float32)).reshape(len(places), -1)
-    for place, block in zip(places, raw, strict=True):
-        start = int(place) * stride
-        cache.data[start : start + block.nbytes] = block.view(np.uint8)
-    table = random.integers(0, len(places), -(-length // BLOCK_SIZE))
-    q, meant = rows_in(random.normal(size=(1, 128)).astype(np.float32), "bf16")
-    result = np.full((1, 128), np.nan, np.float32)
-    arrays = {
-        "value:0": q,
-        "kv": cache,
-        "result": result,
-        "input:query_start": np.array([0, 1], np.int32),
-        "input:context_len": np.array([length], np.int32),
-        "input:block_table": places[table].astype(np.int32),
-    }
-    bench([kernel]).run(kernel, arrays, counts(1, blocks_per_seq=len(table)))  # type: ignore[arg-type]
-    blocks = to_f32(raw).reshape(len(places), 2, BLOCK_SIZE, 64)[table]
-    keys, values = blocks.transpose(1, 0, 2, 3).reshape(2, -1, 1, 64)[:, :length]
-    expected = kernel.reference(meant.reshape(1, 2, 64), keys, values, 0.125, 0)
-    assert error(values_of(result, 128), expected.reshape(1, -1)) <= 1e-2
 
 
 def test_rows() -> None:

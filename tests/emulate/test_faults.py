@@ -63,6 +63,10 @@ class Fault:
         return f"{self.kernel}: {self.what}"
 
 
+# The wait for the launch before, and the same behind what follows it in a pattern.
+WAIT = r"(?s)wait_for_previous\(\);"
+MOVED = r"\1 wait_for_previous();"
+
 FAULTS = (
     Fault("small", "missing wait for a copy", r"\n *copies_wait<2>\(\);", ""),
     Fault("small", "wait for one copy too few", r"copies_wait<2>\(\)", "copies_wait<3>()"),
@@ -71,6 +75,7 @@ FAULTS = (
     Fault("small", "missing fence before another block reads", r"__threadfence\(\);(?=\n *__syncthreads\(\);\n *if)", ""),
     Fault("small", "arrivals not put back to zero", r"if \(threadIdx.x == 0\) arrivals\[blockIdx.x\] = 0;", ""),
     Fault("small", "swapped words of a fragment", r"\{upper\[0\], lower\[0\], upper\[1\]", "{lower[0], upper[0], upper[1]"),
+    Fault("small", "missing wait for the launch before", r"wait_for_previous\(\); /\*", "/*"),
     Fault("small", "unguarded tail of K", r"k0 \+ 8 \* c >= 200 \? make_uint4\(0, 0, 0, 0\) : ", ""),
     Fault("small", "unguarded tail of the columns", r"if \(column >= 40\) continue;", ""),
     Fault("small", "rows past the last are read", r"min_int\(8 \* m \+ r, rows - 1\)", "(8 * m + r)"),
@@ -80,9 +85,11 @@ FAULTS = (
     Fault("small int4", "mask of a nibble too wide", r"0x000f000fu", "0x001f001fu"),
     Fault("large", "missing barrier after the wait", r"__syncthreads\(\); /\* the piece has landed", "/* the piece has landed"),
     Fault("large", "wait for one copy too few", r"copies_wait<1>\(\)", "copies_wait<2>()"),
+    Fault("large", "x is copied before the wait for the launch before", WAIT + r"( /\* the first.*?)(?=float sum\[)", MOVED),
     Fault("large", "a stage too few for what is under way", r"\(piece\) % 3 \*", "(piece) % 2 *"),
     Fault("large", "unguarded tail of the rows", r"row < rows && column", "column"),
     Fault("large", "missing barrier of the warp", r"__syncwarp\(\);", ""),
+    Fault("decode", "a block ends without the wait for the launch before", WAIT + r"(\n[^\n]*return;)", MOVED),
     Fault("decode", "off by one in the mask", r"key < length \?", "key <= length ?"),
     Fault("decode", "values past the end are read", r"\(number\) \* 16 \+ piece / 8 < length", "1"),
     Fault("decode", "the block table is passed over", r"\(size_t\)table\[number\]", "(size_t)(number)"),
@@ -98,9 +105,11 @@ FAULTS = (
     Fault("prefill", "off by one at the diagonal", r"key > here", "key >= here"),
     Fault("prefill", "a tile on the diagonal is not masked", r"at \+ 64 > position0 \+ 1", "at + 64 > position0 + 64"),
     Fault("prefill", "copies of the next tile land in this one", r"stage \^ 1\)", "stage)"),
+    Fault("norm", "the launch before is read before the wait", WAIT + r"(.*?sum = warp_sum\(sum\);)", MOVED),
     Fault("norm", "missing barrier between warps", r"__syncthreads\(\);\n *sum = 0.0f;", "sum = 0.0f;"),
     Fault("norm", "a shuffle too few", r"for \(int i = 16; i; i >>= 1\) x \+=", "for (int i = 8; i; i >>= 1) x +="),
     Fault("norm", "unguarded tail of the row", r"column < 1000 \? in\[column\] : 0.0f", "in[column]"),
+    Fault("rope", "the cache is written before the wait for the launch before", WAIT + r"(.*)(?=\})", MOVED),
     Fault("rope", "wrong stride in the cache", r"slot % 16 \* 64", "slot % 16 * 32"),
     Fault("rope", "wrong sign of the rotation", r"a \* cosine\[i\] - b", "a * cosine[i] + b"),
     Fault("schedule", "off by one at the start of a sequence", r"query_start\[middle\] <= i", "query_start[middle] < i"),
@@ -143,5 +152,5 @@ def test_every_planted_fault_is_caught(fault: Fault) -> None:
 
 def test_there_are_faults_of_every_kind_that_matters() -> None:
     assert len(FAULTS) >= 12 and {fault.kernel for fault in FAULTS} == set(KERNELS)
-    for word in ("barrier", "wait", "off by one", "fragment", "stride", "unguarded tail", "fence", "mask"):
+    for word in ("barrier", "wait", "off by one", "fragment", "stride", "unguarded tail", "fence", "mask", "launch before"):
         assert any(word in fault.what for fault in FAULTS), word

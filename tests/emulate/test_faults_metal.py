@@ -11,7 +11,9 @@ import pytest
 from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build, metal
 from ferrum.codegen.emulate.compiler import Checks
 from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
 from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
+from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
@@ -20,9 +22,12 @@ from tests.emulate.test_faults import KERNELS as CUDA_KERNELS
 from tests.emulate.test_faults import Fault
 
 _BARRIER = r"threadgroup_barrier\(mem_flags::mem_threadgroup\);"
+_ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
 KERNELS: dict[str, GpuKernel] = {
     **{name: CUDA_KERNELS[name] for name in ("small", "large", "norm", "rope")},
-    "attention": GpuPlainAttention(8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2),
+    "decode": GpuDecodeAttention(*_ATTENTION, 4, 8, 4, 0),
+    "prefill": GpuPrefillAttention(*_ATTENTION, 4, 32),
+    "attention": GpuPlainAttention(*_ATTENTION),
 }
 FAULTS = (
     Fault("small", "missing barrier before the sums are read", _BARRIER + r"(?=\n *device float \*part)", ""),
@@ -42,6 +47,16 @@ FAULTS = (
     Fault("norm", "a barrier that does not order memory", r"(= sum;\n) *" + _BARRIER,
           r"\1threadgroup_barrier(mem_flags::mem_none);", "races"),
     Fault("rope", "wrong sign of the rotation", r"a \* cosine\[i\] - b", "a * cosine[i] + b"),
+    Fault("decode", "off by one in the mask", r"valid = key < stop", "valid = key <= stop"),
+    Fault("decode", "missing barrier before the shares are merged", r"(= sum\[h\];\n *\}\n) *" + _BARRIER, r"\1"),
+    Fault("decode", "missing fence before another group reads", r"atomic_thread_fence[^;]*;\n *threadgroup_barrier[^;]*;", ""),
+    Fault("decode", "keys past the end of a split", r"min_int\(begin \+ per_split \* 16, length\)", "length"),
+    Fault("decode", "heads of another group", r"kv_head \* 256", "kv_head * 192"),
+    Fault("prefill", "missing barrier before a tile is overwritten", _BARRIER + r" /\* all are done", "/* all are done"),
+    Fault("prefill", "missing barrier before the keys make room for scores", _BARRIER + r" /\* all have", "/* all have"),
+    Fault("prefill", "off by one at the diagonal", r"key > here", "key >= here"),
+    Fault("prefill", "sums not rescaled to a new peak", r"= alpha;", "= 1.0f;"),
+    Fault("prefill", "unguarded tail of the rows", r"if \(row < rows\) out", "out"),
     Fault("attention", "off by one in the mask", r"at <= position; \+\+at", "at < position; ++at"),
     Fault("attention", "the block table is passed over", r"table\[at / 16\]", "(at / 16)"),
 )  # fmt: skip

@@ -12,6 +12,7 @@ static void emu_cp_async(void *shared, const void *global, unsigned bytes, unsig
   if ((uintptr_t)shared % bytes || (source_bytes && (uintptr_t)global % bytes))
     emu_fault("an asynchronous copy of %u bytes from or to an address that is not a multiple", bytes);
   emu_watch(shared, bytes, true);
+  if (emu.hidden && source_bytes) (void)*(const volatile uint8_t *)global; /* landing late is no excuse */
   EmuThread *t = emu.current;
   const EmuCopy copy = {(uint8_t *)shared, (const uint8_t *)global, t->group, bytes, source_bytes};
   if (!emu.late_copies) {

@@ -16,6 +16,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/time.h>
+#include <unistd.h>
 #include "switch.h"
 
 #define FERRUM_EMULATE 1
@@ -46,6 +47,7 @@ struct EmuDim {
 struct EmuRegion {
   uint8_t *data;
   uint64_t bytes;
+  uint64_t constant; /* no launch of a step writes it */
 };
 
 struct EmuLaunch {
@@ -58,6 +60,7 @@ struct EmuLaunch {
   int32_t poison;       /* the byte that fills shared memory before each block */
   int32_t num_regions;
   int32_t seconds; /* of processor time, after which the launch is given up; 0 is no limit */
+  int32_t early;   /* it may start before the launch in front of it has ended: see previous.h */
   void **args;
   const EmuRegion *regions; /* global memory of the arguments, for reports and late stores */
   uint8_t *shadow;          /* with late_stores: three times the bytes of all regions */
@@ -123,6 +126,7 @@ struct EmuState {
   int schedule;
   uint64_t random;
   bool late_copies, exits_fault;
+  bool hidden; /* memory that the launch before may still write */
   int poison;
   uint8_t *dynamic; /* start of dynamic shared memory; a page that cannot be touched follows its last byte */
   unsigned dynamic_bytes;
@@ -136,7 +140,7 @@ struct EmuState {
   sigjmp_buf escape;
   pthread_t host;
   void *idle[EMU_MAX_THREADS];
-  EmuBarrier barriers[EMU_BARRIERS];
+  EmuBarrier barriers[EMU_BARRIERS], previous;
   EmuThread threads[EMU_MAX_THREADS];
   EmuWarp warps[EMU_MAX_WARPS];
   EmuCopy copies[EMU_MAX_THREADS][EMU_MAX_COPIES];
@@ -378,9 +382,12 @@ static EMU_NOINLINE void emu_collective(uint32_t mask, const char *what, void *o
 
 /* --- threads ------------------------------------------------------------------------------------------------------------- */
 
-/* Exited threads count as arrived everywhere. */
+#include "previous.h"
+
+/* Exited threads count as arrived everywhere, but for the wait for the launch before. */
 static void emu_exit(EmuThread *self) {
   EmuWarp *warp = self->warp;
+  if (emu.hidden) emu_fault("a thread exits without a wait for the launch before");
   self->exited = true;
   warp->alive &= ~(1u << self->lane);
   --emu.num_alive;
@@ -533,6 +540,7 @@ static void emu_run_blocks(EmuLaunch *launch) {
   }
   for (uint64_t i = 0; i < blocks; ++i) {
     if (launch->late_stores) emu_begin_stores();
+    if (launch->early) emu_hide();
     emu_run_block(at);
     if (launch->late_stores) emu_end_stores();
     at += step;
@@ -569,6 +577,7 @@ static void emu_on_signal(int signal, siginfo_t *info, void *) {
   }
   if (nearest < 0 || distance > (1ull << 32)) emu_fault("an access at address %p, far from every buffer", (const void *)address);
   const EmuRegion *r = &launch->regions[nearest];
+  if (emu.hidden && !distance) emu_fault("an access to buffer %d before the wait for the launch before", nearest);
   if (address < r->data) emu_fault("an access %llu bytes before buffer %d", (unsigned long long)distance, nearest);
   emu_fault("an access %llu bytes past the %llu bytes of buffer %d", (unsigned long long)distance,
             (unsigned long long)r->bytes, nearest);
@@ -593,6 +602,7 @@ static int emu_launch(EmuLaunch *launch, const EmuKernel *kernel, const EmuKerne
   emu.launch = launch;
   emu.common = common;
   emu.current = 0;
+  emu.hidden = false;
   launch->report[0] = 0;
   volatile int failed = 0;
   sigaltstack(&stack, &old_stack);
@@ -604,6 +614,7 @@ static int emu_launch(EmuLaunch *launch, const EmuKernel *kernel, const EmuKerne
     if (launch->late_stores) emu_land_stores();
   } else {
     failed = 1;
+    emu_reveal();
     emu.stacks_ready = false;
   }
   setitimer(ITIMER_PROF, &none, 0);

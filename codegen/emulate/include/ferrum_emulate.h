@@ -69,8 +69,9 @@ template <class T> static inline void emu_store(T *p, T value);
 template <class T> static inline T emu_load_acquire(const T *p);
 template <class T> static inline void emu_store_release(T *p, T value);
 template <class T> static inline T emu_atomic_add_release(T *p, T value); /* returns the old value */
-/* Programmatic dependent launch (griddepcontrol.wait and .launch_dependents): launches run one after the other here. */
-static inline void emu_grid_dependency_wait(void) {}
+/* Programmatic dependent launch (griddepcontrol.wait and .launch_dependents): launches run one after the other here, but what
+   other launches write is out of reach before the wait (previous.h). */
+static void emu_grid_dependency_wait(int line = __builtin_LINE());
 static inline void emu_launch_dependents(void) {}
 
 /* --- words -----------------------------------------------------------------------------------------------------------------

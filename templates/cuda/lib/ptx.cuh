@@ -53,6 +53,18 @@ template <int PENDING> INLINE void copies_wait(void) {
 #endif
 }
 
+/* Until the launch before has ended and what it wrote is seen; from then on the next one may start. Every thread comes here, on
+   every path, before it touches what launches write: a block that did not wait could let its launch end before the one in
+   front. Weights and, past the L1 cache, the step's inputs can be read earlier: they are there before the first launch. */
+INLINE void wait_for_previous(void) {
+#ifdef FERRUM_EMULATE
+  emu_grid_dependency_wait();
+#elif __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 /* Two float32 to bfloat16, rounded to nearest even; `low` in the low half. */
 INLINE u32 pack_bf16(float low, float high) {
 #ifdef FERRUM_EMULATE

@@ -1,0 +1,60 @@
+"""The measurement of a GPU on a stand-in for the driver, with emulated kernels of a small shape: every part of it runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ferrum.codegen.layouts import parse_format
+from ferrum.codegen.row_layout import RowLayout, decode_stored
+from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.devices.base import DeviceOptions
+from ferrum.devices.cuda_driver import Driver, choose_gpu
+from ferrum.pack.schema import TensorRecord
+from tests.bench import gpu, gpu_models
+from tests.devices.emulated import emulated_driver
+
+SHAPE = gpu_models.SHAPES["0.6b"] | {
+    "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "head_dim": 64, "vocab_size": 500,
+}  # fmt: skip
+CONSTANTS = {
+    "ROWS": (1, 2), "PREFILL": (9,), "CONTEXTS": (40,), "SEQUENCES": (2,), "ATTENTION_ROWS": (1, 2), "TIMED_LAUNCHES": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g128", "int4-g32", "int4a-g64"])
+def test_random_weights_fill_a_stored_matrix(fmt: str) -> None:
+    layout = RowLayout(100, 320, parse_format(fmt))
+    record = TensorRecord(name="w", format=fmt, layout=layout.name, shape=[100, 320], offset=0, nbytes=layout.nbytes)
+    raw = np.zeros(layout.nbytes, np.uint8)
+    for start, nbytes, piece in gpu_models._pieces(record, np.random.default_rng(0)):
+        raw[start : start + nbytes] = np.resize(piece, nbytes)
+    w = decode_stored(raw.data, layout, np.arange(100))
+    assert 0.015 < w.std() < 0.025 and abs(w.mean()) < 0.005
+
+
+@pytest.mark.timeout(300)
+def test_a_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    quant = "f32"  # the fewest kernels
+    monkeypatch.setitem(gpu_models.SHAPES, "small", SHAPE)
+    for name, value in CONSTANTS.items():
+        monkeypatch.setattr(gpu, name, value)
+    monkeypatch.setattr(gpu, "OPTIONS", DeviceOptions(max_seqs=4, max_tokens=80, max_model_len=256))
+    target = BY_NAME["cuda-sm90a"]
+    assert isinstance(target, GpuTarget)
+    folder = gpu_models.prepare("small", quant, target, tmp_path)
+    assert gpu_models.prepare("small", quant, target, tmp_path) == folder
+    pack, report = gpu_models.PreparedPack(folder), gpu.Report(1000)
+    driver = Driver(emulated_driver(pack, (9, 0)))  # type: ignore[arg-type]
+    report.raw["ceilings"] = {"copy_gb_per_s": 1.0}
+    gpu.run_model(report, driver, choose_gpu(driver, target.arch, target.name, "test"), folder, "small", quant)
+    found = report.raw[f"small {quant}"]
+    assert found["consistency_error"] <= 0.05
+    assert {f"step_us decode x{rows}" for rows in (1, 2)} <= set(found)
+    assert any("attention" in symbol for symbol in found["attention x1 40"])
+    assert all(entry["us"] > 0 for entry in found["kernels prefill 9"].values())
+    assert found["engine x2"]["decode_tokens_per_s"] > 0 and len(report.table) > 5 and not report.raw["skipped"]
