@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(NVRTC is None or not find_tool("nvdisasm"), reas
 def kernels_of(target: GpuTarget) -> list[GpuKernel]:
     """The hot kernels of Qwen3-0.6B and, for other head sizes and formats, of shapes like it."""
     made: list[GpuKernel] = []
-    for fmt in ("bf16", "int8-g128", "int4-g128"):
+    for fmt in ("bf16", "fp8", "int8-g128", "int4-g128"):
         for n, k, activation in ((1024, 3072, ""), (6144, 1024, "silu_mul")):
             layout = RowLayout(n, k, parse_format(fmt), 2 if activation else 1)
             fields = {"n": n, "k": k, "weight": layout, "bias": False, "residual": not activation, "activation": activation}
