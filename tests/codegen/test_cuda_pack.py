@@ -49,13 +49,11 @@ def test_the_same_answers_as_the_cpu(target: str, quant: str, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("target", ("cuda-sm89", "metal-m2"))
-def test_answers_of_8_bit_floats(target: str, tmp_path: Path) -> None:
-    """The pack is proved against the interpreter; its answers are those of bfloat16, but for one in twenty."""
-    prompts = asked(20)
-    found = answers(compile_tiny(tmp_path, target, "fp8", prove=True), prompts, "emulate")
-    expected = answers(compile_tiny(tmp_path, "cpu", "none"), prompts, "cpu")
-    assert sum(a == b for a, b in zip(found, expected, strict=True)) >= 19
+def test_answers_of_8_bit_floats(tmp_path: Path) -> None:
+    """The pack is proved against the interpreter; its answers are those of bfloat16."""
+    prompts = asked(8)
+    found = answers(compile_tiny(tmp_path, "cuda-sm89", "fp8", prove=True), prompts, "emulate")
+    assert found == answers(compile_tiny(tmp_path, "cpu", "none"), prompts, "cpu")
 
 
 def test_cpus_refuse_8_bit_floats(tmp_path: Path) -> None:
