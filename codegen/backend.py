@@ -178,8 +178,11 @@ def _gpu(made: AnyPlan) -> plan_gpu.GpuPlan:
 
 
 def backend_of(target: Target | GpuTarget, quant: str, kv_dtype: str, tuned: Mapping[str, Blocking]) -> Backend:
-    """Raises FerrumError for a cache format that the target has no kernels for."""
+    """Raises FerrumError for a format of weights or of the cache that the target has no kernels for."""
     if isinstance(target, Target):
+        if quant == "fp8":
+            what = f"{target.name} has no kernels for weights in fp8"
+            raise FerrumError("bad-option", what, "--quant", "use int8, or a cuda or metal target")
         return CpuBackend(target, quant, kv_dtype, tuned)
     if kv_dtype not in ("bf16", "f32"):
         what = f"{target.name} has no kernels for a cache in {kv_dtype}"

@@ -124,6 +124,8 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
     if len(targets) > 1 and (options.output or options.stop_after or options.start_from):
         what = f"one of them cannot serve {len(targets)} targets"
         raise FerrumError("bad-option", what, "-o, --stop-after, --start-from", "compile for one target at a time")
+    for target in targets:  # what a target lacks is told before tracing
+        backend_of(target, options.quant, options.kv, {})
     job = _open_job(replace(options, target=targets[0].name), progress or (lambda stage, done, total: None))
     if job.stops(GRAPH_STAGES[-1]):
         return [job.dump(options.stop_after, print_graph(_graph_stages(job)))]

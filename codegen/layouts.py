@@ -29,14 +29,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
-_FORMAT = re.compile(r"(f32|bf16|(?:int8|int6|int4|int4a)-g(\d+))")
+_FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4|int4a)-g(\d+))")
 # Candidate shrink factors of a group's scale: clipping the largest weights a little often lowers the squared error.
 _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 
 
 @dataclass(frozen=True)
 class Format:
-    """A logical number format: ``kind`` f32, bf16, int8, int6, int4 or int4a; ``group`` K values share a scale (0: none)."""
+    """A logical number format: ``kind`` f32, bf16, fp8, int8, int6, int4 or int4a; ``group`` K values share a scale (0: none).
+
+    fp8 is e4m3 with one float32 scale for a whole row.
+    """
 
     kind: str
     group: int = 0
@@ -47,7 +50,12 @@ class Format:
 
     @property
     def bits(self) -> int:
-        return {"f32": 32, "bf16": 16, "int8": 8, "int6": 6, "int4": 4, "int4a": 4}[self.kind]
+        return {"f32": 32, "bf16": 16, "fp8": 8, "int8": 8, "int6": 6, "int4": 4, "int4a": 4}[self.kind]
+
+    @property
+    def per_row(self) -> bool:
+        """One scale for a row, applied to its finished sum."""
+        return self.kind == "fp8"
 
     @property
     def zero(self) -> int:

@@ -8,14 +8,15 @@ from pathlib import Path
 from ferrum.errors import FerrumError
 
 KV_DTYPES = ("bf16", "int8", "f32")
-QUANTS = ("none", "f32", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
+QUANTS = ("none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 
 
 @dataclass(frozen=True)
 class CompileOptions:
     """``model`` is a local folder (names and aliases are resolved before). ``max_model_len`` 0 takes the model's own.
 
-    ``quant``: ``none`` stores bfloat16. ``kv_dtype`` is the cache's format; empty takes bf16, or f32 with f32 weights.
+    ``quant``: ``none`` stores bfloat16; ``fp8`` exists on GPUs only. ``kv_dtype`` is the cache's format; empty takes bf16, or
+    f32 with f32 weights.
     ``start_from`` names a stage whose dumped input is read from ``dump_dir``; ``stop_after`` names the last stage to run.
     ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first.
     """

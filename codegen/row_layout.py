@@ -9,14 +9,15 @@ format       K a chunk  lane c's 16 bytes
 f32          16         4 values from k = 4c
 bf16         32         8 values from k = 8c
 int8-gG      64         8 bytes from k = 8c, then 8 bytes from k = 32 + 8c; value = scale * (q - 128)
+fp8          64         as int8; value = scale of the row * e4m3
 int4-gG      128        4 words; word j holds k = 32j + 8c … +7 as nibbles 0 2 4 6 1 3 5 7 from the lowest,
                         so that word >> 4i & 0x000f000f is the pair k+2i, k+2i+1; value = scale * (q - 8)
 int4a-gG     128        as int4; value = scale * (q - zero)
 ===========  =========  ================================================================================
 
-Scales (f16 ``[N][K/G]``) follow the rows, zero points (u8 ``[N][K/G]``) the scales. K is padded to whole chunks and groups,
-N to 16 rows. ``halves`` 2 interleaves 8 rows of the first half (gate) with the same 8 of the second (up), so that the
-16 rows of one matrix tile hold pairs that are multiplied with each other.
+Scales (f16 ``[N][K/G]``; of fp8 f32 ``[N]``) follow the rows, zero points (u8 ``[N][K/G]``) the scales. K is padded to whole
+chunks and groups, N to 16 rows. ``halves`` 2 interleaves 8 rows of the first half (gate) with the same 8 of the second (up), so
+that the 16 rows of one matrix tile hold pairs that are multiplied with each other.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.codegen import float8
 from ferrum.codegen.layouts import (
     Array,
     Format,
@@ -115,7 +117,7 @@ class RowLayout:
     @property
     def nbytes(self) -> int:
         if not self.groups:
-            return self.padded_n * self.row_bytes
+            return self.scale_offset + (4 * self.padded_n if self.format.per_row else 0)
         if self.format.kind != "int4a":
             return self.scale_offset + self.padded_n * self.groups * 2
         return self.zero_offset + self.padded_n * self.groups
@@ -155,12 +157,15 @@ def gather_rows(matrix: Array, layout: RowLayout, first: int, count: int) -> NDA
 
 
 def encode_rows(rows: NDArray[np.float32], layout: RowLayout) -> tuple[Array, Array | None, Array | None]:
-    """Encode whole tiles as ``gather_rows`` gives them → row bytes, scales ``[rows, K/G]``, zero points."""
+    """Encode whole tiles as ``gather_rows`` gives them → row bytes, scales ``[rows, K/G]`` or ``[rows]``, zero points."""
     fmt, count, k = layout.format, rows.shape[0], layout.padded_k
     if fmt.kind == "f32":
         return np.ascontiguousarray(rows), None, None
     if fmt.kind == "bf16":
         return to_bf16(rows), None, None
+    if fmt.per_row:
+        bits, row_scale = float8.quantize_rows(rows)
+        return _permute(bits, fmt, count, k), row_scale, None
     q, scale, zero = quantize_groups(rows, fmt)
     return _permute(q, fmt, count, k), scale, zero
 
@@ -192,6 +197,9 @@ def decode_stored(data: memoryview | bytes, layout: RowLayout, ids: NDArray[np.i
         return np.ascontiguousarray(packed.view(np.float32)[:, : layout.k])
     if fmt.kind == "bf16":
         return to_f32(np.ascontiguousarray(packed.view(np.uint16)[:, : layout.k]))
+    if fmt.per_row:
+        scales = raw[layout.scale_offset : layout.nbytes].view(np.float32)[row]
+        return np.ascontiguousarray((float8.values_of(_restore(packed, layout)) * scales[:, None])[:, : layout.k])
     total = layout.padded_n * layout.groups
     stored = raw[layout.scale_offset : layout.scale_offset + 2 * total].view(np.float16)
     scale = stored.reshape(layout.padded_n, layout.groups)[row].astype(np.float32)

@@ -9,6 +9,7 @@ from ferrum.codegen.formats import ActFormat, act_for, parse_act
 from ferrum.codegen.kernels.base import Kernel
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.gather_rows import GatherRows
+from ferrum.codegen.kernels.layer_norm import LayerNorm
 from ferrum.codegen.kernels.linear import Blocking, Linear
 from ferrum.codegen.kernels.paged_attention import PagedAttention
 from ferrum.codegen.kernels.quantize import Quantize
@@ -107,15 +108,23 @@ class Selector:
         kernel = Embedding(layout.n, layout.k, layout, float(node.attrs.get("scale", 1.0)))  # type: ignore[arg-type]
         self._add(node, kernel, (node.inputs[0],), (node.inputs[1],), 4 * layout.k)
 
-    def _rms_norm(self, node: Node) -> None:
-        k = self._width(node.output.name)
+    def _stored(self, node: Node) -> tuple[ActFormat, str]:
+        """(format, value) that a norm writes: what the only product that reads it wants, else float32."""
         users = self.users.get(node.output.name, ())
-        act, output = ActFormat("f32"), node.output.name
-        if len(users) == 1 and users[0].op == "quantize":  # the norm stores what the product reads
-            act, output = parse_act(str(users[0].attrs["act"])), users[0].output.name
-            self.fused.add(output)
+        if len(users) == 1 and users[0].op == "quantize":
+            self.fused.add(users[0].output.name)
+            return parse_act(str(users[0].attrs["act"])), users[0].output.name
+        return ActFormat("f32"), node.output.name
+
+    def _rms_norm(self, node: Node) -> None:
+        k, (act, output) = self._width(node.output.name), self._stored(node)
         kernel = RmsNorm(k, float(node.attrs["eps"]), act)  # type: ignore[arg-type]
         self._add(node, kernel, (node.inputs[0],), (node.inputs[1],), act.row_bytes(k), output)
+
+    def _layer_norm(self, node: Node) -> None:
+        k, (act, output) = self._width(node.output.name), self._stored(node)
+        kernel = LayerNorm(k, float(node.attrs["eps"]), bool(node.attrs["has_bias"]), act)  # type: ignore[arg-type]
+        self._add(node, kernel, (node.inputs[0],), node.inputs[1:], act.row_bytes(k), output)
 
     def _quantize(self, node: Node) -> None:
         k, act = self._width(node.output.name), parse_act(str(node.attrs["act"]))

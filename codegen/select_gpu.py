@@ -12,6 +12,7 @@ from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
 from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
 from ferrum.codegen.kernels.gpu_gather_rows import GpuGatherRows
 from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
+from ferrum.codegen.kernels.gpu_layer_norm import GpuLayerNorm
 from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
 from ferrum.codegen.kernels.gpu_plain_linear import GpuPlainLinear
 from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention, tile_tokens
@@ -224,6 +225,11 @@ class GpuSelector:
         k, (out, name) = self._width(node.output.name), self._stored(node)
         kernel = GpuRmsNorm(k, float(node.attrs["eps"]), ActFormat(out))  # type: ignore[arg-type]
         self._add(node, kernel, (node.inputs[0],), (node.inputs[1],), row_bytes(out, k), name)
+
+    def _layer_norm(self, node: Node) -> None:
+        k, (out, name) = self._width(node.output.name), self._stored(node)
+        kernel = GpuLayerNorm(k, float(node.attrs["eps"]), bool(node.attrs["has_bias"]), ActFormat(out))  # type: ignore[arg-type]
+        self._add(node, kernel, (node.inputs[0],), node.inputs[1:], row_bytes(out, k), name)
 
     def _quantize(self, node: Node) -> None:
         k, act = self._width(node.output.name), parse_act(str(node.attrs["act"]))

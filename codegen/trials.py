@@ -22,6 +22,7 @@ from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
 from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
 from ferrum.codegen.kernels.gpu_gather_rows import GpuGatherRows
 from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
+from ferrum.codegen.kernels.gpu_layer_norm import GpuLayerNorm
 from ferrum.codegen.kernels.gpu_matrix import GpuMatrix
 from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
 from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
@@ -159,6 +160,15 @@ def try_rms_norm(kernel: GpuRmsNorm, bench: Bench, random: Random, rows: int = 3
     result = poison((rows, row_stride(kernel.act.kind, kernel.k)), kernel.act.kind)
     bench.run(kernel, {"value:0": x, "weight:0": w, "result": result}, counts(rows))
     return error(values_of(result, kernel.k), kernel.reference(x, w, kernel.eps))
+
+
+def try_layer_norm(kernel: GpuLayerNorm, bench: Bench, random: Random, rows: int = 3) -> float:
+    """Rows far from zero: a variance from sums of squares would show here."""
+    x = (random.normal(size=(rows, kernel.k)) + 10.0 ** random.integers(-3, 3, (rows, 1))).astype(np.float32)
+    w, b = (random.normal(size=kernel.k).astype(np.float32) for _ in range(2))
+    result = poison((rows, row_stride(kernel.act.kind, kernel.k)), kernel.act.kind)
+    bench.run(kernel, {"value:0": x, "weight:0": w, "weight:1": b, "result": result}, counts(rows))
+    return error(values_of(result, kernel.k), kernel.reference(x, w, b if kernel.bias else None, kernel.eps))
 
 
 def try_convert(kernel: GpuConvert, bench: Bench, random: Random, rows: int = 3) -> float:
@@ -354,6 +364,7 @@ Trial = Callable[[Any, Bench, Random], float]
 TRIALS: dict[type, Trial] = {
     GpuEmbedding: try_embedding,
     GpuRmsNorm: try_rms_norm,
+    GpuLayerNorm: try_layer_norm,
     GpuConvert: try_convert,
     GpuGatherRows: try_gather_rows,
     GpuRopeTable: try_rope_table,
@@ -385,7 +396,7 @@ def reduced(kernel: GpuKernel) -> GpuKernel:
         group = layout.format.group
         k = -(-k // group) * group if group and layout.k % group == 0 else k
         return replace(kernel, n=n, k=k, weight=replace(layout, n=n, k=k))
-    if isinstance(kernel, (GpuRmsNorm, GpuConvert, GpuGatherRows)):
+    if isinstance(kernel, (GpuRmsNorm, GpuLayerNorm, GpuConvert, GpuGatherRows)):
         return replace(kernel, k=min(kernel.k, 1024))
     if isinstance(kernel, (GpuAttention, GpuRopeKv)):
         heads = max(1, kernel.num_heads // kernel.num_kv_heads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.graphs.ir import Graph, Node, Param, Shape
-from ferrum.graphs.ops import axes
+from ferrum.graphs.ops import GATES, axes
 
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = "NDArray[np.int64] | slice"
@@ -97,6 +98,25 @@ def silu(x: Array) -> Array:
     return np.asarray(x * sigmoid(x))
 
 
+def gelu(x: Array) -> Array:
+    """x times the normal distribution's probability of less than x (Hendrycks & Gimpel, 2016), exactly."""
+    return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))), x.dtype)
+
+
+def gelu_tanh(x: Array) -> Array:
+    """The approximation of ``gelu`` by tanh from the same paper."""
+    return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), x.dtype)
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+UNARY_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {"silu": silu, "gelu": gelu, "gelu_tanh": gelu_tanh}
+
+
+def gated(activation: str, gate: Array, up: Array) -> Array:
+    """act(gate) * up; ``activation`` is a key of ``GATES``."""
+    return np.asarray(UNARY_ACTIVATIONS[GATES[activation]](gate) * up)
+
+
 def softmax(x: Array, axis: int = -1) -> Array:
     e = np.exp(x - x.max(axis=axis, keepdims=True))
     return np.asarray(e / e.sum(axis=axis, keepdims=True))
@@ -164,9 +184,8 @@ def linear(run: Run, node: Node) -> Array:
     out = linear_rows(run, run.get(node.inputs[0]), node.inputs[1])
     if node.attrs["has_bias"]:
         out = out + run.get(node.inputs[2])
-    if node.attrs["activation"] == "silu_mul":
-        half = out.shape[-1] // 2
-        out = silu(out[..., :half]) * out[..., half:]
+    if node.attrs["activation"]:
+        out = gated(str(node.attrs["activation"]), *np.split(out, 2, axis=-1))
     if node.attrs["has_residual"]:
         out = out + run.get(node.inputs[-1])
     return out
@@ -190,6 +209,12 @@ def normalize(x: Array, weight: Array, eps: float) -> Array:
 
 def rms_norm(run: Run, node: Node) -> Array:
     return normalize(run.get(node.inputs[0]), run.get(node.inputs[1]), _float(node, "eps"))
+
+
+def layer_norm(run: Run, node: Node) -> Array:
+    x, weight, *bias = (run.get(name) for name in node.inputs)
+    out = normalize(x - np.mean(x, axis=-1, keepdims=True), weight, _float(node, "eps"))
+    return out + bias[0] if bias else out
 
 
 def rotate(x: Array, positions: Array, inv_freq: Array, seq_axis: int, rope_dim: int, scale: float) -> Array:
@@ -280,7 +305,7 @@ KERNELS: Mapping[str, Kernel] = {
     "cos": unary(np.cos),
     "sin": unary(np.sin),
     "sigmoid": unary(sigmoid),
-    "silu": unary(silu),
+    **{op: unary(f) for op, f in UNARY_ACTIVATIONS.items()},
     "cast": cast,
     "lt": binary(np.less),
     "le": binary(np.less_equal),
@@ -307,9 +332,10 @@ KERNELS: Mapping[str, Kernel] = {
     "sdpa": sdpa,
     "attention": attention,
     "rope": rope,
-    "silu_mul": lambda run, node: silu(run.get(node.inputs[0])) * run.get(node.inputs[1]),
+    "gated": lambda run, node: gated(str(node.attrs["activation"]), *(run.get(name) for name in node.inputs)),
     "embedding": embedding,
     "rms_norm": rms_norm,
+    "layer_norm": layer_norm,
     "linear": linear,
     "paged_attention": paged_attention,
     "quantize": lambda run, node: run.get(node.inputs[0]),  # the oracle computes with the exact rows

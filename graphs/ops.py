@@ -20,7 +20,9 @@ Attrs: TypeAlias = Mapping[str, Attr]
 Typed: TypeAlias = tuple[str, Shape]
 Infer: TypeAlias = Callable[[Inputs, Attrs, Value | None], Typed]
 
-ACTIVATIONS = ("", "silu_mul")
+# act(gate) * up, by the op that computes act
+GATES: Mapping[str, str] = {"silu_mul": "silu", "gelu_mul": "gelu", "gelu_tanh_mul": "gelu_tanh"}
+ACTIVATIONS = ("", *GATES)
 
 
 class OpFault(ValueError):
@@ -212,7 +214,7 @@ def linear(x: Inputs, a: Attrs, _: Value | None) -> Typed:
     rows = weight[0]
     if not isinstance(rows, int):
         raise OpFault("a weight has fixed dims")
-    if activation == "silu_mul":
+    if activation:
         need(rows % 2 == 0, f"gate and up rows together must be even, not {rows}")
         rows //= 2
     if a["has_bias"]:
@@ -236,6 +238,13 @@ def embedding(x: Inputs, _: Attrs, __: Value | None) -> Typed:
 
 def rms_norm(x: Inputs, a: Attrs, d: Value | None) -> Typed:
     need(x[1].shape == x[0].shape[-1:], f"weight {list(x[1].shape)} against rows of {x[0].shape[-1]}")
+    return floating(x, a, d)
+
+
+def layer_norm(x: Inputs, a: Attrs, d: Value | None) -> Typed:
+    need(len(x) == 2 + bool(a["has_bias"]), f"{len(x)} inputs do not fit has_bias")
+    for name, value in zip(("weight", "bias"), x[1:], strict=False):
+        need(value.shape == x[0].shape[-1:], f"{name} {list(value.shape)} against rows of {x[0].shape[-1]}")
     return floating(x, a, d)
 
 
@@ -271,7 +280,8 @@ def attention(x: Inputs, a: Attrs, _: Value | None) -> Typed:
     return x[0].dtype, x[0].shape
 
 
-def silu_mul(x: Inputs, _: Attrs, __: Value | None) -> Typed:
+def gated(x: Inputs, a: Attrs, _: Value | None) -> Typed:
+    need(a["activation"] in GATES, f"activation {a['activation']!r} is unknown")
     need(x[0].dtype == x[1].dtype == "f32" and x[0].shape == x[1].shape, "gate and up must agree")
     return x[0].dtype, x[0].shape
 
@@ -333,6 +343,8 @@ OPS: Mapping[str, OpSpec] = {
     "sin": OpSpec((1, 1), floating),
     "sigmoid": OpSpec((1, 1), floating),
     "silu": OpSpec((1, 1), floating),
+    "gelu": OpSpec((1, 1), floating),
+    "gelu_tanh": OpSpec((1, 1), floating),
     "cast": OpSpec((1, 1), cast),
     "lt": OpSpec((2, 2), compare),
     "le": OpSpec((2, 2), compare),
@@ -362,10 +374,11 @@ OPS: Mapping[str, OpSpec] = {
     "sdpa": OpSpec((3, 4), sdpa, {"is_causal": "bool", "scale": "float"}),
     "attention": OpSpec((3, 3), attention, {"scale": "float", "window": "int"}),
     "rope": OpSpec((2, 2), rope, {"seq_axis": "int", "rope_dim": "int", "rope_scale": "float"}),
-    "silu_mul": OpSpec((2, 2), silu_mul),
+    "gated": OpSpec((2, 2), gated, {"activation": "str"}),
     # the finished graph
     "embedding": OpSpec((2, 2), embedding, {"scale": "float"}, paged=True),
     "rms_norm": OpSpec((2, 2), rms_norm, {"eps": "float"}, paged=True),
+    "layer_norm": OpSpec((2, 3), layer_norm, {"eps": "float", "has_bias": "bool"}, paged=True),
     "linear": OpSpec((2, 4), linear, LINEAR, paged=True),
     "paged_attention": OpSpec((2, 4), paged_attention, PAGED_ATTENTION, paged=True),
     "gather_rows": OpSpec((2, 2), gather_rows, paged=True),

@@ -8,11 +8,17 @@ from ferrum.codegen.kernels.base import Cost
 from ferrum.codegen.kernels.gpu_base import GpuKernel, row_bytes, row_stride
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.row_layout import RowLayout
+from ferrum.graphs.ops import GATES
 
 
 @dataclass(frozen=True)
 class GpuMatrix(GpuKernel):
-    """``x [rows, k] -> [rows, n]``, or ``[rows, n/2]`` = silu(gate) * up; then ``+ bias`` before and ``+ residual`` after it.
+    """``x [rows, k] -> [rows, n]``, or ``[rows, n/2]`` = act(gate) * up; then ``+ bias`` before and ``+ residual`` after it.
+
+    Weights in fp8 are unpacked to bfloat16 like all others (W8A16), and the scales of their rows multiply the finished sums.
+    bfloat16 holds every e4m3 number, so batches of every size compute with the same values, and activations lose nothing. Moving
+    the bits and one product with 2^120 are four instructions for two weights on any GPU; the conversion of sm_89 and later ends
+    in float16 and takes as many to bfloat16.
 
     ``out`` is the format of the result: f32 rows follow each other without gaps, bf16 rows are those of a product's input.
     """
@@ -57,6 +63,7 @@ class GpuMatrix(GpuKernel):
     def context(self) -> dict[str, object]:
         return {
             "f": self.weight.format,
+            "gate_function": GATES.get(self.activation, ""),
             "n_out": self.n_out,
             "x_stride": row_stride(self.act, self.k),
             "out_stride": row_stride(self.out, self.n_out),

@@ -11,6 +11,8 @@ import numpy as np
 from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import F32, Cost, Kernel
 from ferrum.codegen.layouts import TiledLayout
+from ferrum.graphs.numpy_ops import gated
+from ferrum.graphs.ops import GATES
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Blocking:
 
 @dataclass(frozen=True)
 class Linear(Kernel):
-    """``x [rows, k] -> [rows, n]``, or ``[rows, n/2]`` = silu(gate) * up.
+    """``x [rows, k] -> [rows, n]``, or ``[rows, n/2]`` = act(gate) * up.
 
     ``mr`` rows of x and ``nr`` weight tiles are held in ``registers`` vector registers at once; with more rows, weights are
     used in chunks of ``chunk_kib``.
@@ -55,7 +57,7 @@ class Linear(Kernel):
 
     @property
     def n_out(self) -> int:
-        return self.n // 2 if self.activation == "silu_mul" else self.n
+        return self.n // 2 if self.activation else self.n
 
     @property
     def steps(self) -> int:
@@ -88,6 +90,7 @@ class Linear(Kernel):
         pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
         steps = self.weight.format.group // {6: 16}.get(self.weight.format.bits, 8) or self.steps
         return {
+            "gate_function": GATES.get(self.activation, ""),
             "steps": self.steps,
             "x_step": 8 if pair else 4,
             "groups": self.groups,
@@ -112,7 +115,6 @@ class Linear(Kernel):
         y = x.astype(np.float64) @ w.astype(np.float64).T
         if bias is not None:
             y = y + bias
-        if activation == "silu_mul":
-            gate, up = np.split(y, 2, axis=-1)
-            y = gate / (1 + np.exp(-gate)) * up
+        if activation:
+            y = gated(activation, *np.split(y, 2, axis=-1))
         return (y if residual is None else y + residual).astype(np.float32)

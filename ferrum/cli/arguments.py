@@ -11,7 +11,7 @@ from pathlib import Path
 from ferrum.cli.options import non_negative
 from ferrum.cli.output import Progress, stage_progress
 
-QUANTS = ("none", "f32", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
+QUANTS = ("none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 KV_DTYPES = ("bf16", "int8", "f32")
 MODEL_HELP = "a pack, a folder, an alias such as qwen3:0.6b, or org/name[@revision]"
 

@@ -11,13 +11,16 @@ STAGES: dict[str, str] = {
         "One spelling for each idea: casts that change nothing, views of views and constants that can be folded are removed, "
         "so that later patterns have one form to match (graphs/passes/canonicalize.py)."
     ),
-    "fuse_norm": "x * rsqrt(mean(x^2) + eps) * weight becomes one rms_norm node (graphs/passes/fuse_norm.py).",
+    "fuse_norm": (
+        "x * rsqrt(mean(x^2) + eps) * weight becomes one rms_norm node, or one layer_norm where the mean was taken off before "
+        "(graphs/passes/fuse_norm.py)."
+    ),
     "fuse_rope": "Slices, negation, concatenation and cos/sin products become one rope node (graphs/passes/fuse_rope.py).",
     "fuse_attention": (
         "Head splits, q/k norm, rope and scaled dot-product attention become one attention node with its window and scale "
         "as attributes (graphs/passes/fuse_attention.py)."
     ),
-    "fuse_mlp": "silu(gate) * up becomes the activation of one linear node (graphs/passes/fuse_mlp.py).",
+    "fuse_mlp": "silu(gate) * up, or gelu, becomes the activation of one linear node (graphs/passes/fuse_mlp.py).",
     "merge_linear": (
         "Projections that read the same input are joined: Q, K and V in one matrix, gate and up in another. Only names and "
         "shapes change here; the rows are joined when the pack is written (graphs/passes/merge_linear.py)."

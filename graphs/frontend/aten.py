@@ -347,6 +347,20 @@ def embedding(imp: Importer, node: fx.Node) -> str:
     return imp.emit("embedding", imp.tensor(args["indices"]), imp.tensor(args["weight"]), scale=1.0)
 
 
+def gelu(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    op = {"none": "gelu", "tanh": "gelu_tanh"}[args["approximate"]]
+    return imp.emit(op, imp.cast(imp.tensor(args["self"]), imp.dtype(node)))
+
+
+def layer_norm(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    if args["weight"] is None or len(args["normalized_shape"]) != 1:
+        raise Unsupported("layer_norm without a weight or over several axes", "layer_norm over the last axis with a weight")
+    names = [imp.tensor(args[key]) for key in ("input", "weight", "bias") if args[key] is not None]
+    return imp.emit("layer_norm", *names, has_bias=len(names) == 3, eps=number(args["eps"], "eps"))
+
+
 def rms_norm(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     if args["weight"] is None or len(args["normalized_shape"]) != 1:

@@ -18,8 +18,10 @@ from ferrum.graphs.frontend.aten import (
     embedding,
     expand,
     filled,
+    gelu,
     getitem,
     identity,
+    layer_norm,
     linear,
     logical,
     masked_fill,
@@ -88,6 +90,7 @@ TABLE: Mapping[str, Handler] = {
     "aten.sin.default": unary("sin"),
     "aten.sigmoid.default": unary("sigmoid"),
     "aten.silu.default": unary("silu"),
+    "aten.gelu.default": gelu,
     # conditions
     **{f"aten.{op}.{kind}": comparison(op) for op in ("lt", "le", "gt", "ge", "eq", "ne") for kind in ("Tensor", "Scalar")},
     **dict.fromkeys(("aten.logical_and.default", "aten.bitwise_and.Tensor", "aten.__and__.Tensor"), logical("and")),
@@ -143,6 +146,7 @@ TABLE: Mapping[str, Handler] = {
     "aten.linear.default": linear,
     "aten.embedding.default": embedding,
     "aten.rms_norm.default": rms_norm,
+    "aten.layer_norm.default": layer_norm,
     "aten.scaled_dot_product_attention.default": sdpa,
 }
 
@@ -155,8 +159,8 @@ IGNORED = frozenset({
 # what to use instead, by the op's plain name
 HALVES = "rope by halves (x * cos + rotated * sin)"
 NEAREST: Mapping[str, str] = {
-    **dict.fromkeys(("gelu", "relu", "tanh", "softplus", "hardswish", "mish", "elu"), "silu"),
-    **dict.fromkeys(("layer_norm", "native_layer_norm", "group_norm", "batch_norm"), "rms_norm"),
+    **dict.fromkeys(("relu", "tanh", "softplus", "hardswish", "mish", "elu"), "silu or gelu"),
+    **dict.fromkeys(("native_layer_norm", "group_norm", "batch_norm"), "layer_norm or rms_norm"),
     **dict.fromkeys(("view_as_complex", "view_as_real", "polar"), HALVES),
     **dict.fromkeys(("index_select", "gather"), "embedding"),
     **dict.fromkeys(("conv1d", "conv2d"), "linear"),

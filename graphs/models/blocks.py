@@ -5,6 +5,9 @@ Every idea has one spelling here, so that tracing gives few kinds of operations.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -28,6 +31,14 @@ LLAMA_NAMES: dict[str, str] = {
     **{f"layers.{{}}.mlp.{ours}.{part}": f"model.layers.{{}}.mlp.{theirs}.{part}"
        for ours, theirs in (("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj"))
        for part in ("weight", "bias")},
+}
+
+
+# The function of the MLP's gate, by the name in ``ModelConfig.activation``.
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
 
 
@@ -124,9 +135,10 @@ class MLP(nn.Module):
         self.gate = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=config.mlp_bias)
         self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=config.mlp_bias)
+        self.activation = ACTIVATIONS[config.activation]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(self.activation(self.gate(x)) * self.up(x))
 
 
 class Layer(nn.Module):

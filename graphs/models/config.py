@@ -36,6 +36,8 @@ class RopeConfig:
 class ModelConfig:
     """The dimensions and switches of one model. ``layer_types`` holds ``full_attention`` or ``sliding_attention`` per layer.
 
+    ``activation`` of the gate is silu, gelu or gelu_tanh.
+
     ``max_model_len`` is the length in tokens that the model is compiled for (0: ``max_position_embeddings``); only dynamic
     rope depends on it.
     """
@@ -60,6 +62,7 @@ class ModelConfig:
     layer_types: tuple[str, ...] = ()
     torch_dtype: str = "float32"
     max_model_len: int = 0
+    activation: str = "silu"
 
     def window(self, layer: int) -> int:
         """How many keys a query of ``layer`` sees, itself included; 0 means all."""
@@ -94,6 +97,12 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 ARCHITECTURES: dict[str, str] = {
     "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
+}
+# ``hidden_act`` → the function that transformers computes under that name (transformers/activations.py).
+_ACTIVATIONS: dict[str, str] = {
+    **dict.fromkeys(("silu", "swish"), "silu"),
+    **dict.fromkeys(("gelu", "gelu_python"), "gelu"),
+    **dict.fromkeys(("gelu_pytorch_tanh", "gelu_python_tanh", "gelu_new", "gelu_fast", "gelu_accurate"), "gelu_tanh"),
 }
 # Required keys of each rope kind beside theta; the rest have defaults.
 _ROPE_KINDS: dict[str, tuple[str, ...]] = {
@@ -143,8 +152,9 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     """
     family = _family(config)
     read = _Reader(config, _DEFAULTS[family])
-    if read.raw("hidden_act") != "silu":
-        read.faults.append(f"hidden_act = {read.raw('hidden_act')!r} (supported: silu)")
+    activation = _ACTIVATIONS.get(str(read.raw("hidden_act")), "")
+    if not activation:
+        read.faults.append(f"hidden_act = {read.raw('hidden_act')!r} (supported: silu, gelu)")
     if config.get("quantization_config") is not None:
         read.faults.append("quantization_config is set (supported: bf16, f16 and f32 checkpoints)")
     heads = read.integer("num_attention_heads", high=4096)
@@ -178,6 +188,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         qk_norm=family == "qwen3",
         sliding_window=window,
         layer_types=layer_types,
+        activation=activation,
         torch_dtype=str(config.get("dtype") or config.get("torch_dtype") or "float32"),
     )
     if read.faults:

@@ -1,18 +1,22 @@
-"""silu(gate) * up → ``silu_mul``."""
+"""silu(gate) * up, and the same with another activation → ``gated``."""
 
 from __future__ import annotations
 
 from ferrum.graphs.ir import Graph
-from ferrum.graphs.rewrite import Match, P, Rules, Scope, rewrite
+from ferrum.graphs.ops import GATES
+from ferrum.graphs.rewrite import Function, Match, P, Rules, Scope, rewrite
 
 
-def fuse(s: Scope, m: Match) -> str | None:
-    if s.shape(m["gate"]) != s.shape(m["up"]):
-        return None
-    return s.emit("silu_mul", m["gate"], m["up"])
+def fuse(activation: str) -> Function:
+    def function(s: Scope, m: Match) -> str | None:
+        if s.shape(m["gate"]) != s.shape(m["up"]):
+            return None
+        return s.emit("gated", m["gate"], m["up"], activation=activation)
+
+    return function
 
 
-RULES: Rules = ((P("mul", P("silu", "gate"), "up"), fuse),)
+RULES: Rules = tuple((P("mul", P(op, "gate"), "up"), fuse(activation)) for activation, op in GATES.items())
 
 
 def run(graph: Graph) -> Graph:

@@ -1,4 +1,7 @@
-"""x * rsqrt(mean(x²) + eps) * weight → ``rms_norm``, in any order of the factors; norms move before permutes of other axes."""
+"""x * rsqrt(mean(x²) + eps) * weight → ``rms_norm``, in any order of the factors; norms move before permutes of other axes.
+
+An RMSNorm of x - mean(x) is a ``layer_norm``, and so is its sum with a bias.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,25 @@ def before_permute(s: Scope, m: Match) -> str | None:
     return s.emit("permute", s.emit("rms_norm", m["x"], m["w"], eps=s.number(m["root"], "eps")), order=order)
 
 
+def centered(s: Scope, m: Match) -> str | None:
+    if s.attr(m["mean"], "axis") != len(s.shape(m["x"])) - 1:
+        return None
+    return s.emit("layer_norm", m["x"], m["w"], eps=s.number(m["root"], "eps"), has_bias=False)
+
+
+def bias(s: Scope, m: Match) -> str | None:
+    if m["b"] not in s.params or s.shape(m["b"]) != s.shape(m["x"])[-1:]:
+        return None
+    return s.emit("layer_norm", m["x"], m["w"], m["b"], eps=s.number(m["norm"], "eps"), has_bias=True)
+
+
 RULES: Rules = (
     (P("mul", P("mul", "x", SCALE), "w"), fuse),
     (P("mul", "x", P("mul", SCALE, "w")), fuse),
     (P("mul", P("mul", "x", "w"), SCALE), fuse),
     (P("rms_norm", P("permute", "x", bind="p"), "w"), before_permute),
+    (P("rms_norm", P("sub", "x", P("mean", "x", bind="mean", keepdim=True)), "w"), centered),
+    (P("add", P("layer_norm", "x", "w", bind="norm"), "b"), bias),
 )
 
 

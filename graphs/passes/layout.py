@@ -64,7 +64,7 @@ def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
                 continue
             n, k = (int(d) for d in shapes[node.inputs[1]])
             role = EMBEDDING if op == "embedding" else HEAD if node.inputs[1] in heads else BODY
-            halves = 2 if node.attrs.get("activation") == "silu_mul" else 1
+            halves = 2 if node.attrs.get("activation") else 1
             choices[node.inputs[1]] = policy.matrix(role, n, k, halves)
     return choices
 

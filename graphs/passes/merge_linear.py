@@ -1,7 +1,7 @@
 """Linears that read the same input become one: query, key and value of an attention; gate and up of an MLP.
 
 The merged parameter joins its sources along axis 0. Query, key and value are then column slices of one value, which the
-paged attention reads as a whole; gate and up rows go into the activation ``silu_mul`` of one linear.
+paged attention reads as a whole; gate and up rows go into the activation (``silu_mul`` and its like) of one linear.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def merge(s: Scope, nodes: list[Node], activation: str) -> str | None:
 
 def gate_and_up(s: Scope, m: Match) -> str | None:
     nodes = mergeable([s.node(m["gate"], "linear"), s.node(m["up"], "linear")])
-    return None if nodes is None else merge(s, nodes, "silu_mul")
+    return None if nodes is None else merge(s, nodes, str(s.attr(m["root"], "activation")))
 
 
 def chain(s: Scope, name: str) -> tuple[list[Node], str]:
@@ -89,7 +89,7 @@ def query_key_value(s: Scope, m: Match) -> str | None:
 
 
 RULES: Rules = (
-    (P("silu_mul", "gate", "up"), gate_and_up),
+    (P("gated", "gate", "up"), gate_and_up),
     (P("attention", "q", "k", "v"), query_key_value),
 )
 

@@ -18,11 +18,12 @@ from ferrum.graphs.passes.merge_linear import chain
 from ferrum.graphs.rewrite import Scope, live
 
 INPUTS = (Value("tokens", "i32", ("tokens",)), Value("positions", "i32", ("tokens",)), Value("sample_rows", "i32", ("samples",)))
-ROWWISE = frozenset({"embedding", "rms_norm", "linear", "add", "silu_mul"})
+NORMS = ("rms_norm", "layer_norm")
+ROWWISE = frozenset({"embedding", *NORMS, "linear", "add", "gated"})
 ATTENTION = ("sdpa", "softmax", "matmul")
 MOVEMENT = ("reshape", "permute", "slice", "cat", "repeat", "expand")
-OPENS = ("linear", "rms_norm", "embedding", "add")  # a fault before these is no cause of a fault behind them
-TAIL = frozenset({"linear", "rms_norm"})
+OPENS = ("linear", *NORMS, "embedding", "add")  # a fault before these is no cause of a fault behind them
+TAIL = frozenset({"linear", *NORMS})
 ONE_LINEAR = "query, key and value as three nn.Linear of one input, all or none with a bias"
 NORM_THEN_ROPE = "view as [batch, seq, heads, head_dim], RMSNorm over head_dim (both or neither), then rope (both)"
 
@@ -31,7 +32,7 @@ NEAREST: Mapping[str, str] = {
     "attention": ONE_LINEAR,
     "softmax": "scaled_dot_product_attention",
     "matmul": "nn.Linear",
-    "silu": "silu(gate) * up",
+    **dict.fromkeys(("silu", "gelu", "gelu_tanh"), "act(gate) * up"),
     "mul": "silu(gate) * up, or RMSNorm with a weight",
     "add": "x + linear(..)",
     "rope": "rope inside of attention",
@@ -117,7 +118,7 @@ def tail_of(graph: Graph, producers: Mapping[str, Node]) -> str:
         if name != graph.outputs[0] and len(uses.get(name, ())) != 1:
             break
         first = name
-        if node.op == "rms_norm":
+        if node.op in NORMS:
             break
         name = node.inputs[0]
     return first

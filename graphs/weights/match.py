@@ -36,7 +36,7 @@ def split_rows(graph: Graph) -> dict[str, tuple[int, ...]]:
     rows: dict[str, tuple[int, ...]] = {}
     split: tuple[int, ...]
     for node in graph.nodes:
-        if node.op == "linear" and node.attrs["activation"] == "silu_mul":
+        if node.op == "linear" and node.attrs["activation"]:
             half = int(node.output.shape[-1])
             split, linear = (half, half), node
         elif node.op == "paged_attention" and node.inputs[0] in producers:

@@ -47,6 +47,21 @@ def test_the_same_answers_as_the_cpu(target: str, quant: str, tmp_path: Path) ->
     assert found == answers(compile_tiny(tmp_path, "cpu", quant), prompts, "cpu")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_answers_of_8_bit_floats(tmp_path: Path) -> None:
+    """The pack is proved against the interpreter; its answers are those of bfloat16."""
+    prompts = asked(8)
+    found = answers(compile_tiny(tmp_path, "cuda-sm89", "fp8", prove=True), prompts, "emulate")
+    assert found == answers(compile_tiny(tmp_path, "cpu", "none"), prompts, "cpu")
+
+
+def test_cpus_refuse_8_bit_floats(tmp_path: Path) -> None:
+    with pytest.raises(FerrumError) as caught:
+        compile_tiny(tmp_path, "cpu-avx2", "fp8")
+    assert str(caught.value) == "cpu-avx2 has no kernels for weights in fp8 · --quant · use int8, or a cuda or metal target"
+
+
 @pytest.mark.parametrize("quant", ("f32", "none", "int8", "int4a-g32"))
 def test_logits_of_a_batch(random_pack: Callable[[str], Path], quant: str) -> None:
     """Prompts in chunks, decode beside prefill, blocks out of order; every schedule gives what the CPU gives."""

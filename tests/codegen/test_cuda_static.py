@@ -29,7 +29,7 @@ def kernels_of(target: GpuTarget) -> list[GpuKernel]:
     """The hot kernels of Qwen3-0.6B and, for other head sizes and formats, of shapes like it."""
     made: list[GpuKernel] = []
     down, gate_up = (1024, 3072, ""), (6144, 1024, "silu_mul")
-    shapes = {"bf16": (down, gate_up), "int8-g128": (down, gate_up), "int4-g128": (down, gate_up)}
+    shapes = {fmt: (down, gate_up) for fmt in ("bf16", "fp8", "int8-g128", "int4-g128")}
     shapes |= {"int4-g32": (gate_up,), "int4a-g32": (down,)}
     for fmt, chosen in shapes.items():
         for n, k, activation in chosen:

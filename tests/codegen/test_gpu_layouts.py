@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 from concurrent.futures import ThreadPoolExecutor
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from ferrum.codegen import float8
 from ferrum.codegen.layouts import parse_format
 from ferrum.codegen.row_layout import RowLayout, decode_any, decode_stored, parse_layout
 from ferrum.codegen.store import JoinedRows, _write_matrix
@@ -16,8 +18,8 @@ from ferrum.codegen.trials import stored
 from ferrum.errors import FerrumError
 
 # Largest error of a value, relative to the largest of all: half a step, or what is cut off to make the other steps smaller.
-STEPS = {"f32": 0.0, "bf16": 2**-8, "int8": 1 / 250, "int4": 0.3, "int4a": 0.3}
-FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int4-g32", "int4-g64", "int4-g128", "int4a-g32")
+STEPS = {"f32": 0.0, "bf16": 2**-8, "fp8": 2**-4, "int8": 1 / 250, "int4": 0.3, "int4a": 0.3}
+FORMATS = ("f32", "bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g64", "int4-g128", "int4a-g32")
 
 
 class Memory(io.BytesIO):
@@ -40,7 +42,7 @@ def test_values_survive(name: str, n: int, k: int, halves: int) -> None:
     assert np.array_equal(decode_any(raw.data, layout, chosen), got[chosen])
 
 
-@pytest.mark.parametrize("name", ("bf16", "int4a-g32"))
+@pytest.mark.parametrize("name", ("bf16", "fp8", "int4a-g32"))
 def test_the_store_writes_the_same_bytes(name: str) -> None:
     """Piece by piece from several arrays, as a checkpoint gives them."""
     layout = RowLayout(90, 100, parse_format(name), 2)
@@ -69,6 +71,29 @@ def test_nibbles_give_pairs() -> None:
                 pair = int(words[lane, word]) >> 4 * i & 0x000F000F
                 k = 32 * word + 8 * lane + 2 * i
                 assert abs((pair & 15) - values[k]) <= 1 and abs((pair >> 16) - values[k + 1]) <= 1
+
+
+def test_8_bit_floats_are_those_of_the_standard() -> None:
+    """Every byte but the two NaNs, ties, numbers below the smallest normal one, and what is too large."""
+    bits = np.array([b for b in range(256) if b & 0x7F != 0x7F], np.uint8)
+    values = bits.view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    assert np.array_equal(float8.values_of(bits), values) and np.array_equal(float8.bits_of(values), bits)
+    random = np.random.default_rng(0)
+    x = np.concatenate([values, (values[1:] + values[:-1]) / 2, random.normal(size=9999) * 10.0 ** random.uniform(-4, 3, 9999)])
+    x = x.astype(np.float32)
+    expected = np.clip(x, -448, 448).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    assert np.array_equal(float8.round_e4m3(x), expected)
+
+
+def test_8_bit_floats_take_the_best_scale() -> None:
+    """Better than the scale that only fits the largest weight, row by row; a row of zeros stays one."""
+    w = (np.random.default_rng(0).normal(size=(40, 500)) * 10.0 ** np.arange(-20, 20)[:, None]).astype(np.float32)
+    w[3] = 0
+    bits, scale = float8.quantize_rows(w)
+    simple = np.abs(w).max(-1, keepdims=True) / 448
+    error = [np.square(found - w).sum(-1) for found in (
+        float8.values_of(bits) * scale[:, None], float8.round_e4m3(np.divide(w, simple, out=w * 0, where=simple > 0)) * simple)]
+    assert (error[0] <= error[1] * 1.0001).all() and error[0][3] == 0 and (error[0] < 0.99 * error[1]).mean() > 0.3
 
 
 def test_targets_by_name() -> None:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.formats import ActFormat, act_for
 from ferrum.codegen.kernels.embedding import Embedding
+from ferrum.codegen.kernels.layer_norm import LayerNorm
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
@@ -20,6 +21,7 @@ from ferrum.codegen.prove import runs_here
 from ferrum.codegen.select import blocking
 from ferrum.codegen.store import JoinedRows, _write_matrix
 from ferrum.codegen.target import TARGETS, Target
+from ferrum.graphs.ops import GATES
 from tests.codegen.kernel_harness import Call, run
 from tests.codegen.test_layouts import Memory
 
@@ -66,7 +68,7 @@ def test_linear(data: st.DataObject) -> None:
     """Products differ from the reference on the same rounded activations by summation order alone."""
     draw = data.draw
     target = draw(st.sampled_from(HERE))
-    activation = draw(st.sampled_from(["", "silu_mul"]))
+    activation = draw(st.sampled_from(["", *GATES]))
     halves = 2 if activation else 1
     n, k, rows = draw(st.integers(1, 80)) * halves, draw(st.integers(1, 300)), draw(st.sampled_from([1, 2, 5, 6, 7, 13, 20]))
     layout = layout_for(target, n, k, draw(st.sampled_from(FORMATS)), halves)
@@ -93,19 +95,25 @@ def test_linear(data: st.DataObject) -> None:
 
 @SETTINGS
 @given(st.data())
-def test_quantize_and_rms_norm(data: st.DataObject) -> None:
+def test_quantize_and_norms(data: st.DataObject) -> None:
     draw = data.draw
     target, k, rows = draw(st.sampled_from(HERE)), draw(st.integers(1, 400)), draw(st.sampled_from([1, 3, 8, 9, 30]))
     act = act_for(parse_format(draw(st.sampled_from(FORMATS))), 2, True)
     rng = np.random.default_rng(k)
     x = (rng.normal(size=(rows, k)) * 10.0 ** rng.integers(-3, 3, (rows, 1))).astype(np.float32)
     x[0, : k // 2] = 0  # a group of zeros
-    w = rng.normal(size=k).astype(np.float32)
-    calls = [Call(Quantize(k, act), 1, 2), Call(RmsNorm(k, 1e-5, act), 1, 3), Call(RmsNorm(k, 1e-5, ActFormat("f32")), 1, 4)]
-    slots = run(calls, [4 * k, act.row_bytes(k), act.row_bytes(k), 4 * k], rows, {1: x}, w.tobytes() + bytes(64), target)
+    w, b = rng.normal(size=k).astype(np.float32), rng.normal(size=k).astype(np.float32)
+    bias, f32, at = draw(st.booleans()), ActFormat("f32"), (0, -(-4 * k // 64) * 64, 0)
+    calls = [Call(Quantize(k, act), 1, 2), Call(RmsNorm(k, 1e-5, act), 1, 3), Call(RmsNorm(k, 1e-5, f32), 1, 4)]
+    calls += [Call(LayerNorm(k, 1e-5, bias, f32), 1, 5, at), Call(LayerNorm(k, 1e-5, bias, act), 1, 6, at)]
+    weights = w.tobytes() + bytes(at[1] - 4 * k) + b.tobytes() + bytes(64)
+    sizes = [4 * k, act.row_bytes(k), act.row_bytes(k), 4 * k, 4 * k, act.row_bytes(k)]
+    slots = run(calls, sizes, rows, {1: x}, weights, target)
     normed = RmsNorm.reference(x, w, 1e-5)
     np.testing.assert_allclose(slots[4].view(np.float32), normed, rtol=2e-5, atol=1e-6)
-    for slot, values in ((slots[2], x), (slots[3], normed)):
+    expected = LayerNorm.reference(x, w, b if bias else None, 1e-5)
+    np.testing.assert_allclose(slots[5].view(np.float32), expected, rtol=2e-5, atol=2e-5)
+    for slot, values in ((slots[2], x), (slots[3], normed), (slots[6], expected)):
         got, step = (
             decode_act(slot, act, k),
             np.abs(values).max(1, keepdims=True) / {"f32": 1e5, "bf16": 128, "q8": 127}[act.kind],

@@ -15,6 +15,7 @@ from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
 from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
 from ferrum.codegen.kernels.gpu_gather_rows import GpuGatherRows
 from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
+from ferrum.codegen.kernels.gpu_layer_norm import GpuLayerNorm
 from ferrum.codegen.kernels.gpu_matrix import GpuMatrix
 from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
 from ferrum.codegen.kernels.gpu_plain_linear import GpuPlainLinear
@@ -41,8 +42,9 @@ from ferrum.codegen.trials import (
     try_linear,
     try_schedule,
 )
+from ferrum.graphs.ops import GATES
 
-FORMATS = ("bf16", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")
+FORMATS = ("bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")
 # Head sizes, and how many keys at a time fit into threadgroup memory.
 KEYS = {64: 32, 96: 16, 128: 16, 256: 8}
 
@@ -67,7 +69,7 @@ def check(kernels: Sequence[GpuKernel], seed: int) -> None:
 
 def draw_linear(random: np.random.Generator, fmt: str) -> list[GpuMatrix]:
     """A small and a large product of one odd shape; float32 has one kernel for all."""
-    activation = str(random.choice(["", "silu_mul"]))
+    activation = str(random.choice(["", *GATES]))
     halves = 2 if activation else 1
     n, k = int(random.integers(1, 90)) * halves, int(random.integers(1, 400))
     layout = RowLayout(n, k, parse_format(fmt), halves)
@@ -150,6 +152,7 @@ def test_rows() -> None:
         kernels.append(GpuEmbedding(37, 203, RowLayout(37, 203, parse_format(fmt)), 0.5))
     for k in (1, 31, 203, 1000, 5120):
         kernels += [GpuRmsNorm(k, 1e-5, ActFormat("bf16")), GpuRmsNorm(k, 1e-5, ActFormat("f32"))]
+        kernels += [GpuLayerNorm(k, 1e-5, True, ActFormat("bf16")), GpuLayerNorm(k, 1e-5, False, ActFormat("f32"))]
         kernels += [GpuConvert(k, ActFormat("bf16")), GpuGatherRows(k)]
     for half in (8, 64):
         kernels.append(GpuRopeTable(half, 1.5))

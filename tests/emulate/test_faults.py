@@ -20,6 +20,7 @@ from ferrum.codegen.kernels.gpu_base import GpuKernel
 from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
 from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
 from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
+from ferrum.codegen.kernels.gpu_layer_norm import GpuLayerNorm
 from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
 from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
 from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
@@ -39,7 +40,9 @@ KERNELS: dict[str, GpuKernel] = {
     "large": GpuLargeLinear(70, 200, RowLayout(70, 200, parse_format("bf16")), False, True, "", "f32", 64, 128, 2, 3),
     "decode": GpuDecodeAttention(*_ATTENTION, 4, 8, 4, 2),
     "prefill": GpuPrefillAttention(*_ATTENTION, 4, 64),
+    "small fp8": GpuSmallLinear(40, 200, RowLayout(40, 200, parse_format("fp8")), False, False, "", "f32", 1, 1, 2, 1, 2),
     "norm": GpuRmsNorm(1000, 1e-5, ActFormat("bf16")),
+    "layer norm": GpuLayerNorm(1000, 1e-5, True, ActFormat("bf16")),
     "rope": GpuRopeKv(6, 2, 64, 64, True, 1e-6, "bf16", 1 << 16),
     "schedule": GpuSchedule(16),
     "embedding": GpuEmbedding(37, 203, RowLayout(37, 203, parse_format("int4-g32")), 1.0),
@@ -105,10 +108,15 @@ FAULTS = (
     Fault("prefill", "off by one at the diagonal", r"key > here", "key >= here"),
     Fault("prefill", "a tile on the diagonal is not masked", r"at \+ 64 > position0 \+ 1", "at + 64 > position0 + 64"),
     Fault("prefill", "copies of the next tile land in this one", r"stage \^ 1\)", "stage)"),
+    Fault("small fp8", "the sign of a byte is lost", r"0x87f087f0u", "0x07f007f0u"),
+    Fault("small fp8", "the scale of another row", r"scale\[t\]\[i >> 1\]", "scale[t][i & 1]"),
     Fault("norm", "the launch before is read before the wait", WAIT + r"(.*?sum = warp_sum\(sum\);)", MOVED),
     Fault("norm", "missing barrier between warps", r"__syncthreads\(\);\n *sum = 0.0f;", "sum = 0.0f;"),
     Fault("norm", "a shuffle too few", r"for \(int i = 16; i; i >>= 1\) x \+=", "for (int i = 8; i; i >>= 1) x +="),
     Fault("norm", "unguarded tail of the row", r"column < 1000 \? in\[column\] : 0.0f", "in[column]"),
+    Fault("layer norm", "missing barrier before the mean", r"__syncthreads\(\);\n *total = 0.0f;", "total = 0.0f;"),
+    Fault("layer norm", "missing barrier before the variance", r"__syncthreads\(\);\n *squares = 0.0f;", "squares = 0.0f;"),
+    Fault("layer norm", "the tail of the row counts", r"if \(threadIdx.x \+ i \* 128 < 1000\) squares", "squares"),
     Fault("rope", "the cache is written before the wait for the launch before", WAIT + r"(.*)(?=\})", MOVED),
     Fault("rope", "wrong stride in the cache", r"slot % 16 \* 64", "slot % 16 * 32"),
     Fault("rope", "wrong sign of the rotation", r"a \* cosine\[i\] - b", "a * cosine[i] + b"),

@@ -38,7 +38,7 @@ def load(path: Path, options: DeviceOptions = OPTIONS, **engine: bool) -> Loaded
     return load_model(path, trust=True, device_options=options, engine_options=EngineOptions(**engine))
 
 
-@pytest.mark.parametrize("quant", ["f32", "none", "int8", "int4-g32"])
+@pytest.mark.parametrize("quant", ["f32", "none", "fp8", "int8", "int4-g32"])
 def test_the_self_test_passes(gpu: str, compiled: Compile, quant: str) -> None:
     model = load(compiled(gpu, quant))
     test = read_selftest(model.pack)

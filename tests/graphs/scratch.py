@@ -46,6 +46,8 @@ class Norm(nn.Module):
     def __init__(self, size: int, spelling: str) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
+        if spelling in ("layer", "layer_written_out"):
+            self.bias = nn.Parameter(torch.zeros(size))
         self.spelling = spelling
 
     def forward(self, x: Tensor) -> Tensor:
@@ -71,6 +73,13 @@ class Norm(nn.Module):
                 return self.weight * y.type_as(x)
             case "functional":
                 return F.rms_norm(x, self.weight.shape, self.weight, eps)
+            case "layer":
+                return F.layer_norm(x, self.weight.shape, self.weight, self.bias, eps)
+            case "layer_unbiased":
+                return F.layer_norm(x, self.weight.shape, self.weight, None, eps)
+            case "layer_written_out":
+                y = x - x.mean(-1, keepdim=True)
+                return y / torch.sqrt(y.pow(2).mean(-1, keepdim=True) + eps) * self.weight + self.bias
         raise ValueError(self.spelling)
 
 
@@ -216,6 +225,10 @@ class Mlp(nn.Module):
                 y = gate * torch.sigmoid(gate) * up
             case "exp":
                 y = up * (gate / (1 + torch.exp(-gate)))
+            case "gelu":
+                y = F.gelu(gate) * up
+            case "gelu_tanh":
+                y = F.gelu(gate, approximate="tanh") * up
             case _:
                 raise ValueError(self.spelling)
         return self.down_proj(F.dropout(y, 0.1, self.training))

@@ -57,7 +57,7 @@ def configs(draw: st.DrawFn, family: str) -> dict[str, Any]:
         "head_dim": 2 * draw(st.integers(2, 18)),
         "max_position_embeddings": 128,
         "rms_norm_eps": draw(st.sampled_from([1e-6, 1e-5])),
-        "hidden_act": "silu",
+        "hidden_act": draw(st.sampled_from(["silu", "gelu", "gelu_pytorch_tanh"])),
         "tie_word_embeddings": draw(st.booleans()),
         "rope_theta": draw(st.sampled_from([1e4, 5e5])),
         "rope_scaling": dict(draw(st.sampled_from(ROPES))),

@@ -40,7 +40,15 @@ def test_one_text_for_all_spellings(name: str, sizes: Sizes) -> None:
     assert finished_text(sizes, SPELLINGS[name]) == finished_text(sizes, Spelling())
 
 
-@pytest.mark.parametrize("spelling", [Spelling(), list(SPELLINGS.values())[5]])
+def test_one_text_for_layer_norms() -> None:
+    texts = [finished_text(WINDOWED, Spelling(norm=norm)) for norm in ("layer", "layer_written_out")]
+    assert texts[0] == texts[1] and texts[0].count(" layer_norm(") == 3 and "rms_norm(" not in texts[0]
+
+
+LAYER_NORMS = [Spelling(norm="layer", mlp="gelu"), Spelling(norm="layer_unbiased", mlp="gelu_tanh")]
+
+
+@pytest.mark.parametrize("spelling", [Spelling(), list(SPELLINGS.values())[5], *LAYER_NORMS])
 def test_the_imported_graph_computes_what_torch_computes(spelling: Spelling) -> None:
     torch.manual_seed(3)
     module = build(WINDOWED, spelling, "cpu").double()
@@ -59,8 +67,8 @@ class Strange(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.embedding = nn.Embedding(20, 8)
-        self.norm = nn.LayerNorm(8)
-        self.inner = Gelu()
+        self.norm = nn.LayerNorm(8, elementwise_affine=False)
+        self.inner = Relu()
         self.head = nn.Linear(8, 20)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -68,22 +76,22 @@ class Strange(nn.Module):
         return self.head(torch.cumsum(x, 1))
 
 
-class Gelu(nn.Module):
+class Relu(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return F.gelu(x)
+        return F.relu(x)
 
 
 def test_everything_unsupported_is_listed_at_once() -> None:
     with torch.device("meta"), pytest.raises(UnsupportedOps) as caught:
         import_module(Strange(), name="strange")
     found = {f.what: f for f in caught.value.findings}
-    assert set(found) == {"aten.layer_norm.default", "aten.gelu.default", "aten.cumsum.default"}
-    assert found["aten.gelu.default"].module == "inner"
-    assert found["aten.layer_norm.default"].module == "norm"
+    assert set(found) == {"layer_norm without a weight or over several axes", "aten.relu.default", "aten.cumsum.default"}
+    assert found["aten.relu.default"].module == "inner"
+    assert found["layer_norm without a weight or over several axes"].module == "norm"
     assert found["aten.cumsum.default"].module == ""
     assert all(f.source.startswith("test_import.py:") for f in found.values())
-    assert found["aten.gelu.default"].nearest == "silu"
-    assert found["aten.layer_norm.default"].nearest == "rms_norm"
+    assert found["aten.relu.default"].nearest == "silu or gelu"
+    assert found["layer_norm without a weight or over several axes"].nearest == "layer_norm over the last axis with a weight"
     line = str(caught.value)
     assert "\n" not in line and all(name in line for name in found)
     assert copy.copy(caught.value).findings == caught.value.findings
@@ -94,7 +102,7 @@ class Mixed(Scratch):
 
     def __init__(self) -> None:
         super().__init__(Sizes(layers=2))
-        self.layers[0].mlp.forward = lambda x: F.gelu(x)
+        self.layers[0].mlp.forward = lambda x: F.relu(x)
         self.layers[1].self_attn.mask = lambda seq: torch.ones(seq, seq, dtype=torch.bool)
 
 
@@ -104,7 +112,7 @@ def test_a_survey_finds_ops_masks_and_weights_together(tmp_path: Path) -> None:
     save_file({"embed_tokens.weight": np.zeros((40, 24), np.float32)}, tmp_path / "model.safetensors")
     found = survey(lambda: import_module(module), open_checkpoint(tmp_path))
     ops = [(f.what, f.module) for f in found if f.source != "checkpoint"]
-    assert ops == [("aten.gelu.default", "layers.0.mlp"), ("sdpa outside of a known pattern", "layers.1.self_attn")]
+    assert ops == [("aten.relu.default", "layers.0.mlp"), ("sdpa outside of a known pattern", "layers.1.self_attn")]
     weights = [f.what for f in found if f.source == "checkpoint"]
     assert "norm.weight [24] is missing" in weights and "layers.1.self_attn.q_proj.weight [64, 24] is missing" in weights
     assert not any("embed_tokens" in text for text in weights)
@@ -117,8 +125,8 @@ def test_a_survey_of_a_sound_model_is_empty() -> None:
 def test_a_survey_does_not_repeat_consequences() -> None:
     module = build()
     original = module.layers[0].self_attn.apply_linear
-    module.layers[0].self_attn.apply_linear = lambda layer, x: F.gelu(original(layer, x))  # type: ignore[method-assign]
-    assert {f.what for f in survey(lambda: import_module(module))} == {"aten.gelu.default"}
+    module.layers[0].self_attn.apply_linear = lambda layer, x: F.relu(original(layer, x))  # type: ignore[method-assign]
+    assert {f.what for f in survey(lambda: import_module(module))} == {"aten.relu.default"}
 
 
 def test_complex_rope_is_reported_where_it_begins_and_ends() -> None:
@@ -145,7 +153,7 @@ class Layered(nn.Module):
     def __init__(self, layers: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(20, 8)
-        self.layers = nn.ModuleList(Gelu() for _ in range(layers))
+        self.layers = nn.ModuleList(Relu() for _ in range(layers))
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
@@ -157,7 +165,7 @@ class Layered(nn.Module):
 def test_a_fault_in_every_layer_is_one_finding() -> None:
     with torch.device("meta"), pytest.raises(UnsupportedOps) as caught:
         import_module(Layered(5))
-    assert [(f.what, f.module, f.count) for f in caught.value.findings] == [("aten.gelu.default", "layers.0", 5)]
+    assert [(f.what, f.module, f.count) for f in caught.value.findings] == [("aten.relu.default", "layers.0", 5)]
 
 
 def test_in_place_ops_are_made_functional() -> None:

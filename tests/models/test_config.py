@@ -154,7 +154,7 @@ def test_windows_of_layers() -> None:
 
 def test_all_faults_are_named_in_one_line() -> None:
     bad = SMALL | {
-        "hidden_act": "gelu",
+        "hidden_act": "relu",
         "num_key_value_heads": 3,
         "vocab_size": -1,
         "rms_norm_eps": "x",

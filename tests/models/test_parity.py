@@ -56,6 +56,7 @@ BASE: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 77, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2, "head_dim": 32, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
 }
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh")
 NAMES = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
 
 
@@ -113,6 +114,7 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("qwen2", {"tie_word_embeddings": True, "num_key_value_heads": 1}),
     ("qwen3", {"use_sliding_window": True, "sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
     ("qwen3", {"attention_bias": True, "num_key_value_heads": 4}),
+    *(("llama", {"hidden_act": name}) for name in ("swish", "gelu", "gelu_python", "gelu_new", "gelu_fast", "gelu_accurate")),
 ]
 
 
@@ -131,6 +133,7 @@ def configurations(draw: st.DrawFn) -> tuple[str, dict[str, Any], int]:
         "num_key_value_heads": draw(st.sampled_from([k for k in (1, 2, 3, 6) if heads % k == 0])),
         "head_dim": draw(st.integers(16, 128).map(lambda half: 2 * half)), "tie_word_embeddings": draw(st.booleans()),
         "rope_parameters": dict(ROPES[draw(st.sampled_from(sorted(ROPES)))]),
+        "hidden_act": draw(st.sampled_from(ACTIVATIONS)),
     }
     window = draw(st.one_of(st.none(), st.integers(1, 50)))
     if family == "mistral":

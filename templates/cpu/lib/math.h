@@ -72,3 +72,21 @@ INLINE vf vf_exp(vf v) {
 }
 
 INLINE vf vf_silu(vf x) { return x / (1.0f + vf_exp(-vf_max(x, vf_set(-88.0f)))); }
+
+/* x times the probability that a standard normal number is below x. erfc is formula 7.1.26 of Abramowitz and Stegun: error
+   below 1.5e-7, and far below zero the result keeps its digits. */
+INLINE vf vf_gelu(vf x) {
+  const vf z = vf_max(x, -x) * 0.707106781f, t = 1.0f / (1.0f + 0.3275911f * z);
+  vf p = t * 1.061405429f - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const vf tail = 0.5f * x * (p * t * vf_exp(-z * z));
+  return vf_select((vi)(x < vf_set(0.0f)), tail, x - tail);
+}
+
+/* (1 + tanh(u)) / 2 is the logistic function of 2 u. */
+INLINE vf vf_gelu_tanh(vf x) {
+  const vf u = 1.595769122f * x * (1.0f + 0.044715f * x * x);
+  return x / (1.0f + vf_exp(-vf_max(u, vf_set(-88.0f))));
+}

@@ -89,6 +89,18 @@ INLINE u32 fma_bf16x2(u32 a, u32 b, u32 c) {
 #endif
 }
 
+/* Bytes 2 PAIR and 2 PAIR + 1 of a word as 16-bit halves, with their signs repeated in front. */
+template <int PAIR> INLINE u32 widen_bytes(u32 word) {
+#ifdef FERRUM_EMULATE
+  const int low = (signed char)(word >> 16 * PAIR), high = (signed char)(word >> (16 * PAIR + 8));
+  return ((u32)low & 0xffffu) | (u32)high << 16;
+#else
+  u32 r;
+  asm("prmt.b32 %0, %1, 0, %2;" : "=r"(r) : "r"(word), "n"(PAIR ? 0xb3a2 : 0x9180));
+  return r;
+#endif
+}
+
 INLINE float f16_to_f32(u16 h) {
 #ifdef FERRUM_EMULATE
   const float magnitude = __uint_as_float((u32)(h & 0x7fff) << 13) * 0x1p112f;

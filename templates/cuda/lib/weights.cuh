@@ -1,9 +1,10 @@
-/* Stored integers as pairs of bfloat16: whole numbers that bfloat16 holds exactly; scales are applied to the sums. */
+/* Stored integers and 8-bit floats as pairs of bfloat16, which holds them exactly; scales are applied to the sums. */
 
 /* 128 as a pair: a 7-bit number put into its mantissa gives 128 + number. */
 #define BF16_128 0x43004300u
 #define BF16_ONE 0x3f803f80u
 #define BF16_SIGN 0x80008000u
+#define BF16_2_TO_120 0x7b807b80u
 
 /* Four bytes q0 … q3 as the pairs (q0 - 128, q1 - 128), (q2 - 128, q3 - 128). The top bit decides what is taken off. */
 INLINE void unpack_int8(u32 word, u32 *pair) {
@@ -20,6 +21,13 @@ INLINE void unpack_int4(u32 word, u32 off, u32 *pair) {
 #pragma unroll
   for (int i = 0; i < 4; ++i)
     pair[i] = fma_bf16x2(((word >> 4 * i) & 0x000f000fu) | BF16_128, BF16_ONE, off ^ BF16_SIGN);
+}
+
+/* Four e4m3 bytes as two pairs. Sign, exponent and mantissa move to their places in a bfloat16; 2^120 makes up for the other
+   bias, also below the smallest normal number. */
+INLINE void unpack_fp8(u32 word, u32 *pair) {
+  pair[0] = fma_bf16x2((widen_bytes<0>(word) << 4) & 0x87f087f0u, BF16_2_TO_120, BF16_SIGN);
+  pair[1] = fma_bf16x2((widen_bytes<1>(word) << 4) & 0x87f087f0u, BF16_2_TO_120, BF16_SIGN);
 }
 
 /* The pair 128 + zero for a zero point below 16. */

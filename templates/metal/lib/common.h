@@ -42,6 +42,25 @@ INLINE float fast_exp(float x) {
 
 INLINE float silu(float x) { return x / (1.0f + fast_exp(-x > 88.0f ? 88.0f : -x)); }
 
+/* x times the probability that a standard normal number is below x. erfc is formula 7.1.26 of Abramowitz and Stegun: error
+   below 1.5e-7, and far below zero the result keeps its digits. */
+INLINE float gelu(float x) {
+  const float z = (x < 0.0f ? -x : x) * 0.707106781f, t = 1.0f / (1.0f + 0.3275911f * z);
+  float p = 1.061405429f;
+  p = p * t - 1.453152027f;
+  p = p * t + 1.421413741f;
+  p = p * t - 0.284496736f;
+  p = p * t + 0.254829592f;
+  const float tail = 0.5f * x * (p * t * fast_exp(-z * z));
+  return x < 0.0f ? tail : x - tail;
+}
+
+/* (1 + tanh(u)) / 2 is the logistic function of 2 u. */
+INLINE float gelu_tanh(float x) {
+  const float u = -1.595769122f * x * (1.0f + 0.044715f * x * x);
+  return x / (1.0f + fast_exp(u > 88.0f ? 88.0f : u));
+}
+
 /* The order of the additions is ours and not the compiler's: every device gives the same sum. */
 INLINE float group_sum(float x) {
   for (u16 i = 16; i; i >>= 1) x += simd_shuffle_xor(x, i);

@@ -7,6 +7,16 @@ INLINE void unpack_bf16(uint4 raw, thread float *w) {
   }
 }
 
+/* An e4m3 number: in the places of a half its exponent's bias is 8 too small. Halves keep what is below their normal numbers. */
+INLINE float fp8_to_f32(u32 q) { return (float)as_type<half>((u16)((q & 0x80) << 8 | (q & 0x7f) << 7)) * 256.0f; }
+
+INLINE void unpack_fp8(u32 low, u32 high, thread float *w) {
+  for (int i = 0; i < 4; ++i) {
+    w[i] = fp8_to_f32(low >> 8 * i & 255);
+    w[4 + i] = fp8_to_f32(high >> 8 * i & 255);
+  }
+}
+
 INLINE void unpack_int8(u32 low, u32 high, thread float *w) {
   for (int i = 0; i < 4; ++i) {
     w[i] = (float)((int)(low >> 8 * i & 255) - 128);

@@ -1,0 +1,54 @@
+"""8-bit floats e4m3 (OCP 8-bit floating point, 2023: bias 7, largest 448, no infinities) with one scale for each row."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+F32 = NDArray[np.float32]
+LARGEST = 448.0
+_SMALLEST_NORMAL = 2.0**-6
+_STEP = 2.0**-9  # between numbers below the smallest normal one
+# A scale decides where in a power of two the large weights of a row fall, and so how finely they are stored.
+_STRETCH = tuple(2.0 ** (i / 8) for i in range(8))
+_VALUES = np.array([(m / 8 + (e > 0)) * 2.0 ** (max(e, 1) - 7) for e in range(16) for m in range(8)], np.float32)
+_TABLE = np.concatenate([_VALUES, -_VALUES])
+
+
+def round_e4m3(x: F32) -> F32:
+    """The nearest e4m3 numbers, ties to even; beyond the largest one, the largest."""
+    size = np.minimum(np.abs(x), np.float32(LARGEST))
+    power = (size.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
+    # adding 1.5 * 2^20 powers of two leaves a mantissa of three bits
+    magic = np.maximum(power, np.float32(_SMALLEST_NORMAL)) * np.float32(1.5 * 2**20)
+    return np.copysign((size + magic) - magic, x)
+
+
+def bits_of(x: F32) -> NDArray[np.uint8]:
+    """The bytes of numbers that are e4m3 numbers."""
+    size = np.abs(x)
+    normal = (size.view(np.uint32) >> np.uint32(20)) - np.uint32((127 - 7) << 3)
+    bits = np.where(size < _SMALLEST_NORMAL, (size / np.float32(_STEP)).astype(np.uint32), normal).astype(np.uint8)
+    return bits | np.signbit(x).astype(np.uint8) << np.uint8(7)
+
+
+def values_of(bits: NDArray[np.uint8]) -> F32:
+    """The numbers that bytes mean."""
+    return _TABLE[bits]
+
+
+def quantize_rows(w: F32) -> tuple[NDArray[np.uint8], F32]:
+    """Quantize ``w [rows, K]`` to bytes ``[rows, K]`` and scales ``[rows]``: those with the least squared error of a few."""
+    smallest = np.abs(w).max(-1, initial=0.0) / np.float32(LARGEST)
+    best_error = np.full(len(w), np.inf, np.float32)
+    best_scale, best = np.zeros(len(w), np.float32), np.zeros_like(w)
+    for stretch in _STRETCH:
+        scale = (smallest * np.float32(stretch)).astype(np.float32)
+        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale >= np.finfo(np.float32).tiny)
+        rounded = round_e4m3(w * inverse[:, None])
+        error = np.square(rounded * scale[:, None] - w).sum(-1)
+        better = error < best_error
+        np.copyto(best_error, error, where=better)
+        np.copyto(best_scale, scale, where=better)
+        np.copyto(best, rounded, where=better[:, None])
+    return bits_of(best), best_scale
