@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 WORKERS ?= 2
 SOAK_SECONDS ?= 600
 
-.PHONY: setup test test-gpu lint demo docs bench-peers bench-gpu clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu clean
 
 setup: $(READY)
 
@@ -19,7 +19,11 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not slow'
+
+# whole packs in emulation, other processors under qemu, sanitizers, machine code of every GPU; no GPU needed
+test-slow: $(READY)
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'slow and not gpu'
 
 # on a machine with a GPU, ten minutes of soak included; elsewhere every test says what is missing
 test-gpu: $(READY)

@@ -67,7 +67,7 @@ def test_wrong_shapes_are_listed_at_once(tmp_path: Path, capsys: Captured) -> No
     ("changes", "named"),
     [
         ({"architectures": ["FalconForCausalLM"]}, "FalconForCausalLM"),
-        ({"hidden_act": "gelu"}, "gelu"),
+        ({"hidden_act": "relu2"}, "relu2"),
         ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
     ],
 )

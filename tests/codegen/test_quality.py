@@ -58,6 +58,7 @@ def test_divergence_from_bfloat16(folder: Path, expected: NDArray[np.float64], q
     assert 0 <= divergence <= LIMITS[quant, kv_dtype]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quant", ["none", "int8", "int4-g32", "int4a-g32"])
 def test_kernels_of_all_targets_answer_alike(folder: Path, quant: str) -> None:
     """Every set of instructions that this machine has gives the answers of the plainest one."""

@@ -87,6 +87,7 @@ QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 MAIN = (Path(__file__).parent / "run_step.c").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(QEMU is None, reason="qemu-aarch64 is not installed, so arm64 code cannot run on this x86-64 machine")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "quant"), ARM_CASES)
