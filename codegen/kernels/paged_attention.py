@@ -11,7 +11,7 @@ from ferrum.codegen.kernels.base import F32, Cost, Kernel, c_float
 
 BLOCK_SIZE = 16
 KV_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
-_TILE_ROWS = 24
+_TILE_ROWS = 48
 
 
 @dataclass(frozen=True)
