@@ -166,8 +166,9 @@ def test_close_twice_and_load_again(loader: Loader) -> None:
 
 
 def test_memory_for_less_than_a_sequence_is_refused(loader: Loader) -> None:
-    if loader.name == "null":
-        pytest.skip("it has no memory")
+    if loader.name == "null":  # it has no memory to be too small
+        loader(DeviceOptions(max_seqs=4, max_tokens=12, kv_cache_bytes=1)).close()
+        return
     with pytest.raises(FerrumError) as error:
         loader(DeviceOptions(max_seqs=4, max_tokens=12, kv_cache_bytes=1))
     assert error.value.code == "kv-memory-too-small"
@@ -196,7 +197,8 @@ def test_the_engine_gives_the_same_in_every_batching(loader: Loader, temperature
 def test_steps_ahead_take_their_tokens_from_the_device(loader: Loader) -> None:
     executor = loader()
     if not isinstance(executor, OverlappingExecutor):
-        pytest.skip("its steps do not overlap")
+        assert not hasattr(executor, "begin") and not hasattr(executor, "finish")
+        return
     tokens = prompt(executor, 3)
     expected = list(tokens)
     for _ in range(5):
