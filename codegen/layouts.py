@@ -15,9 +15,13 @@ int8-gG      f16 scales [R]; u8 [G/4][R][4]; value = scale * (q - 128)
 int6-gG      f16 scales [R]; u8 [G/16][3][R][4]; value = scale * (q - 32). Of sixteen K values the first
              word holds the low nibbles of k..k+3 and k+4..k+7, the second those of k+8..k+15, the third
              the upper two bits of all, k..k+3 lowest
-int4-gG      f16 scales [R]; u8 [G/8][R][4]; value = scale * (q - 8); low nibbles k..k+3, high k+4..k+7
+int4-gG      i16 scales [R]; u8 [G/8][R][4]; value = step * scale * (q - 8); low nibbles k..k+3, high
+             k+4..k+7. A unit begins with f32 steps [R]
 int4a-gG     f16 scales [R]; u8 zero points [R]; as int4 with value = scale * (q - zero)
 ===========  =============================================================================================
+
+The scales of int4 are whole multiples of a step of their row, so that sums over its short groups stay integers: scaled and
+added by one instruction, turned to floats once for all groups that share a scale of the activations.
 """
 
 from __future__ import annotations
@@ -30,6 +34,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
 _FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4|int4a)-g(\d+))")
+# The largest whole scale: 8 * 127 * 32 fits 16 bits, and eight such sums times this one 32 bits.
+_MAX_SCALE = 8191
 # Candidate shrink factors of a group's scale: clipping the largest weights a little often lowers the squared error.
 _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 
@@ -56,6 +62,11 @@ class Format:
     def per_row(self) -> bool:
         """One scale for a row, applied to its finished sum."""
         return self.kind == "fp8"
+
+    @property
+    def whole_scales(self) -> bool:
+        """Scales are whole numbers, multiplied by a step of their row at its end."""
+        return self.kind == "int4"
 
     @property
     def zero(self) -> int:
@@ -114,6 +125,11 @@ class TiledLayout:
         return self.padded_k // self.format.group if self.format.group else 0
 
     @property
+    def step_bytes(self) -> int:
+        """Steps of whole scales at the start of a unit."""
+        return 4 * self.unit_rows if self.format.whole_scales else 0
+
+    @property
     def header_bytes(self) -> int:
         """Scales and zero points at the start of a group."""
         return self.unit_rows * ((3 if self.format.kind == "int4a" else 2) if self.format.group else 0)
@@ -124,7 +140,9 @@ class TiledLayout:
 
     @property
     def unit_bytes(self) -> int:
-        return self.groups * self.group_bytes if self.groups else self.unit_rows * self.padded_k * self.format.bits // 8
+        if not self.groups:
+            return self.unit_rows * self.padded_k * self.format.bits // 8
+        return self.step_bytes + self.groups * self.group_bytes
 
     @property
     def nbytes(self) -> int:
@@ -217,7 +235,11 @@ def encode_units(rows: NDArray[np.float32], layout: TiledLayout) -> Array:
     if fmt.kind == "bf16":
         return np.ascontiguousarray(to_bf16(rows).reshape(units, r, k // 2, 2).transpose(0, 2, 1, 3))
     q, scale, zero = quantize_groups(rows, fmt)
-    out = np.empty((units, layout.groups, layout.group_bytes), np.uint8)
+    stored = np.empty((units, layout.unit_bytes), np.uint8)
+    out = stored[:, layout.step_bytes :].reshape(units, layout.groups, layout.group_bytes)
+    if fmt.whole_scales:
+        step, scale = whole_scales(scale)
+        stored[:, : layout.step_bytes] = step.reshape(units, r).view(np.uint8)
 
     def by_group(values: Array) -> NDArray[np.uint8]:
         grouped = np.ascontiguousarray(values.reshape(units, r, layout.groups).transpose(0, 2, 1))
@@ -228,7 +250,15 @@ def encode_units(rows: NDArray[np.float32], layout: TiledLayout) -> Array:
         out[..., 2 * r : 3 * r] = by_group(zero)
     quads = q.reshape(units, r, layout.groups, fmt.group // 4, 4).transpose(0, 2, 3, 1, 4)
     out[..., layout.header_bytes :] = _pack_quads(quads, fmt.bits).reshape(units, layout.groups, -1)
-    return out
+    return stored
+
+
+def whole_scales(scale: NDArray[np.float16]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+    """Scales ``[rows, groups]`` as a step for each row and whole multiples of it."""
+    wide = scale.astype(np.float32)
+    step = np.abs(wide).max(-1) / np.float32(_MAX_SCALE)
+    whole = np.rint(np.divide(wide, step[:, None], out=np.zeros_like(wide), where=step[:, None] > 0))
+    return step, whole.astype(np.int16)
 
 
 def _pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
@@ -294,9 +324,12 @@ def _decode_units(packed: NDArray[np.uint8], layout: TiledLayout) -> NDArray[np.
     if fmt.kind == "bf16":
         pairs = np.ascontiguousarray(packed.view(np.uint32).reshape(count, k // 2, r).transpose(0, 2, 1))
         return to_f32(pairs.view(np.uint16).reshape(count * r, k))
-    groups = packed.reshape(count, layout.groups, layout.group_bytes)
+    groups = packed[:, layout.step_bytes :].reshape(count, layout.groups, layout.group_bytes)
     values = _unpack_quads(groups[..., layout.header_bytes :], layout).astype(np.float32)
-    scale = np.ascontiguousarray(groups[..., : 2 * r]).view(np.float16).astype(np.float32)
+    stored = np.ascontiguousarray(groups[..., : 2 * r]).view(np.int16 if fmt.whole_scales else np.float16)
+    scale = stored.astype(np.float32)
+    if fmt.whole_scales:
+        scale *= np.ascontiguousarray(packed[:, : layout.step_bytes]).view(np.float32)[:, None]
     if fmt.kind == "int4a":
         values -= groups[..., 2 * r : 3 * r].astype(np.float32)[:, :, None, :, None]
     else:

@@ -14,6 +14,9 @@ from ferrum.codegen.layouts import TiledLayout
 from ferrum.graphs.numpy_ops import gated
 from ferrum.graphs.ops import GATES
 
+# Rows of x between two passes over the weights: their sums stay in the first cache.
+_MANY = 48
+
 
 @dataclass(frozen=True)
 class Blocking:
@@ -61,35 +64,41 @@ class Linear(Kernel):
 
     @property
     def steps(self) -> int:
-        """K steps (values, or pairs of bfloat16) of a group of floats; the group only paces chunks and prefetch."""
+        """K steps (values, or pairs of bfloat16) of a span of floats; the span only paces chunks and prefetch."""
         pair = 2 if self.weight.format.kind == "bf16" else 1
         return math.gcd(self.weight.padded_k // pair, 16)
 
     @property
     def groups(self) -> int:
+        """Spans of K: values that share a scale of x."""
         pair = 2 if self.weight.format.kind == "bf16" else 1
-        return self.weight.groups or self.weight.padded_k // pair // self.steps
+        return self.weight.padded_k // (self.act.group or pair * self.steps)
 
     @property
     def group_bytes(self) -> int:
-        return self.weight.unit_bytes // self.groups
+        return (self.weight.unit_bytes - self.weight.step_bytes) // self.groups
 
     @property
     def chunk(self) -> int:
-        """Groups of a unit in one chunk, by the bytes of weights as they are multiplied."""
-        size = self.weight.unit_rows * (self.weight.format.group or 4 * self.steps)
+        """Spans of a unit in one chunk, by the bytes of weights as they are multiplied."""
+        size = self.weight.unit_rows * (self.act.group or 4 * self.steps)
         return max(1, min(self.groups, (self.chunk_kib << 10) // size))
 
     @property
     def panel_bytes(self) -> int:
         """Scratch for one chunk unpacked to bytes (formats below 8 bits, many rows)."""
-        group = self.weight.format.group
-        return self.chunk * group * self.weight.unit_rows if group and self.weight.format.bits < 8 else 0
+        packed = self.weight.format.group and self.weight.format.bits < 8
+        return self.chunk * self.act.group * self.weight.unit_rows if packed else 0
 
     def context(self) -> dict[str, object]:
         pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
-        steps = self.weight.format.group // {6: 16}.get(self.weight.format.bits, 8) or self.steps
+        group = self.weight.format.group
+        steps = self.act.group // {6: 16}.get(self.weight.format.bits, 8) or self.steps
         return {
+            "per_span": self.act.group // group if group else 1,
+            "per_group": group // self.act.sums if group else 1,
+            "pieces": self.act.group // self.act.sums if group else 1,
+            "many": max(self.mr, _MANY // self.mr * self.mr),
             "gate_function": GATES.get(self.activation, ""),
             "steps": self.steps,
             "x_step": 8 if pair else 4,

@@ -20,7 +20,7 @@ from ferrum.pack.layers import LAYERS_NAME, LayerPoint
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 
-ABI = 3
+ABI = 4
 # Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
 _SPIN = 3000
 _ALL = (1 << 31) - 1  # launches: more than any step has

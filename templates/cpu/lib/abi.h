@@ -2,7 +2,7 @@
 #include <stdint.h>
 #include <stddef.h>
 
-#define FERRUM_ABI 3
+#define FERRUM_ABI 4
 #define MAX_LOGPROBS 20
 
 typedef struct {

@@ -33,7 +33,13 @@ INLINE float fast_exp(float x) {
 
 
 INLINE vf vf_select(vi mask, vf a, vf b) { return (vf)((mask & (vi)a) | (~mask & (vi)b)); }
-INLINE vf vf_max(vf a, vf b) { return vf_select((vi)(a > b), a, b); }
+INLINE vf vf_max(vf a, vf b) {
+#if LANES == 16
+  return (vf)_mm512_max_ps((__m512)a, (__m512)b);
+#else
+  return vf_select((vi)(a > b), a, b);
+#endif
+}
 
 INLINE float vf_peak(vf v) {
 #if LANES == 16

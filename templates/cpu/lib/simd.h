@@ -87,6 +87,41 @@ INLINE vi dot_u8s8(vi acc, vi w, vi a) {
 }
 #endif
 
+/* The same with the four bytes at p + offset in every lane. By hand, for compilers keep such addresses in registers, of which
+   there are too few; offset is a constant. */
+typedef struct { char bytes[1 << 20]; } Reachable;
+#if defined(SIMD_avx512_bf16) || defined(SIMD_avx512_vnni)
+#define DOT_U8S8_AT(acc, w, p, offset) \
+  __asm__("vpdpbusd %c4(%3)%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(const Reachable *)(p)), "r"(p), "i"(offset))
+#else
+#define DOT_U8S8_AT(acc, w, p, offset) acc = dot_u8s8(acc, w, vi_set(load_i32((p) + (offset))))
+#endif
+
+#if LANES == 16
+#define FMA_AT(acc, w, p, offset) \
+  __asm__("vfmadd231ps %c4(%3)%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(const Reachable *)(p)), "r"(p), "i"(offset))
+#else
+#define FMA_AT(acc, w, p, offset) acc += (w) * vf_set(load_f32((p) + (offset)))
+#endif
+
+/* Scales as dot_i16 takes them, and acc + a * s for sums and scales of 16 bits in lanes of 32. */
+#if defined(SIMD_avx512_bf16) || defined(SIMD_avx512_vnni)
+INLINE vi load_i16(const void *p) { return (vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE vi dot_i16(vi acc, vi a, vi s) { return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)s); }
+#elif defined(SIMD_avx512)
+INLINE vi load_i16(const void *p) { return (vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)s); }
+#elif defined(SIMD_avx2)
+INLINE vi load_i16(const void *p) { return (vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
+INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)s); }
+#elif defined(SIMD_sse2)
+INLINE vi load_i16(const void *p) { return (vi)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128()); }
+INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + (vi)_mm_madd_epi16((__m128i)a, (__m128i)s); }
+#else
+INLINE vi load_i16(const void *p) { return (vi)vmovl_s16(vld1_s16((const int16_t *)p)); }
+INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + a * s; }
+#endif
+
 /* w: LANES pairs of bfloat16; a: one pair, broadcast. */
 #if defined(SIMD_avx512_bf16)
 INLINE vf dot_bf16(vf acc, vi w, vi a) { return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)w, (__m512bh)a); }
