@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import MAX_LOGPROBS, DeviceOptions, Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
+from ferrum.devices.options import MAX_LOGPROBS, DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.layers import LAYERS_NAME, LayerPoint

@@ -22,8 +22,7 @@ from typing import cast
 import msgspec
 
 import ferrum
-from ferrum.devices.base import DeviceOptions
-from ferrum.engine.engine import queue_full
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.messages import (
     Abort,
     EngineInfo,
@@ -43,10 +42,11 @@ from ferrum.engine.messages import (
     TokenEvent,
     decode_from_engine,
     encode,
+    queue_full,
     to_error,
 )
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 EXIT_SECONDS = 2.0

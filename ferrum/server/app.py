@@ -63,7 +63,8 @@ def create_app(state: ServerState) -> Sanic[Any, Any]:
     app.exception(ApiError)(lambda _, error: error.response())
     app.signal("http.routing.before")(make_guard(state.options))
     for method, path, handler in ROUTES:
-        app.add_route(handler, path, methods=[method], name=handler.__name__)
+        # Without the format, Sanic parses each handler's source to guess it.
+        app.add_route(handler, path, methods=[method], name=handler.__name__, error_format="json")
     return app
 
 

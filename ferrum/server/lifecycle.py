@@ -22,9 +22,9 @@ from typing import Any
 
 from sanic import Sanic
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.client import EngineClient
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
 from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest

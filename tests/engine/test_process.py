@@ -16,11 +16,11 @@ import numpy as np
 import psutil
 import pytest
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.client import EngineClient
 from ferrum.engine.messages import TokenEvent
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from tests.engine.null_pack import EOS, VOCAB_SIZE, write_null_pack
 from tests.engine.oracle import expected
@@ -261,7 +261,7 @@ def test_signals_of_the_terminal_do_not_end_the_engine(pack: Path) -> None:
 PARENT = """
 import asyncio, sys
 from ferrum.engine.client import EngineClient
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 
 async def main():
     client = await EngineClient.start(sys.argv[1], device="null", trust=True)

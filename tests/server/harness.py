@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 from ferrum.pack.schema import TextRecord
 from ferrum.server.lifecycle import HttpServer, bind
 from ferrum.server.options import ServeOptions
