@@ -49,7 +49,8 @@ def spawn() -> EngineProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 process_group=0,  # a terminal's Ctrl-C is ours to handle: it would hit a process that still loads its modules
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                # OpenBLAS's threads spin where ours work, and the engine multiplies nothing with numpy
+                env={"OPENBLAS_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(paths)},
             )
     except BaseException:
         ours.close()
