@@ -308,3 +308,4 @@ def test_the_running_server_and_engine_map_no_torch(pack: Path, tmp_path: Path) 
         process = psutil.Process(server.process.pid)
         for one in (process, *process.children()):
             assert not [m.path for m in one.memory_maps() if "/torch/" in m.path or "onnx" in m.path]
+        assert not [m.path for m in process.memory_maps() if "/numpy/" in m.path], "the server itself needs no arrays"
