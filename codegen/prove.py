@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from ferrum.codegen.layouts import to_f32
 from ferrum.codegen.plan import Tensor
 from ferrum.codegen.row_layout import decode_any, parse_layout
-from ferrum.devices.base import DeviceOptions, Executor
+from ferrum.devices.base import Executor
 from ferrum.devices.host import machine_arch, machine_features
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.graphs.interpret import reference_greedy
 from ferrum.graphs.ir import Graph, Param

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ferrum.engine.sampling import SamplingParams
+    from ferrum.engine.params import SamplingParams
     from ferrum.llm import LLM
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "SamplingParams", "compile"]
 
 # Imported when asked for: `import ferrum` stays instant and never pulls in the compiler.
-_LAZY = {"LLM": ("ferrum.llm", "LLM"), "SamplingParams": ("ferrum.engine.sampling", "SamplingParams")}
+_LAZY = {"LLM": ("ferrum.llm", "LLM"), "SamplingParams": ("ferrum.engine.params", "SamplingParams")}
 
 
 def __getattr__(name: str) -> Any:

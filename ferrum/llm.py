@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.load import load_model
 from ferrum.engine.messages import EngineInfo, EngineStats, TokenEvent
+from ferrum.engine.options import EngineOptions
 from ferrum.engine.outputs import Completion, Output, Piece, TokenLogprob
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 if TYPE_CHECKING:

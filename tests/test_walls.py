@@ -35,6 +35,21 @@ def test_the_verbs_load_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded.intersection((*FORBIDDEN, "numpy", "sanic", "huggingface_hub", "rich.progress"))
 
 
+def test_the_server_loads_no_arrays(tmp_path: Path) -> None:
+    """What only the engine's process needs stays there; both start at the same time, on cores that they share."""
+    loaded = loaded_by("import ferrum.server.lifecycle", tmp_path)
+    assert "sanic" in loaded
+    assert not loaded.intersection(("numpy", "ferrum.devices.base", "ferrum.engine.engine", "huggingface_hub", "rich", "tomllib"))
+
+
+def test_the_engine_is_started_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    """All that ``serve`` has imported when it spawns the engine's process."""
+    loaded = loaded_by("import ferrum.cli.main, ferrum.cli.serve, ferrum.hub, ferrum.store, ferrum.server.start", tmp_path)
+    assert "ferrum.engine.spawn" in loaded
+    heavy = ("asyncio", "jinja2", "msgspec", "numpy", "sanic", "tokenizers", "tomllib", "huggingface_hub", "rich")
+    assert not loaded.intersection((*FORBIDDEN, *heavy))
+
+
 def test_bare_names_do_not_resolve(tmp_path: Path) -> None:
     """The top-level folders are not top-level packages, whatever is installed."""
     program = "import graphs"

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.emulate.memory import GuardedBuffer
 from ferrum.codegen.emulate.module import Address, Module, Prepared, Region, Schedule, build
-from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.host import free_memory
 from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits, limit_rows, read_table
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.launches import HEADER, HEADER_WORDS, LaunchTable, total

@@ -49,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ferrum.devices.base import DeviceOptions
+    from ferrum.devices.options import DeviceOptions
     from ferrum.engine.load import load_model
-    from ferrum.engine.scheduler import EngineOptions
+    from ferrum.engine.options import EngineOptions
 
     path = find_pack(args)
     device = DeviceOptions(max_seqs=args.concurrency, max_tokens=512, max_model_len=args.max_model_len, num_threads=args.threads)
@@ -83,7 +83,7 @@ def _check_lengths(args: argparse.Namespace, longest: int) -> None:
 
 def _round(engine: Engine, vocab_size: int, args: argparse.Namespace, seed: int) -> Sample:
     """All sequences at once: random prompts, greedy, end tokens ignored."""
-    from ferrum.engine.sampling import SamplingParams
+    from ferrum.engine.params import SamplingParams
 
     rng = random.Random(seed)
     params = SamplingParams(temperature=0.0, max_tokens=args.max_tokens, ignore_eos=True)

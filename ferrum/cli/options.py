@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -97,6 +96,8 @@ def read_settings(config: str | None, verbs: Sequence[str]) -> dict[str, dict[st
     path = config_path(config)
     if path is None:
         return {}
+    import tomllib  # not above: most commands have no settings file, and they should start quickly
+
     try:
         settings = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

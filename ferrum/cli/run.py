@@ -14,7 +14,7 @@ from ferrum.cli.options import fraction, is_interactive, non_negative, penalty, 
 from ferrum.errors import FerrumError
 
 if TYPE_CHECKING:
-    from ferrum.engine.sampling import SamplingParams
+    from ferrum.engine.params import SamplingParams
     from ferrum.llm import LLM
 
 LEAVE = ("/bye", "exit", "quit")

@@ -64,6 +64,6 @@ def run(args: argparse.Namespace) -> int:
         pid_file=pid_file(args.port),
     )
     path = find_pack(args)
-    from ferrum.server.app import serve
+    from ferrum.server.start import serve
 
     return serve(path, options)

@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 def load_small(pack: Any) -> Any:
     """The pack on its device with room for one short sequence."""
-    from ferrum.devices.base import DeviceOptions
+    from ferrum.devices.options import DeviceOptions
     from ferrum.engine.load import find_device
 
     blocks = -(-pack.manifest.model.max_model_len // pack.manifest.kv.block_size)

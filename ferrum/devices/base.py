@@ -14,9 +14,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.devices.options import MAX_LOGPROBS, DeviceOptions
 from ferrum.pack.layers import LayerPoint
-
-MAX_LOGPROBS = 20
 
 
 @dataclass(frozen=True)
@@ -156,18 +155,6 @@ class SteppingExecutor(Executor, Protocol):
         A value is valid until the next one is asked for; the step is complete when the iterator ends. Raises FerrumError for
         a point that is not in the code.
         """
-
-
-@dataclass(frozen=True)
-class DeviceOptions:
-    """How a pack is loaded. Zeros mean "choose": threads from the machine, KV memory from what is free."""
-
-    max_seqs: int = 16
-    max_tokens: int = 512
-    max_samples: int = 0
-    max_model_len: int = 0
-    kv_cache_bytes: int = 0
-    num_threads: int = 0
 
 
 class Device(Protocol):

@@ -12,8 +12,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import MAX_LOGPROBS, DeviceOptions, Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
+from ferrum.devices.options import MAX_LOGPROBS, DeviceOptions
+from ferrum.devices.prefault import Prefault
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.layers import LAYERS_NAME, LayerPoint
@@ -146,6 +148,7 @@ class CpuExecutor:
             )
         self._run = self._library.lib.ferrum_step
         self._logits = self._map_logits()
+        self._prefault = Prefault(pack.address("weights"), pack.weights.nbytes)
 
     def _make_config(self, pack: Pack, threads: int, spin: int) -> Config:
         limits = self.limits
@@ -216,6 +219,7 @@ class CpuExecutor:
 
     def close(self) -> None:
         if self._handle:
+            self._prefault.close()
             self._library.lib.ferrum_close(self._handle)
             self._handle = ctypes.c_void_p()
             self._library.close()

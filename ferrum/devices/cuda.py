@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.cuda_driver import Driver, Gpu, choose_gpu, driver_version, open_driver
 from ferrum.devices.launching import (
     Pointer,
@@ -31,6 +31,7 @@ from ferrum.devices.launching import (
     choose_limits,
     read_table,
 )
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LaunchTable
 from ferrum.pack.reader import Pack

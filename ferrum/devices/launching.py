@@ -25,7 +25,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.launches import (

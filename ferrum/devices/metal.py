@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.launching import Pointer, Recording, Recordings, Resolver, Step, StepMemory, align, choose_limits, read_table
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LaunchTable
 from ferrum.pack.reader import Pack

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ferrum.devices.base import DeviceOptions, Executor, Limits, StepBuffers
+from ferrum.devices.base import Executor, Limits, StepBuffers
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.sampling import sample_reference
 
 if TYPE_CHECKING:

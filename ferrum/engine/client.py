@@ -1,8 +1,8 @@
 """The asyncio side of an engine in its own process.
 
-``EngineClient.start`` spawns ``python -m ferrum.engine.process`` with one end of a socket pair and waits until the pack is
-loaded. Everything runs on the event loop that called ``start``. One frame per engine step comes in; each stream that got
-tokens in it is woken once.
+``EngineClient.start`` speaks with ``python -m ferrum.engine.process`` over a socket pair and waits until the pack is loaded.
+Everything runs on the event loop that called ``start``. One frame per engine step comes in; each stream that got tokens in it
+is woken once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +19,7 @@ from typing import cast
 
 import msgspec
 
-import ferrum
-from ferrum.devices.base import DeviceOptions
-from ferrum.engine.engine import queue_full
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.messages import (
     Abort,
     EngineInfo,
@@ -43,10 +39,12 @@ from ferrum.engine.messages import (
     TokenEvent,
     decode_from_engine,
     encode,
+    queue_full,
     to_error,
 )
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.spawn import EngineProcess, spawn
 from ferrum.errors import FerrumError
 
 EXIT_SECONDS = 2.0
@@ -155,21 +153,24 @@ class EngineClient(asyncio.Protocol):
     async def start(
         cls,
         pack: str | os.PathLike[str],
+        spawned: EngineProcess | None = None,
         *,
         device: str = "auto",
         trust: bool = False,
         device_options: DeviceOptions | None = None,
         engine_options: EngineOptions | None = None,
     ) -> EngineClient:
-        """Spawn an engine for ``pack`` and wait until it is ready. Raises the FerrumError that loading raised."""
-        ours, theirs = socket.socketpair()
+        """Have ``spawned``, or a process spawned now, load ``pack`` and wait until it is ready. It is the client's from here on.
+
+        Raises the FerrumError that loading raised.
+        """
+        engine = spawned or spawn()
         try:
-            with theirs:
-                process = _spawn(theirs)
-            ours.setblocking(False)
-            _, client = await asyncio.get_running_loop().create_unix_connection(lambda: cls(process), sock=ours)
+            engine.sock.setblocking(False)
+            loop = asyncio.get_running_loop()
+            _, client = await loop.create_unix_connection(lambda: cls(engine.process), sock=engine.sock)
         except BaseException:
-            ours.close()
+            engine.close()
             raise
         start = Start(
             str(Path(pack).absolute()), device, trust, device_options or DeviceOptions(), engine_options or EngineOptions()
@@ -374,17 +375,3 @@ class EngineClient(asyncio.Protocol):
     def _send(self, message: ToEngine) -> None:
         assert self._transport is not None
         self._transport.write(encode(message))
-
-
-def _spawn(sock: socket.socket) -> subprocess.Popen[bytes]:
-    """The engine's process. ``-P`` keeps the working folder off the import path; ferrum itself is found by its folder."""
-    root = str(Path(ferrum.__file__).parent.parent)
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    return subprocess.Popen(
-        [sys.executable, "-P", "-m", "ferrum.engine.process", str(sock.fileno())],
-        pass_fds=[sock.fileno()],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        process_group=0,  # a terminal's Ctrl-C is ours to handle: it would hit a process that still loads its modules
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-    )

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from ferrum.devices.base import Executor, OverlappingExecutor, StepBuffers
 from ferrum.engine.batch import fill_step
-from ferrum.engine.messages import EngineStats, TokenEvent
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions, Planned, Scheduler
+from ferrum.engine.messages import EngineStats, TokenEvent, queue_full
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import Sequence, State, TokenMask
 from ferrum.errors import FerrumError
 
@@ -320,10 +321,6 @@ def _sample_every_row(executor: Executor) -> None:
     buffers.top_p[:count] = 1
     buffers.repetition_penalty[:count] = 1
     buffers.num_logprobs[:count] = -1
-
-
-def queue_full(unfinished: int) -> FerrumError:
-    return FerrumError("queue-full", f"the queue is full: {unfinished} sequences run or wait", "", "try again later")
 
 
 def _too_long(num_prompt: int, max_tokens: int, limit: int) -> FerrumError:

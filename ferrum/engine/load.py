@@ -7,10 +7,11 @@ import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from ferrum.devices.base import Device, DeviceOptions, Executor
+from ferrum.devices.base import Device, Executor
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
 from ferrum.engine.messages import EngineInfo
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack, open_pack
 

@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 import msgspec
 
-from ferrum.devices.base import DeviceOptions
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.devices.options import DeviceOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -205,6 +205,11 @@ class FrameReader:
             at = end
         del buffer[:at]
         return payloads
+
+
+def queue_full(unfinished: int) -> FerrumError:
+    """Said by the client, which counts too, or by the engine."""
+    return FerrumError("queue-full", f"the queue is full: {unfinished} sequences run or wait", "", "try again later")
 
 
 def failure(error: FerrumError) -> Failed:

@@ -9,7 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.engine.sampling import BANNED_LOGIT, SamplingParams
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.sampling import BANNED_LOGIT
 
 
 class State(enum.Enum):

@@ -13,8 +13,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
-import numpy as np
-
 from ferrum.errors import FerrumError
 from ferrum.pack import archive
 from ferrum.pack.archive import CENTRAL, END, FAR, LOCAL, Entry
@@ -57,6 +55,8 @@ class Pack:
 
     def address(self, name: str) -> int:
         """The address of the member's first byte; valid while the pack is open."""
+        import numpy as np  # not above: a server reads packs too and needs no numpy
+
         record = self._record(name)
         return int(np.frombuffer(self._view, np.uint8).ctypes.data) + record.offset
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from pathlib import Path
 from typing import Any
 
 from sanic import Sanic
@@ -13,7 +12,6 @@ from sanic.config import Config
 
 from ferrum.server.errors import ApiError
 from ferrum.server.guard import ApiErrorHandler, make_guard
-from ferrum.server.options import ServeOptions
 from ferrum.server.routes import chat, completions, openapi, status, tokens
 from ferrum.server.state import ServerState
 
@@ -63,15 +61,6 @@ def create_app(state: ServerState) -> Sanic[Any, Any]:
     app.exception(ApiError)(lambda _, error: error.response())
     app.signal("http.routing.before")(make_guard(state.options))
     for method, path, handler in ROUTES:
-        app.add_route(handler, path, methods=[method], name=handler.__name__)
+        # Without the format, Sanic parses each handler's source to guess it.
+        app.add_route(handler, path, methods=[method], name=handler.__name__, error_format="json")
     return app
-
-
-def serve(pack_path: Path | str, options: ServeOptions | None = None) -> int:
-    """Serve the pack until SIGTERM or SIGINT; the exit status. Raises FerrumError when it cannot start."""
-    from ferrum.server.lifecycle import run_server
-
-    return run_server(Path(pack_path), options or ServeOptions())
-
-
-__all__ = ["ServeOptions", "ServerState", "create_app", "serve"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ferrum.engine.messages import EngineInfo, EngineStats, TokenEvent
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 
 
 class BackendGeneration(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from ferrum.engine.messages import TokenEvent
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from ferrum.server.backend import Backend, BackendGeneration
 from ferrum.server.choice import Choice, Delta, TextOptions

@@ -1,8 +1,8 @@
 """From a pack to a running server and to its end.
 
-Start: the port is bound first (a busy one costs nothing), then the engine's process loads the pack while this one reads
-the tokenizer. End: SIGTERM or SIGINT stops admission, running requests get ``drain_seconds``, what is left ends with an
-error event; a second signal ends everything at once.
+Start: the engine's process, which ``start`` has begun, loads the pack while this one reads the tokenizer. End: SIGTERM or
+SIGINT stops admission, running requests get ``drain_seconds``, what is left ends with an error event; a second signal ends
+everything at once.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from typing import Any
 
 from sanic import Sanic
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.client import EngineClient
-from ferrum.engine.scheduler import EngineOptions
-from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.spawn import EngineProcess
+from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
 from ferrum.server.guard import limited_protocol
 from ferrum.server.options import ServeOptions
+from ferrum.server.start import BACKLOG
 from ferrum.server.state import ServerState
 from ferrum.text.chat_template import ChatTemplate
 from ferrum.text.tokenizer import Tokenizer
 
-BACKLOG = 1024
 FLUSH_SECONDS = 1.0  # for error events to leave after the engine was closed
 WATCH_SECONDS = 0.25
 
@@ -61,34 +62,10 @@ def load_text(path: Path, trust: bool) -> PackText:
         return PackText(pack.manifest, tokenizer, template)
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises FerrumError for a busy port or an address that is not this machine's."""
-    where = f"{host}:{port}"
-    try:
-        found = socket.getaddrinfo(host.strip("[]") or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = min(found, key=lambda f: f[0] != socket.AF_INET)  # localhost may also be ::1
-    except (OSError, UnicodeError):
-        raise FerrumError("bad-address", "the host name is not known", where, "check --host") from None
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        sock.listen(BACKLOG)
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        if isinstance(error, PermissionError):
-            raise FerrumError("port-denied", "this user may not listen on the port", where, "use --port 1024 or higher") from None
-        step = "stop the other server, or use another --port"
-        raise FerrumError("port-busy", f"cannot listen: {os.strerror(error.errno or 0)}", where, step) from None
-    return sock
-
-
-def run_server(path: Path, options: ServeOptions) -> int:
-    """Serve until a signal; the exit status."""
-    sock = bind(options.host, options.port)
-    with sock, asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_serve(path, options, sock))
+def run_server(path: Path, options: ServeOptions, sock: socket.socket, engine: EngineProcess) -> int:
+    """Serve on ``sock`` until a signal; the exit status."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(_serve(path, options, sock, engine))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -100,10 +77,10 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return factory
 
 
-async def _serve(path: Path, options: ServeOptions, sock: socket.socket) -> int:
+async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine: EngineProcess) -> int:
     stop = Stop()
     with stop.on_signals():
-        state = await _start(path, options, stop)
+        state = await _start(path, options, engine, stop)
         if state is None:  # a signal came first
             return EXIT_INTERRUPTED if stop.interrupted else 0
         try:
@@ -121,9 +98,9 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket) -> int:
             state.pool.shutdown(wait=False, cancel_futures=True)
 
 
-async def _start(path: Path, options: ServeOptions, stop: Stop) -> ServerState | None:
+async def _start(path: Path, options: ServeOptions, process: EngineProcess, stop: Stop) -> ServerState | None:
     """Load everything; None when a signal came meanwhile. Raises FerrumError."""
-    engine = asyncio.ensure_future(start_engine(path, options))
+    engine = asyncio.ensure_future(start_engine(path, options, process))
     text = asyncio.ensure_future(asyncio.to_thread(load_text, path, options.trust))
     signalled = asyncio.ensure_future(stop.signalled.wait())
     try:
@@ -153,10 +130,11 @@ def return_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-async def start_engine(path: Path, options: ServeOptions) -> EngineClient:
-    """The engine in its process. Raises FerrumError."""
+async def start_engine(path: Path, options: ServeOptions, process: EngineProcess) -> EngineClient:
+    """The engine in ``process``. Raises FerrumError."""
     return await EngineClient.start(
         path,
+        process,
         device=options.device,
         trust=options.trust,
         device_options=DeviceOptions(

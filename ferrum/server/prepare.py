@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from ferrum.server.choice import TextOptions
 from ferrum.server.errors import from_ferrum, invalid, unsupported

@@ -23,11 +23,11 @@ import numpy as np
 
 from ferrum.codegen.target import BY_NAME, GpuTarget, parse_target
 from ferrum.codegen.toolchains.gpu import find_gpu_toolchain
-from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cuda_driver import Driver, Gpu, choose_gpu, open_driver
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table
 from tests.bench import gpu_torch

@@ -21,9 +21,9 @@ from ferrum.codegen.manifest import make_manifest, tensor_records
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.row_layout import parse_rows
 from ferrum.codegen.target import GpuTarget
-from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, Gpu
+from ferrum.devices.options import DeviceOptions
 from ferrum.graphs.models.random_weights import SHAPES as SMALL_SHAPES
 from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import STAGE_NAMES, load_graph

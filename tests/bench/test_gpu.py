@@ -10,8 +10,8 @@ import pytest
 from ferrum.codegen.layouts import parse_format
 from ferrum.codegen.row_layout import RowLayout, decode_stored
 from ferrum.codegen.target import BY_NAME, GpuTarget
-from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cuda_driver import Driver, choose_gpu
+from ferrum.devices.options import DeviceOptions
 from ferrum.pack.schema import TensorRecord
 from tests.bench import gpu, gpu_models
 from tests.devices.emulated import emulated_driver

@@ -13,8 +13,8 @@ from ferrum.codegen.driver import compile_targets
 from ferrum.codegen.emulate import SCHEDULES
 from ferrum.codegen.emulate.device import EmulatedDevice
 from ferrum.codegen.options import CompileOptions
-from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table
 from ferrum.pack.proof import PROOF_NAME, decode_proof

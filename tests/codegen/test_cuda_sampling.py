@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ferrum.codegen.emulate.device import EmulatedDevice
-from ferrum.devices.base import DeviceOptions, Executor
+from ferrum.devices.base import Executor
+from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import open_pack
 from tests.codegen import test_sampling as cpu
 from tests.codegen.folders import compile_folder

@@ -14,8 +14,8 @@ from ferrum.codegen.emulate.device import EmulatedDevice
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.target import BY_NAME, GPU_TARGETS, GpuTarget
 from ferrum.codegen.toolchains.metal import MetalSource, find_metal
-from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table
 from ferrum.pack.proof import PROOF_NAME, decode_proof

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferrum.devices.base import DeviceOptions, Executor, StepBuffers
+from ferrum.devices.base import Executor, StepBuffers
 from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.sampling import sample_reference
 from ferrum.pack.reader import open_pack
 from tests.codegen.conftest import VOCAB

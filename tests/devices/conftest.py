@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.devices.base import DeviceOptions, Executor
+from ferrum.devices.base import Executor
 from ferrum.devices.cpu import CpuDevice
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, choose_gpu
 from ferrum.devices.metal import Metal, MetalExecutor
 from ferrum.devices.null import NullDevice
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.load import find_device
 from ferrum.pack.reader import Pack, open_pack
 from tests.devices.fake_cuda import FakeDriver

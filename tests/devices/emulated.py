@@ -6,10 +6,10 @@ import numpy as np
 
 from ferrum.codegen.emulate import Module, build
 from ferrum.codegen.emulate.module import Address, Prepared
-from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, choose_gpu
 from ferrum.devices.metal import Metal, MetalExecutor
+from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import Pack
 from tests.devices.fake_cuda import FakeDriver, Kernel
 from tests.devices.fake_metal import FakeApi, FakeDevice, pool

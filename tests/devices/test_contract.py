@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ferrum.devices.base import DeviceOptions, Executor, OverlappingExecutor, StepBuffers
+from ferrum.devices.base import Executor, OverlappingExecutor, StepBuffers
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
-from ferrum.engine.sampling import SamplingParams, allow_bits, sample_reference
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.sampling import allow_bits, sample_reference
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import INPUTS, OUTPUTS
 from tests.devices.conftest import SMALL, Loader

@@ -11,10 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from ferrum.devices.base import DeviceOptions
 from ferrum.devices.cuda import CudaDevice, CudaExecutor
 from ferrum.devices.cuda_driver import Driver, Gpu, choose_gpu, list_gpus, open_driver
 from ferrum.devices.null import NullExecutor
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack, open_pack
 from tests.devices.conftest import SMALL, fake_driver, load_cuda

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.devices.base import DeviceOptions, OverlappingExecutor
+from ferrum.devices.base import OverlappingExecutor
 from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 from ferrum.pack.reader import open_pack
 from ferrum.pack.verify import read_selftest, run_case
 from tests.devices.emulated import load_emulated, load_emulated_metal

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from ferrum.devices.base import DeviceOptions, Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.launching import (
     ArenaLayout,
     Pointer,
@@ -22,6 +22,7 @@ from ferrum.devices.launching import (
     device_bytes,
     read_table,
 )
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import ALIGNMENT, INPUTS, OUTPUTS, InputArg, IntArg, KvArg, Launch, LaunchTable, Slot, SlotArg, Term
 from ferrum.pack.reader import open_pack

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferrum.devices.base import DeviceOptions, Executor
+from ferrum.devices.base import Executor
 from ferrum.devices.null import NullExecutor
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.pack.reader import open_pack
 from tests.devices.conftest import OPENERS
 from tests.devices.null_model import BYTES_PER_BLOCK, write_launch_pack

@@ -8,8 +8,9 @@ from ferrum.devices.base import Limits
 from ferrum.devices.null import NullExecutor, null_logits
 from ferrum.engine.engine import Engine
 from ferrum.engine.messages import TokenEvent
-from ferrum.engine.sampling import SamplingParams, choose, uniform
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.sampling import choose, uniform
 
 VOCAB = 37
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 import transformers
 
-from ferrum.devices.base import DeviceOptions, Executor
+from ferrum.devices.base import Executor
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.load import load_model
-from ferrum.engine.sampling import SamplingParams, allow_bits, sample_reference
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.sampling import allow_bits, sample_reference
 from tests.codegen.folders import compile_folder, save
 
 VOCAB_SIZE = 777

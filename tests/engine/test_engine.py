@@ -7,8 +7,9 @@ import pytest
 
 from ferrum.devices.null import NullExecutor, null_logits
 from ferrum.engine.engine import Engine
-from ferrum.engine.sampling import SamplingParams, allow_bits, log_softmax
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.sampling import allow_bits, log_softmax
 from ferrum.errors import FerrumError
 from tests.engine.oracle import VOCAB, check_empty, drain, expected, limits, new_engine, tokens_of
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine import messages
 from ferrum.engine.messages import (
     Abort,
@@ -26,8 +26,8 @@ from ferrum.engine.messages import (
     decode_to_engine,
     encode,
 )
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 TO_ENGINE: list[Message] = [

@@ -16,11 +16,12 @@ import numpy as np
 import psutil
 import pytest
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.client import EngineClient
 from ferrum.engine.messages import TokenEvent
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.spawn import spawn
 from ferrum.errors import FerrumError
 from tests.engine.null_pack import EOS, VOCAB_SIZE, write_null_pack
 from tests.engine.oracle import expected
@@ -248,6 +249,26 @@ def test_errors_of_loading_reach_the_caller(pack: Path, tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_process_that_nobody_speaks_with_is_ended() -> None:
+    with pytest.raises(KeyboardInterrupt), spawn() as engine:
+        assert engine.process.poll() is None
+        raise KeyboardInterrupt
+    assert engine.process.returncode is not None
+    engine.close()
+
+
+def test_a_process_may_be_spawned_before_its_client(pack: Path) -> None:
+    async def main() -> None:
+        client = await EngineClient.start(pack, engine, device="null", trust=True)
+        assert client.process is engine.process
+        assert await collect(client, [1], SamplingParams(max_tokens=2))
+        await client.close()
+
+    with spawn() as engine:
+        asyncio.run(main())
+    assert engine.process.returncode == 0
+
+
 def test_signals_of_the_terminal_do_not_end_the_engine(pack: Path) -> None:
     async def body(client: EngineClient) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -261,7 +282,7 @@ def test_signals_of_the_terminal_do_not_end_the_engine(pack: Path) -> None:
 PARENT = """
 import asyncio, sys
 from ferrum.engine.client import EngineClient
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 
 async def main():
     client = await EngineClient.start(sys.argv[1], device="null", trust=True)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions, Planned, Scheduler
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import Sequence, State
 from tests.engine.oracle import limits
 

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ferrum.engine.engine import Engine
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 from ferrum.engine.sequence import State
 from tests.engine.oracle import VOCAB, check_empty, expected, new_engine, tokens_of
 

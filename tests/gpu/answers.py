@@ -5,7 +5,7 @@ from __future__ import annotations
 from tokenizers import Tokenizer
 
 from ferrum.engine.engine import Engine
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 from ferrum.graphs.tiny.chat import Chat
 from ferrum.graphs.tiny.questions import questions
 from ferrum.graphs.tiny.tokenizer import MODEL_FOLDER

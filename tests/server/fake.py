@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from ferrum.engine.messages import EngineInfo, EngineStats, TokenEvent
-from ferrum.engine.sampling import SamplingParams
+from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 Reply = Callable[[Sequence[int], SamplingParams, int], list[int]]

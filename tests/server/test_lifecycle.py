@@ -21,10 +21,11 @@ import openai
 import psutil
 import pytest
 
+from ferrum.engine.spawn import EngineProcess
 from ferrum.errors import FerrumError
 from ferrum.server import lifecycle
-from ferrum.server.lifecycle import bind
 from ferrum.server.options import ServeOptions
+from ferrum.server.start import bind, serve
 from tests.engine.null_pack import write_null_pack
 from tests.server.harness import sse_events
 from tests.server.test_streams import eventually
@@ -36,7 +37,7 @@ SERVE = """
 import json, sys
 from pathlib import Path
 from ferrum.errors import FerrumError
-from ferrum.server.app import serve
+from ferrum.server.start import serve
 from ferrum.server.options import ServeOptions
 options = json.loads(sys.argv[2])
 options["pid_file"] = Path(options["pid_file"])
@@ -280,12 +281,12 @@ def test_a_signal_while_loading_ends_it(pack: Path, tmp_path: Path) -> None:
 def test_ctrl_c_while_loading_is_an_interruption(pack: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """130 whenever it comes; loading stands still here until it does."""
 
-    async def start(path: Path, options: ServeOptions, stop: lifecycle.Stop) -> None:
+    async def start(path: Path, options: ServeOptions, engine: EngineProcess, stop: lifecycle.Stop) -> None:
         os.kill(os.getpid(), signal.SIGINT)
         await stop.signalled.wait()
 
     monkeypatch.setattr(lifecycle, "_start", start)
-    assert lifecycle.run_server(pack, ServeOptions(port=0)) == 130
+    assert serve(pack, ServeOptions(port=0)) == 130
 
 
 _IMPORTS = """
@@ -307,3 +308,4 @@ def test_the_running_server_and_engine_map_no_torch(pack: Path, tmp_path: Path) 
         process = psutil.Process(server.process.pid)
         for one in (process, *process.children()):
             assert not [m.path for m in one.memory_maps() if "/torch/" in m.path or "onnx" in m.path]
+        assert not [m.path for m in process.memory_maps() if "/numpy/" in m.path], "the server itself needs no arrays"

@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ferrum.devices.base import DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
-from ferrum.engine.sampling import SamplingParams
-from ferrum.engine.scheduler import EngineOptions
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
 
 PIECES = 3  # samples of one long generation
 
