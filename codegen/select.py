@@ -175,7 +175,7 @@ class Selector:
             kv_dtype=self.kv_dtype,
             bf16_dot=self.target.has_bf16_dot,
             lanes=self.target.lanes,
-            mr=6 if self.target.registers >= 32 else 3,
+            sums=24 if self.target.registers >= 32 else 12,
         )
         values = (node.inputs[0], self.tables[frequency, scale])
         self._add(node, kernel, values, node.inputs[2:], 4 * kernel.num_heads * kernel.head_dim)

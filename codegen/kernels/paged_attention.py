@@ -20,7 +20,8 @@ class PagedAttention(Kernel):
 
     ``window`` 0 attends to everything before. ``kv_dtype`` f32, bf16 or int8 (a scale for each token and head).
     ``bf16_dot``: the target multiplies pairs of bfloat16; else q and p stay float32. Beside an int8 cache they become bytes.
-    ``mr`` rows by four vectors of keys are held in registers.
+    ``sums`` vectors of scores are held in registers: six rows by four vectors of keys (of 24); where keys are widened as they
+    are loaded, twelve by two, so that more rows share that.
     """
 
     stem: ClassVar[str] = "paged_attention"
@@ -35,7 +36,7 @@ class PagedAttention(Kernel):
     kv_dtype: str
     bf16_dot: bool
     lanes: int
-    mr: int
+    sums: int
 
     @property
     def element_bytes(self) -> int:
@@ -73,6 +74,16 @@ class PagedAttention(Kernel):
         return self.num_heads // self.num_kv_heads
 
     @property
+    def widened(self) -> bool:
+        """Keys and values become floats between memory and product."""
+        return self.kv_dtype == "f32" or (self.kv_dtype == "bf16" and not self.bf16_dot)
+
+    @property
+    def mr(self) -> int:
+        """Rows of a register block."""
+        return self.sums // (2 if self.widened else 4)
+
+    @property
     def tile_tokens(self) -> int:
         """Query tokens of one work item."""
         return max(1, _TILE_ROWS // self.group)
@@ -99,9 +110,11 @@ class PagedAttention(Kernel):
         width, extra = bytes_of[self.kv_dtype]
         return {
             "vectors": 4,
+            "mr": self.mr,
+            "key_vectors": {m: 4 if 4 * m <= self.sums else 2 for m in range(1, self.mr + 1)},
             "keys": keys,
             "value_vectors": {
-                m: max(v for v in range(1, 4 * self.mr // m + 1) if vectors % v == 0) for m in range(1, self.mr + 1)
+                m: max(v for v in range(1, self.sums // m + 1) if vectors % v == 0) for m in range(1, self.mr + 1)
             },
             "padded_d": self.padded_d,
             "key_bytes": self.key_bytes,
