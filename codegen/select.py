@@ -39,13 +39,18 @@ class Call:
 def blocking(target: Target, fmt: Format, tuned: Mapping[str, Blocking]) -> Blocking:
     """What was tuned for this compile, else what is recorded for the target, else as many sums as fit beside the operands.
 
-    Integer sums need a float twin for the scales, so they get half the tiles.
+    Sums of whole scales, and floats of a span with several groups, need a twin of each integer sum, so they get half the
+    tiles; other integer sums are added up in memory. bfloat16 weights that are widened are shared by more rows.
     """
     found = tuned.get(fmt.name) or RECORDED.get(target.name, {}).get(fmt.kind)
     if found:
         return found
     if target.registers >= 32:
-        return Blocking(6, 2) if fmt.group else Blocking(6, 4)
+        if fmt.kind == "int8":
+            return Blocking(6, 4, 8)
+        if fmt.group:
+            return Blocking(6, 2)
+        return Blocking(12, 2) if fmt.kind == "bf16" and not target.has_bf16_dot else Blocking(6, 4)
     return Blocking(2, 2) if fmt.group else Blocking(4, 2)
 
 
@@ -148,7 +153,6 @@ class Selector:
             activation=str(node.attrs.get("activation", "")),
             mr=block.rows,
             nr=block.tiles,
-            registers=self.target.registers,
             chunk_kib=block.chunk_kib,
         )
         values = (node.inputs[0], node.inputs[-1]) if residual else (node.inputs[0],)

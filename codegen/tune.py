@@ -11,7 +11,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from ferrum.codegen.kernels.linear import Blocking, Linear
 from ferrum.codegen.layouts import Format, TiledLayout, encode_units, parse_format
 from ferrum.codegen.plan import KvPlan, Launch, Plan, Slot
 from ferrum.codegen.render import render_step
+from ferrum.codegen.select import blocking
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
 from ferrum.devices.cpu import Config, Step
@@ -34,7 +35,7 @@ _ROUNDS = 7
 _VOCAB = 16
 # Together the copies of a matrix are larger than the last cache of most machines.
 _COLD_BYTES = 96 << 20
-# Rows by tiles, the usual block first: for integers, for floats.
+# Rows by tiles beside the usual block: for integers, for floats.
 _MANY_REGISTERS = (((6, 2), (4, 2), (8, 2), (4, 4), (6, 4)), ((6, 4), (4, 4), (8, 2), (12, 2)))
 _FEW_REGISTERS = (((2, 2), (3, 2), (4, 2)), ((4, 2), (5, 2), (2, 4), (6, 2)))
 _MAX_VALUES = 2 << 20
@@ -49,10 +50,11 @@ class Trial:
 
 
 def candidates(target: Target, fmt: Format) -> tuple[Blocking, ...]:
-    """Blocks whose sums fit the registers, and a larger chunk for the usual one."""
+    """The usual block first, others whose sums fit the registers, and twice the chunk for the usual one."""
     integers, floats = _MANY_REGISTERS if target.registers >= 32 else _FEW_REGISTERS
-    shapes = integers if fmt.group else floats
-    return (*(Blocking(*shape) for shape in shapes), Blocking(*shapes[0], 2 * Blocking.chunk_kib))
+    usual = blocking(target, fmt, {})
+    others = [Blocking(*shape, chunk_kib=usual.chunk_kib) for shape in (integers if fmt.group else floats)]
+    return tuple(dict.fromkeys((usual, *others, replace(usual, chunk_kib=2 * usual.chunk_kib))))
 
 
 def tune(target: Target, params: Iterable[Param]) -> tuple[dict[str, Blocking], list[TuningRecord]]:
@@ -104,7 +106,7 @@ def measure(target: Target, fmt: Format, n: int, k: int, blockings: Sequence[Blo
 def _linear(target: Target, fmt: Format, n: int, k: int, block: Blocking) -> Linear:
     layout = TiledLayout(n, k, fmt, target.lanes, block.tiles)
     act = act_for(fmt, k, target.has_bf16_dot)
-    return Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, target.registers, block.chunk_kib)
+    return Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, block.chunk_kib)
 
 
 class _Runner:

@@ -37,7 +37,7 @@ class Blocking:
 class Linear(Kernel):
     """``x [rows, k] -> [rows, n]``, or ``[rows, n/2]`` = act(gate) * up.
 
-    ``mr`` rows of x and ``nr`` weight tiles are held in ``registers`` vector registers at once; with more rows, weights are
+    ``mr`` rows of x and ``nr`` weight tiles are held in vector registers at once; with more rows, weights are
     used in chunks of ``chunk_kib``.
     """
 
@@ -51,7 +51,6 @@ class Linear(Kernel):
     activation: str
     mr: int
     nr: int
-    registers: int
     chunk_kib: int = 16
 
     @property

@@ -75,7 +75,7 @@ def test_linear(data: st.DataObject) -> None:
     bias, residual = draw(st.booleans()), not activation and draw(st.booleans())
     act = act_for(layout.format, k, target.has_bf16_dot)
     block = blocking(target, layout.format, {})
-    kernel = Linear(n, k, layout, act, bias, residual, activation, block.rows, block.tiles, target.registers)
+    kernel = Linear(n, k, layout, act, bias, residual, activation, block.rows, block.tiles, block.chunk_kib)
     rng = np.random.default_rng(n * 1000 + k)
     x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
     b, r = rng.normal(size=n).astype(np.float32), rng.normal(size=(rows, kernel.n_out)).astype(np.float32)
