@@ -54,7 +54,3 @@ def serve_command(pack: Path, port: int, slots: int, context: int, kv_bytes: int
 
 def one_shot_command(pack: Path, prompt: str, threads: int) -> Command:
     return [*FERRUM, "run", pack, "--threads", str(threads), "--max-model-len", "1024", "--max-tokens", "1", "--prompt", prompt]
-
-
-def has_kv_dtype() -> bool:
-    return "--kv-dtype" in run([*FERRUM, "compile", "--help"])

@@ -75,11 +75,12 @@ def at_depth(programs: Path, model: Path, case: Case, threads: int, cache: str, 
     return [float(v) for v in _list(run(command))[0]["samples_ts"]]
 
 
-def serve_command(programs: Path, model: Path, port: int, slots: int, context: int, threads: int) -> Command:
-    """``context`` tokens for each slot; copies of idle slots are not kept, as ferrum keeps none."""
+def serve_command(programs: Path, model: Path, port: int, slots: int, context: int, threads: int, cache: str) -> Command:
+    """``context`` tokens for each slot in a KV cache of this type; copies of idle slots are not kept, as ferrum keeps none."""
+    kinds = [] if cache == "f16" else ["-ctk", cache, "-ctv", cache, "-fa", "on"]
     return [
         programs / "llama-server", "-m", model, "--port", str(port), "-t", str(threads), "-tb", str(threads),
-        "-np", str(slots), "-c", str(slots * context), "--cache-ram", "0", "--alias", MODEL_NAME,
+        "-np", str(slots), "-c", str(slots * context), "--cache-ram", "0", "--alias", MODEL_NAME, *kinds,
     ]  # fmt: skip
 
 

@@ -20,6 +20,11 @@ from tests.bench.peers.record import Failure
 Command = Sequence[str | Path]
 
 
+def installed() -> dict[str, str]:
+    """The environment, but Python keeps its bytecode, as it does where a package was installed with pip."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+
+
 def run(command: Command, timeout: float = 1800, **environment: str) -> str:
     """Standard output. Raises Failure with the last lines of standard error."""
     try:
@@ -28,7 +33,7 @@ def run(command: Command, timeout: float = 1800, **environment: str) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
-            env=os.environ | environment,
+            env=installed() | environment,
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -49,7 +54,7 @@ def free_port() -> int:
 def started(command: Command, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a process group of its own, ended with all its children."""
     with log.open("wb") as file:
-        process = subprocess.Popen([str(c) for c in command], stdout=file, stderr=file, start_new_session=True)
+        process = subprocess.Popen([str(c) for c in command], stdout=file, stderr=file, env=installed(), start_new_session=True)
     try:
         yield process
     finally:
