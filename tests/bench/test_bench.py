@@ -52,8 +52,9 @@ def test_commands_hold_both_sides_to_the_same_case() -> None:
     assert ours[ours.index("--concurrency") + 1] == theirs[theirs.index("-npl") + 1] == "16"
     assert ours[ours.index("--prompt-tokens") + 1] == theirs[theirs.index("-npp") + 1] == "16"
     assert ours[ours.index("--max-tokens") + 1] == theirs[theirs.index("-ntg") + 1] == "24"
-    served = [str(c) for c in llama_cpp.serve_command(Path("bin"), Path("a.gguf"), 1, 16, 256, 2)]
+    served = [str(c) for c in llama_cpp.serve_command(Path("bin"), Path("a.gguf"), 1, 16, 256, 2, "q8_0")]
     assert served[served.index("-c") + 1] == str(16 * 256)
+    assert served[served.index("-ctk") + 1] == served[served.index("-ctv") + 1] == "q8_0"
 
 
 def test_participants_take_turns_and_a_failing_one_drops_out() -> None:

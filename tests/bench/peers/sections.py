@@ -169,9 +169,10 @@ def _servers(run: Run, slots: int, context: int, kv_dtype: str = "", cache: str 
     form = run.tight()
     pack, gguf = run.models.pack(form.quant, kv_dtype), run.gguf(form)
     kv = int(slots * (context + 16) * run.models.kv_bytes(pack))
+    programs = run.peers.programs
     return {
         OURS: (lambda port: ferrum_.serve_command(pack, port, slots, context, kv, run.threads), "/ready"),
-        LLAMA: (lambda port: llama_cpp.serve_command(run.peers.programs, gguf, port, slots, context, run.threads, cache), "/health"),
+        LLAMA: (lambda port: llama_cpp.serve_command(programs, gguf, port, slots, context, run.threads, cache), "/health"),
     }
 
 
