@@ -23,12 +23,6 @@ static int64_t arena_layout(const FerrumConfig *f, Ctx *c) {
   return at + align64(f->num_threads * (int64_t)SCRATCH_BYTES);
 }
 
-static double seconds(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 static void run_launches(Ctx *c, const Launch *launches, int thread) {
   double *const profile = thread == 0 ? c->profile : NULL;
   double start = profile ? seconds() : 0.0;
@@ -37,7 +31,7 @@ static void run_launches(Ctx *c, const Launch *launches, int thread) {
     const Launch *l = &launches[i];
     l->run(c, l, thread);
     const int skip = (l->row_wise == SYNC_IF_SHARED && replicated(launch_rows(c, l))) || (l->row_wise == SYNC_IF_PREFILL && c->decode_only);
-    if (!skip) barrier_wait(&c->pool.barrier);
+    if (!skip) barrier_wait(&c->pool, thread);
     if (profile) {
       const double end = seconds();
       profile[i] += end - start;
@@ -54,7 +48,7 @@ static void run_step(Ctx *c) {
     for (int t = s->query_start[seq]; t < s->query_start[seq + 1]; t += TILE_TOKENS)
       c->tiles[c->num_tiles++] = (QueryTile){seq, t, min_int(TILE_TOKENS, s->query_start[seq + 1] - t)};
   for (int i = 0; i < NUM_LAUNCHES; ++i) atomic_store_explicit(&c->counters[i].next, 0, memory_order_relaxed);
-  pool_run(&c->pool);
+  pool_run(&c->pool, 0);
 }
 
 /* 0 or an errno value. The arena and the KV memory belong to the caller. */

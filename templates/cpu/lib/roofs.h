@@ -16,7 +16,7 @@ static double roof_time(Roof *r, void (*work)(void *, int)) {
   p->work = work;
   p->arg = r;
   const double start = seconds();
-  pool_run(p);
+  pool_run(p, 1);
   const double end = seconds();
   p->work = usual;
   p->arg = r->ctx;
@@ -26,7 +26,6 @@ static double roof_time(Roof *r, void (*work)(void *, int)) {
 static void read_work(void *argument, int thread) {
   enum { PIECE = 1 << 18 };
   Roof *r = argument;
-  (void)thread;
   vi a = {0}, b = {0}, c = {0}, d = {0};
   for (int64_t at; (at = (int64_t)atomic_fetch_add(&r->next, 1) * PIECE) + PIECE <= r->bytes;)
     for (const uint8_t *p = r->data + at, *end = p + PIECE; p < end; p += 16 * LANES) {
@@ -37,7 +36,7 @@ static void read_work(void *argument, int thread) {
     }
   a ^= b ^ c ^ d;
   atomic_fetch_add(&r->sink, a[0] + a[LANES - 1]);
-  barrier_wait(&r->ctx->pool.barrier);
+  barrier_wait(&r->ctx->pool, thread);
 }
 
 /* Bytes per second. */
@@ -61,7 +60,7 @@ static double roof_read(Ctx *c, const uint8_t *data, int64_t bytes) {
     }                                                                                                            \
     s0 += s1 + s2 + s3 + s4 + s5 + s6 + s7 + s8 + s9 + s10 + s11;                                                \
     atomic_fetch_add(&r->sink, (int64_t)(s0[0] != 0));                                                           \
-    barrier_wait(&r->ctx->pool.barrier);                                                                         \
+    barrier_wait(&r->ctx->pool, thread);                                                                         \
   }
 #if defined(__x86_64__)
 #define ROOF_OPAQUE(x) __asm__ volatile("" : "+v"(x))

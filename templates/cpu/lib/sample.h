@@ -38,11 +38,22 @@ static void sift_down(Candidate *h, int n, int i) {
   h[i] = x;
 }
 
+/* The first of the largest: found block by block, so that only one block is looked through for it. */
 static int arg_max(const float *x) {
-  float top = x[0];
-  _Pragma("omp simd reduction(max : top)")
-  for (int i = 1; i < VOCAB_SIZE; ++i) top = x[i] > top ? x[i] : top;
-  for (int i = 0; i < VOCAB_SIZE; ++i)
+  enum { BLOCK = 2048 };
+  float top = -INFINITY;
+  int from = 0;
+  for (int at = 0; at < VOCAB_SIZE; at += BLOCK) {
+    const int end = min_int(VOCAB_SIZE, at + BLOCK);
+    float here = x[at];
+    _Pragma("omp simd reduction(max : here)")
+    for (int i = at; i < end; ++i) here = x[i] > here ? x[i] : here;
+    if (here > top) {
+      top = here;
+      from = at;
+    }
+  }
+  for (int i = from; i < VOCAB_SIZE; ++i)
     if (x[i] == top) return i;
   return 0;
 }
