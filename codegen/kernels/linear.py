@@ -94,6 +94,7 @@ class Linear(Kernel):
         group = self.weight.format.group
         steps = self.act.group // {6: 16}.get(self.weight.format.bits, 8) or self.steps
         return {
+            "n_out": self.n_out,
             "per_span": self.act.group // group if group else 1,
             "per_group": group // self.act.sums if group else 1,
             "pieces": self.act.group // self.act.sums if group else 1,
