@@ -237,15 +237,16 @@ def encode_units(rows: NDArray[np.float32], layout: TiledLayout) -> Array:
     q, scale, zero = quantize_groups(rows, fmt)
     stored = np.empty((units, layout.unit_bytes), np.uint8)
     out = stored[:, layout.step_bytes :].reshape(units, layout.groups, layout.group_bytes)
+    scales: Array = scale
     if fmt.whole_scales:
-        step, scale = whole_scales(scale)
+        step, scales = whole_scales(scale)
         stored[:, : layout.step_bytes] = step.reshape(units, r).view(np.uint8)
 
     def by_group(values: Array) -> NDArray[np.uint8]:
         grouped = np.ascontiguousarray(values.reshape(units, r, layout.groups).transpose(0, 2, 1))
         return grouped.view(np.uint8).reshape(units, layout.groups, -1)
 
-    out[..., : 2 * r] = by_group(scale)
+    out[..., : 2 * r] = by_group(scales)
     if zero is not None:
         out[..., 2 * r : 3 * r] = by_group(zero)
     quads = q.reshape(units, r, layout.groups, fmt.group // 4, 4).transpose(0, 2, 3, 1, 4)

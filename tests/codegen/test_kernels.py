@@ -93,6 +93,27 @@ def test_linear(data: st.DataObject) -> None:
     assert np.median(np.abs(got - expected)) <= 2e-5 * max(1.0, np.abs(expected).max())
 
 
+@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("name", ["int8-g128", "int6-g64", "int4-g32", "int4-g128", "int4a-g32"])
+def test_the_largest_sums_fit(target: Target, rows: int, name: str) -> None:
+    """Every weight and every value of x at the end of its range, with signs that never cancel."""
+    n, k = 5, 256
+    layout = layout_for(target, n, k, name)
+    act = act_for(layout.format, k, target.has_bf16_dot)
+    block = blocking(target, layout.format, {})
+    kernel = Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, block.chunk_kib)
+    sign = np.where(np.arange(k) % 3 == 1, -1, 1).astype(np.float32)
+    x, w = np.tile(sign, (rows, 1)), np.array([3.0, -3.0, 1e-3, 0.0, 7.5], np.float32)[:, None] * sign
+    w[3] = -w[4]  # one more row of both signs
+    raw = stored(w, layout)
+    raw += bytes(-len(raw) % 64)
+    calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
+    slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
+    expected = Linear.reference(Quantize.reference(x, act), decode(raw, layout), None, None, "")
+    np.testing.assert_allclose(slots[3].view(np.float32), expected, rtol=1e-4, atol=1e-5)
+
+
 @SETTINGS
 @given(st.data())
 def test_quantize_and_norms(data: st.DataObject) -> None:
