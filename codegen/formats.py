@@ -60,17 +60,15 @@ def parse_act(name: str) -> ActFormat:
 def act_for(weight: Format, k: int, bf16_dot: bool) -> ActFormat:
     """The activation format of rows of ``k`` values that a weight format is multiplied with.
 
-    A scale serves 128 values where the width allows it, whatever the group of the weights: bytes lose little by that, and
-    integer sums of whole scales stay integers for longer. Zero points have a float product for every group anyway.
+    Beside weights of whole scales a scale serves 128 values where the width allows it, whatever their group: bytes lose
+    little by that, and sums stay integers for longer.
 
     Without a dot product of bfloat16, floats stay wide; but rows of an odd ``k`` end in half a pair, and bfloat16 rows are
     padded for that.
     """
     if weight.group:
-        if weight.kind == "int4a":
-            return ActFormat("q8", weight.group, weight.group, 0, asymmetric=True)
         wide = weight.group
-        while wide < _SCALE_GROUP and -(-k // weight.group) * weight.group % (2 * wide) == 0:
+        while weight.whole_scales and wide < _SCALE_GROUP and -(-k // weight.group) * weight.group % (2 * wide) == 0:
             wide *= 2
-        return ActFormat("q8", wide, WHOLE_SUM if weight.whole_scales else weight.group, weight.zero)
+        return ActFormat("q8", wide, WHOLE_SUM if weight.whole_scales else weight.group, weight.zero, weight.kind == "int4a")
     return ActFormat(weight.kind if bf16_dot or k % 2 else "f32")

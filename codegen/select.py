@@ -39,17 +39,17 @@ class Call:
 def blocking(target: Target, fmt: Format, tuned: Mapping[str, Blocking]) -> Blocking:
     """What was tuned for this compile, else what is recorded for the target, else as many sums as fit beside the operands.
 
-    Sums of whole scales, and floats of a span with several groups, need a twin of each integer sum, so they get half the
-    tiles; other integer sums are added up in memory. bfloat16 weights that are widened are shared by more rows.
+    Sums of whole scales need a twin of each integer sum, so they get half the tiles; other integer sums are added up in
+    memory. bfloat16 weights that are widened are shared by more rows.
     """
     found = tuned.get(fmt.name) or RECORDED.get(target.name, {}).get(fmt.kind)
     if found:
         return found
     if target.registers >= 32:
-        if fmt.kind == "int8":
-            return Blocking(6, 4, 8)
-        if fmt.group:
+        if fmt.whole_scales:
             return Blocking(6, 2)
+        if fmt.group:
+            return Blocking(6, 4, 8)
         return Blocking(12, 2) if fmt.kind == "bf16" and not target.has_bf16_dot else Blocking(6, 4)
     return Blocking(2, 2) if fmt.group else Blocking(4, 2)
 
