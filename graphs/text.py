@@ -26,7 +26,7 @@ KEYWORDS = frozenset({"graph", "input", "param", "return", "true", "false", "inf
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.+-]*\Z")
 TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")
-          |(?P<number>-?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|inf))
+          |(?P<number>-?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|inf(?![A-Za-z0-9_.+-])))
           |(?P<name>[A-Za-z_][A-Za-z0-9_.+-]*)
           |(?P<mark>[\[\](){}:=,@]))""",
     re.VERBOSE,

@@ -39,7 +39,7 @@ def test_a_tuned_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert formats == {"int4-g32", "int6-g64"} or formats == {"int4-g32", "int6-g32"}
     for name in formats:
         tried = [r for r in records if r.format == name]
-        assert len(tried) == 3 and sum(r.chosen for r in tried) == 1
+        assert len({(r.rows, r.tiles, r.chunk_kib) for r in tried}) == len(tried) >= 3 and sum(r.chosen for r in tried) == 1
         assert all(set(r.microseconds) == {str(rows) for rows in tune.ROWS} for r in tried)
     chosen = {r.format: (r.rows, r.tiles) for r in records if r.chosen}
     for kernel in read_manifest(pack).kernels:
@@ -49,7 +49,7 @@ def test_a_tuned_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         assert len(llm.generate([[1, 2, 3]], SamplingParams(max_tokens=4, ignore_eos=True))[0].token_ids) == 4
     assert main(["explain", str(pack), "--why"]) == 0
     text = capsys.readouterr().out
-    assert text.count("chosen int") == 2 and text.count("tried  int") == 4
+    assert text.count("chosen int") == 2 and text.count("tried  int") == len(records) - 2
 
 
 def test_another_machine_cannot_be_measured(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,6 +29,13 @@ def test_round_trip(graph: Graph) -> None:
     text = print_graph(graph)
     assert parse_graph(text) == graph
     assert print_graph(parse_graph(text)) == text
+
+
+@pytest.mark.parametrize("name", ["inf0", "inf.w", "infinite", "nan1", "true_", "inf", "nan"])
+def test_a_name_may_begin_like_a_number(name: str) -> None:
+    graph = parse_graph(SMALL)
+    graph = replace(graph, params=tuple(replace(p, layout=name) for p in graph.params))
+    assert parse_graph(print_graph(graph)) == graph
 
 
 def test_small_text_reads_as_it_looks() -> None:
