@@ -21,7 +21,9 @@ from ferrum.codegen.prove import runs_here
 from ferrum.codegen.select import blocking
 from ferrum.codegen.store import JoinedRows, _write_matrix
 from ferrum.codegen.target import TARGETS, Target
+from ferrum.codegen.toolchains.cxx import _zig_compiler
 from ferrum.graphs.ops import GATES
+from tests.codegen import kernel_harness
 from tests.codegen.kernel_harness import Call, run
 from tests.codegen.test_layouts import Memory
 
@@ -112,6 +114,27 @@ def test_the_largest_sums_fit(target: Target, rows: int, name: str) -> None:
     slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
     expected = Linear.reference(Quantize.reference(x, act), decode(raw, layout), None, None, "")
     np.testing.assert_allclose(slots[3].view(np.float32), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", [t for t in HERE if t.lanes == 16], ids=lambda t: t.name)
+@pytest.mark.parametrize("name", ["bf16", "int8-g128", "int4-g32"])
+def test_products_of_another_compiler(target: Target, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instructions written by hand must mean the same to clang, which is what zig is."""
+    zig = _zig_compiler()
+    assert zig is not None
+    monkeypatch.setattr(kernel_harness, "find_compiler", lambda arch: zig)
+    n, k, rows = 70, 256, 13
+    layout, rng = layout_for(target, n, k, name), np.random.default_rng(0)
+    act, block = act_for(layout.format, k, target.has_bf16_dot), blocking(target, layout.format, {})
+    kernel = Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, block.chunk_kib)
+    x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
+    raw = stored(w, layout)
+    raw += bytes(-len(raw) % 64)
+    calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
+    slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
+    expected = Linear.reference(Quantize.reference(x, act), decode(raw, layout), None, None, "")
+    error = np.abs(slots[3].view(np.float32) - expected)
+    assert error.max() <= (2e-2 if act.kind == "q8" else 2e-5) * np.abs(expected).max()
 
 
 @SETTINGS

@@ -89,16 +89,22 @@ INLINE vi dot_u8s8(vi acc, vi w, vi a) {
 
 /* The same with the four bytes at p + offset in every lane. By hand, for compilers keep such addresses in registers, of which
    there are too few; offset is a constant. */
+#if defined(__clang__)
+typedef struct { char bytes[1 << 20]; } Reachable; /* it knows no array of unknown length here */
+#define REACHABLE(p) (*(const Reachable *)(p))
+#else
+#define REACHABLE(p) (*(const char(*)[])(p)) /* a length would be checked against the object's */
+#endif
 #if defined(SIMD_avx512_bf16) || defined(SIMD_avx512_vnni)
 #define DOT_U8S8_AT(acc, w, p, offset) \
-  __asm__("vpdpbusd %c4(%3)%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(const char(*)[])(p)), "r"(p), "i"(offset))
+  __asm__("vpdpbusd %c4(%3)%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(REACHABLE(p)), "r"(p), "i"(offset))
 #else
 #define DOT_U8S8_AT(acc, w, p, offset) acc = dot_u8s8(acc, w, vi_set(load_i32((p) + (offset))))
 #endif
 
 #if LANES == 16
 #define FMA_AT(acc, w, p, offset) \
-  __asm__("vfmadd231ps %c4(%3)%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(*(const char(*)[])(p)), "r"(p), "i"(offset))
+  __asm__("vfmadd231ps %c4(%3)%{1to16%}, %1, %0" : "+v"(acc) : "v"(w), "m"(REACHABLE(p)), "r"(p), "i"(offset))
 #else
 #define FMA_AT(acc, w, p, offset) acc += (w) * vf_set(load_f32((p) + (offset)))
 #endif
