@@ -22,7 +22,8 @@ def zig() -> CxxCompiler:
     return CxxCompiler((*ZIG, "cc"), "zig", f"zig {version}")
 
 
-def test_a_source_is_compiled_once() -> None:
+def test_a_source_is_compiled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FERRUM_CACHE", str(tmp_path))  # other tests compile at the same time
     unit, compiler = cuda.translate('extern "C" __global__ void k(int *x) { x[0] = 1; }'), find_cxx(False)
     first = compile_unit(unit, cuda.HEADERS, compiler)
     made = first.stat().st_mtime_ns
