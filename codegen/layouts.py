@@ -15,13 +15,14 @@ int8-gG      f16 scales [R]; u8 [G/4][R][4]; value = scale * (q - 128)
 int6-gG      f16 scales [R]; u8 [G/16][3][R][4]; value = scale * (q - 32). Of sixteen K values the first
              word holds the low nibbles of k..k+3 and k+4..k+7, the second those of k+8..k+15, the third
              the upper two bits of all, k..k+3 lowest
-int4-gG      i16 scales [R]; u8 [G/8][R][4]; value = step * scale * (q - 8); low nibbles k..k+3, high
-             k+4..k+7. A unit begins with f32 steps [R]
-int4a-gG     f16 scales [R]; u8 zero points [R]; as int4 with value = scale * (q - zero)
+int4-gG      u8 scales [R][4], of up to four groups that lie side by side; bf16 steps [R]; then of each of
+             these groups u8 [G/8][R][4], low nibbles k..k+3, high k+4..k+7; value = step * scale * (q -
+             zero), with the scale in a byte's low half and zero 8, or 7 where the byte's top bit is set
+int4a-gG     f16 scales [R]; u8 zero points [R]; u8 values as int4; value = scale * (q - zero)
 ===========  =============================================================================================
 
-The scales of int4 are whole multiples of a step of their row, so that sums over its short groups stay integers: scaled and
-added by one instruction, turned to floats once for all groups that share a scale of the activations.
+The scales of int4 are whole multiples of a step, so small that a value times its scale is a byte: products and sums are those of
+8-bit weights, with one scale for all groups of a *span*. Of the others a span is one group.
 """
 
 from __future__ import annotations
@@ -34,8 +35,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.generic]
 _FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4|int4a)-g(\d+))")
-# The largest whole scale: 8 * 127 * 32 fits 16 bits, and eight such sums times this one 32 bits.
-_MAX_SCALE = 8191
+# K values of the groups that share a step, where the width allows it.
+_SPAN = 128
+# What the largest whole scale of a span may be: 8 * 15 is a signed byte, and less rounds others better now and then.
+_LARGEST = (15, 14, 13, 12)
 # Candidate shrink factors of a group's scale: clipping the largest weights a little often lowers the squared error.
 _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 
@@ -65,13 +68,25 @@ class Format:
 
     @property
     def whole_scales(self) -> bool:
-        """Scales are whole numbers, multiplied by a step of their row at its end."""
+        """Scales are whole numbers, multiplied by the step of a span."""
         return self.kind == "int4"
 
     @property
     def zero(self) -> int:
         """The stored value that means 0 (symmetric integer formats)."""
         return {"int8": 128, "int6": 32, "int4": 8}.get(self.kind, 0)
+
+    @property
+    def byte_zero(self) -> int:
+        """The same of the bytes that are multiplied."""
+        return 128 if self.whole_scales else self.zero
+
+    def span(self, k: int) -> int:
+        """K values of a row of ``k`` that share a float scale."""
+        span, padded = self.group, -(-k // self.group) * self.group
+        while self.whole_scales and span < _SPAN and padded % (2 * span) == 0:
+            span *= 2
+        return span
 
 
 def parse_format(name: str) -> Format:
@@ -121,28 +136,32 @@ class TiledLayout:
         return self.padded_n // self.unit_rows
 
     @property
-    def groups(self) -> int:
-        return self.padded_k // self.format.group if self.format.group else 0
+    def span(self) -> int:
+        """K values of a row that share a float scale (0: none)."""
+        return self.format.span(self.k) if self.format.group else 0
 
     @property
-    def step_bytes(self) -> int:
-        """Steps of whole scales at the start of a unit."""
+    def spans(self) -> int:
+        return self.padded_k // self.span if self.span else 0
+
+    @property
+    def scale_offset(self) -> int:
+        """Where the float scales are in a span."""
         return 4 * self.unit_rows if self.format.whole_scales else 0
 
     @property
     def header_bytes(self) -> int:
-        """Scales and zero points at the start of a group."""
-        return self.unit_rows * ((3 if self.format.kind == "int4a" else 2) if self.format.group else 0)
+        """Scales and zero points at the start of a span."""
+        extra = self.unit_rows if self.format.kind == "int4a" else 0
+        return self.scale_offset + 2 * self.unit_rows + extra if self.span else 0
 
     @property
-    def group_bytes(self) -> int:
-        return self.header_bytes + self.unit_rows * self.format.group * self.format.bits // 8
+    def span_bytes(self) -> int:
+        return self.header_bytes + self.unit_rows * self.span * self.format.bits // 8
 
     @property
     def unit_bytes(self) -> int:
-        if not self.groups:
-            return self.unit_rows * self.padded_k * self.format.bits // 8
-        return self.step_bytes + self.groups * self.group_bytes
+        return self.spans * self.span_bytes if self.span else self.unit_rows * self.padded_k * self.format.bits // 8
 
     @property
     def nbytes(self) -> int:
@@ -234,36 +253,61 @@ def encode_units(rows: NDArray[np.float32], layout: TiledLayout) -> Array:
         return np.ascontiguousarray(rows.reshape(units, r, k).transpose(0, 2, 1))
     if fmt.kind == "bf16":
         return np.ascontiguousarray(to_bf16(rows).reshape(units, r, k // 2, 2).transpose(0, 2, 1, 3))
-    q, scale, zero = quantize_groups(rows, fmt)
-    stored = np.empty((units, layout.unit_bytes), np.uint8)
-    out = stored[:, layout.step_bytes :].reshape(units, layout.groups, layout.group_bytes)
-    scales: Array = scale
+    out = np.empty((units, layout.spans, layout.span_bytes), np.uint8)
+
+    def by_span(values: Array) -> NDArray[np.uint8]:
+        """``[rows, spans]`` values as the bytes of each span."""
+        grouped = np.ascontiguousarray(values.reshape(units, r, layout.spans).transpose(0, 2, 1))
+        return grouped.view(np.uint8).reshape(units, layout.spans, -1)
+
     if fmt.whole_scales:
-        step, scales = whole_scales(scale)
-        stored[:, : layout.step_bytes] = step.reshape(units, r).view(np.uint8)
-
-    def by_group(values: Array) -> NDArray[np.uint8]:
-        grouped = np.ascontiguousarray(values.reshape(units, r, layout.groups).transpose(0, 2, 1))
-        return grouped.view(np.uint8).reshape(units, layout.groups, -1)
-
-    out[..., : 2 * r] = by_group(scales)
-    if zero is not None:
-        out[..., 2 * r : 3 * r] = by_group(zero)
-    quads = q.reshape(units, r, layout.groups, fmt.group // 4, 4).transpose(0, 2, 3, 1, 4)
-    out[..., layout.header_bytes :] = _pack_quads(quads, fmt.bits).reshape(units, layout.groups, -1)
-    return stored
+        q, words, step = quantize_spans(rows, fmt, layout.span)
+        out[..., : 4 * r], out[..., 4 * r : 6 * r] = by_span(words), by_span(step)
+    else:
+        q, scale, zero = quantize_groups(rows, fmt)
+        out[..., : 2 * r] = by_span(scale)
+        if zero is not None:
+            out[..., 2 * r : 3 * r] = by_span(zero)
+    quads = q.reshape(units, r, layout.spans, layout.span // 4, 4).transpose(0, 2, 3, 1, 4)
+    out[..., layout.header_bytes :] = _pack_quads(quads, fmt.bits).reshape(units, layout.spans, -1)
+    return out
 
 
-def whole_scales(scale: NDArray[np.float16]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
-    """Scales ``[rows, groups]`` as a step for each row and whole multiples of it."""
-    wide = scale.astype(np.float32)
-    step = np.abs(wide).max(-1) / np.float32(_MAX_SCALE)
-    whole = np.rint(np.divide(wide, step[:, None], out=np.zeros_like(wide), where=step[:, None] > 0))
-    return step, whole.astype(np.int16)
+def quantize_spans(
+    w: NDArray[np.float32], fmt: Format, span: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32], NDArray[np.uint16]]:
+    """Quantize ``w [rows, K]`` (K a multiple of the span) with whole scales.
+
+    ``q [rows, K]``, for each span ``[rows, K/span]`` a word of four bytes, each a group's scale and which zero it has, and the
+    step as bfloat16. The scales that ``quantize_groups`` finds become multiples of the step with the least squared error.
+    """
+    shape = (len(w), w.shape[1] // span, span // fmt.group)
+    wide = quantize_groups(w, fmt)[1].astype(np.float32).reshape(shape)
+    groups, magnitude = w.reshape(*shape, fmt.group), np.abs(wide)
+    zero = np.where(wide < 0, np.float32(fmt.zero - 1), np.float32(fmt.zero))
+    best_error = np.full(shape[:2], np.inf, np.float32)
+    best_step = np.zeros(shape[:2], np.uint16)
+    best_scale = np.zeros(shape, np.uint8)
+    best_q = np.zeros(groups.shape, np.uint8)
+    for largest in _LARGEST:
+        step = to_bf16(magnitude.max(-1) / np.float32(largest))
+        wide_step = to_f32(step)[..., None]
+        scale = np.rint(np.divide(magnitude, wide_step, out=np.zeros_like(magnitude), where=wide_step > 0)).clip(0, 15)
+        s, z = (scale * wide_step)[..., None], zero[..., None]
+        q = np.clip(np.rint(np.divide(groups, s, out=np.zeros_like(groups), where=s > 0) + z), 0, 15)
+        error = np.square((q - z) * s - groups).sum((-1, -2))
+        better = error < best_error
+        np.copyto(best_error, error, where=better)
+        np.copyto(best_step, step, where=better)
+        np.copyto(best_scale, scale.astype(np.uint8), where=better[..., None])
+        np.copyto(best_q, q.astype(np.uint8), where=better[..., None, None])
+    word = np.zeros((*shape[:2], 4), np.uint8)
+    word[..., : shape[2]] = best_scale | (zero == fmt.zero - 1).astype(np.uint8) << np.uint8(7)
+    return best_q.reshape(w.shape), word.view(np.uint32)[..., 0], best_step
 
 
 def _pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """``[units, groups, G/4, R, 4]`` values of ``bits`` bits → the bytes of a group's values."""
+    """``[units, spans, K/4, R, 4]`` values of ``bits`` bits → the bytes of a span's values."""
     if bits == 8:
         return np.ascontiguousarray(quads)
     low = quads & np.uint8(15)
@@ -278,16 +322,16 @@ def _pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
 
 def _unpack_quads(data: NDArray[np.uint8], layout: TiledLayout) -> NDArray[np.uint8]:
-    """The inverse: ``[units, groups, bytes]`` → ``[units, groups, G/4, R, 4]``."""
-    units, groups, r, bits = len(data), layout.groups, layout.unit_rows, layout.format.bits
+    """The inverse: ``[units, spans, bytes]`` → ``[units, spans, K/4, R, 4]``."""
+    units, spans, r, bits = len(data), layout.spans, layout.unit_rows, layout.format.bits
     if bits == 8:
-        return data.reshape(units, groups, -1, r, 4)
-    out = np.empty((units, groups, layout.format.group // 4, r, 4), np.uint8)
+        return data.reshape(units, spans, -1, r, 4)
+    out = np.empty((units, spans, layout.span // 4, r, 4), np.uint8)
     if bits == 4:
-        words = data.reshape(units, groups, -1, r, 4)
+        words = data.reshape(units, spans, -1, r, 4)
         out[:, :, 0::2], out[:, :, 1::2] = words & np.uint8(15), words >> np.uint8(4)
         return out
-    words = data.reshape(units, groups, -1, 3, r, 4)
+    words = data.reshape(units, spans, -1, 3, r, 4)
     for i in range(4):
         low = words[:, :, :, i // 2] >> np.uint8(4 * (i % 2)) & np.uint8(15)
         out[:, :, i::4] = low | (words[:, :, :, 2] >> np.uint8(2 * i) & np.uint8(3)) << np.uint8(4)
@@ -325,15 +369,19 @@ def _decode_units(packed: NDArray[np.uint8], layout: TiledLayout) -> NDArray[np.
     if fmt.kind == "bf16":
         pairs = np.ascontiguousarray(packed.view(np.uint32).reshape(count, k // 2, r).transpose(0, 2, 1))
         return to_f32(pairs.view(np.uint16).reshape(count * r, k))
-    groups = packed[:, layout.step_bytes :].reshape(count, layout.groups, layout.group_bytes)
-    values = _unpack_quads(groups[..., layout.header_bytes :], layout).astype(np.float32)
-    stored = np.ascontiguousarray(groups[..., : 2 * r]).view(np.int16 if fmt.whole_scales else np.float16)
-    scale = stored.astype(np.float32)
+    spans = packed.reshape(count, layout.spans, layout.span_bytes)
+    values = _unpack_quads(spans[..., layout.header_bytes :], layout).astype(np.float32)
+    at = layout.scale_offset
+    scale = np.ascontiguousarray(spans[..., at : at + 2 * r]).view(np.uint16 if fmt.whole_scales else np.float16)
     if fmt.whole_scales:
-        scale *= np.ascontiguousarray(packed[:, : layout.step_bytes]).view(np.float32)[:, None]
-    if fmt.kind == "int4a":
-        values -= groups[..., 2 * r : 3 * r].astype(np.float32)[:, :, None, :, None]
+        # [count, spans, R, 4] -> one for each quad of the group
+        words = spans[..., : 4 * r].reshape(count, layout.spans, r, 4).transpose(0, 1, 3, 2)
+        words = np.repeat(words[:, :, : layout.span // fmt.group], fmt.group // 4, axis=2)[..., None]
+        values -= np.float32(fmt.zero) - (words >> np.uint8(7))
+        values *= words & np.uint8(15)
+    elif fmt.kind == "int4a":
+        values -= spans[..., 2 * r : 3 * r].astype(np.float32)[:, :, None, :, None]
     else:
         values -= np.float32(fmt.zero)
-    values *= scale[:, :, None, :, None]
+    values *= to_f32(scale)[:, :, None, :, None]
     return values.transpose(0, 3, 1, 2, 4).reshape(count * r, k)

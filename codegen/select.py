@@ -39,15 +39,12 @@ class Call:
 def blocking(target: Target, fmt: Format, tuned: Mapping[str, Blocking]) -> Blocking:
     """What was tuned for this compile, else what is recorded for the target, else as many sums as fit beside the operands.
 
-    Sums of whole scales need a twin of each integer sum, so they get half the tiles; other integer sums are added up in
-    memory. bfloat16 weights that are widened are shared by more rows.
+    Integer sums are scaled and added up in memory. bfloat16 weights that are widened are shared by more rows.
     """
     found = tuned.get(fmt.name) or RECORDED.get(target.name, {}).get(fmt.kind)
     if found:
         return found
     if target.registers >= 32:
-        if fmt.whole_scales:
-            return Blocking(6, 2)
         if fmt.group:
             return Blocking(6, 4, 8)
         return Blocking(12, 2) if fmt.kind == "bf16" and not target.has_bf16_dot else Blocking(6, 4)
@@ -66,7 +63,7 @@ class CpuLayoutPolicy:
         wanted = {"none": "bf16", "f32": "f32", "int8": "int8-g128"}.get(self.quant, self.quant)
         fmt = parse_format(wanted)
         if role in (EMBEDDING, HEAD) and fmt.bits == 4:
-            fmt = Format("int6", 64)
+            fmt = Format("int6", 128)
         if fmt.group:
             fmt = Format(fmt.kind, fit_group(fmt.group, k))
         layout = TiledLayout(n, k, fmt, self.target.lanes, blocking(self.target, fmt, self.tuned).tiles, halves)

@@ -119,8 +119,7 @@ class _Runner:
         stride = -(-layout.nbytes // 64) * 64
         self.copies = max(1, _COLD_BYTES // stride)
         self.weights = _aligned(stride * self.copies)
-        for i in range(self.copies):
-            self.weights[i * stride : i * stride + layout.nbytes] = encode_units(padded, layout).view(np.uint8).ravel()
+        self.weights.reshape(self.copies, stride)[:, : layout.nbytes] = encode_units(padded, layout).view(np.uint8).ravel()
         launches = [Launch(kernel.symbol, 0, 1, 0, 2, 0, 0, 0, (i * stride, 0, 0)) for i in range(self.copies)]
         launches.append(Launch("sample_rows", 1, 0, 0, 0, 0, 0, 0, (0, 0, 0)))
         slots = [Slot(1, 4 * _VOCAB, 0), Slot(0, kernel.act.row_bytes(kernel.k), 0), Slot(0, 4 * kernel.n, 0)]

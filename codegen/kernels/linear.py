@@ -68,20 +68,16 @@ class Linear(Kernel):
         return math.gcd(self.weight.padded_k // pair, 16)
 
     @property
-    def groups(self) -> int:
-        """Spans of K: values that share a scale of x."""
+    def spans(self) -> int:
+        """Pieces of K that share a scale, or ``steps`` of floats."""
         pair = 2 if self.weight.format.kind == "bf16" else 1
-        return self.weight.padded_k // (self.act.group or pair * self.steps)
-
-    @property
-    def group_bytes(self) -> int:
-        return (self.weight.unit_bytes - self.weight.step_bytes) // self.groups
+        return self.weight.spans or self.weight.padded_k // pair // self.steps
 
     @property
     def chunk(self) -> int:
         """Spans of a unit in one chunk, by the bytes of weights as they are multiplied."""
         size = self.weight.unit_rows * (self.act.group or 4 * self.steps)
-        return max(1, min(self.groups, (self.chunk_kib << 10) // size))
+        return max(1, min(self.spans, (self.chunk_kib << 10) // size))
 
     @property
     def panel_bytes(self) -> int:
@@ -91,21 +87,16 @@ class Linear(Kernel):
 
     def context(self) -> dict[str, object]:
         pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
-        group = self.weight.format.group
-        steps = self.act.group // {6: 16}.get(self.weight.format.bits, 8) or self.steps
         return {
             "n_out": self.n_out,
-            "per_span": self.act.group // group if group else 1,
-            "per_group": group // self.act.sums if group else 1,
-            "pieces": self.act.group // self.act.sums if group else 1,
             "many": max(self.mr, _MANY // self.mr * self.mr),
             "gate_function": GATES.get(self.activation, ""),
             "steps": self.steps,
             "x_step": 8 if pair else 4,
-            "groups": self.groups,
-            "group_bytes": self.group_bytes,
+            "spans": self.spans,
+            "fetch_steps": self.act.group // 8 or self.steps,
+            "span_bytes": self.weight.unit_bytes // self.spans,
             "chunk": self.chunk,
-            "step_bytes": -(-self.group_bytes // steps // 64) * 64,
         }
 
     def cost(self) -> Cost:

@@ -20,6 +20,7 @@ from ferrum.codegen.layouts import (
     parse_format,
     parse_tiled,
     quantize_groups,
+    quantize_spans,
     to_bf16,
     to_f32,
 )
@@ -99,6 +100,23 @@ def test_scales_lower_the_squared_error_of_plain_rounding(name: str) -> None:
         base = np.rint(-low / step)
     plain = (np.clip(np.rint(groups / step + base), 0, 15) - base) * step
     assert np.square(got - groups).sum() < 0.97 * np.square(plain - groups).sum()
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 1e2])
+def test_whole_scales_make_bytes_and_cost_little(group: int, scale: float) -> None:
+    fmt, rng = parse_format(f"int4-g{group}"), np.random.default_rng(0)
+    w = (scale * rng.standard_t(4, size=(64, 512))).astype(np.float32)
+    w[:, :group] *= np.float32(1e-3)  # beside it the largest scale is far too coarse a measure
+    q, word, step = quantize_spans(w, fmt, fmt.span(512))
+    whole = word[..., None].view(np.uint8)[..., : 128 // group].reshape(64, -1).astype(int)
+    value = (q.reshape(64, -1, group).astype(int) - (8 - (whole >> 7))[..., None]) * (whole & 15)[..., None]
+    assert value.min() >= -128 and value.max() <= 127
+    got = value.reshape(64, 4, 128) * to_f32(step)[..., None]
+    plain_q, plain_scale, _ = quantize_groups(w / np.float32(scale), fmt)
+    plain = (plain_q.reshape(64, -1, group).astype(np.float32) - 8) * plain_scale.astype(np.float32)[..., None]
+    error = np.square((got.reshape(w.shape) - w) / scale).sum()
+    assert error <= 1.03 * np.square(plain.reshape(w.shape) - w / scale).sum()
 
 
 def test_a_zero_group_stays_zero() -> None:

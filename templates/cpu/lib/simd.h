@@ -30,6 +30,12 @@ INLINE void fetch_ahead(const uint8_t *p) {
   __builtin_prefetch(p + 2048);
 }
 
+/* The same beside many products, p being a line of the next chunk. */
+INLINE void fetch_chunk(const uint8_t *p) {
+  __builtin_prefetch(p + 8192, 0, 2);
+  __builtin_prefetch(p);
+}
+
 /* The same where the addresses to come are known but do not follow. */
 INLINE void fetch_far(const uint8_t *far, const uint8_t *p) {
   __builtin_prefetch(far, 0, 2);
@@ -109,22 +115,32 @@ typedef struct { char bytes[1 << 20]; } Reachable; /* it knows no array of unkno
 #define FMA_AT(acc, w, p, offset) acc += (w) * vf_set(load_f32((p) + (offset)))
 #endif
 
-/* Scales as dot_i16 takes them, and acc + a * s for sums and scales of 16 bits in lanes of 32. */
-#if defined(SIMD_avx512_bf16) || defined(SIMD_avx512_vnni)
-INLINE vi load_i16(const void *p) { return (vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
-INLINE vi dot_i16(vi acc, vi a, vi s) { return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)s); }
-#elif defined(SIMD_avx512)
-INLINE vi load_i16(const void *p) { return (vi)_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)); }
-INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)s); }
-#elif defined(SIMD_avx2)
-INLINE vi load_i16(const void *p) { return (vi)_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)); }
-INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)s); }
-#elif defined(SIMD_sse2)
-INLINE vi load_i16(const void *p) { return (vi)_mm_unpacklo_epi16(_mm_loadl_epi64((const __m128i *)p), _mm_setzero_si128()); }
-INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + (vi)_mm_madd_epi16((__m128i)a, (__m128i)s); }
+/* Bytes and halves of lanes. */
+typedef uint8_t vb __attribute__((vector_size(4 * LANES)));
+typedef int8_t vc __attribute__((vector_size(4 * LANES)));
+typedef uint16_t vh __attribute__((vector_size(4 * LANES)));
+INLINE vi add_u8(vi a, vi b) { return (vi)((vb)a + (vb)b); }
+INLINE vi sub_u8(vi a, vi b) { return (vi)((vb)a - (vb)b); }
+INLINE vi mul_u16(vi a, vi b) { return (vi)((vh)a * (vh)b); }
+/* Bytes of ones where the top bit is set. */
+INLINE vi top_bits(vi v) { return (vi)((vc)v < 0); }
+/* Byte h of every lane, in both its halves and in all its bytes. */
+#if LANES == 16
+INLINE vi spread_u16(vi v, int h) {
+  return (vi)_mm512_maskz_shuffle_epi8(0x5555555555555555, (__m512i)v, _mm512_add_epi32(_mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0), _mm512_set1_epi8((char)h)));
+}
+INLINE vi spread_u8(vi v, int h) {
+  return (vi)_mm512_shuffle_epi8((__m512i)v, _mm512_add_epi32(_mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0), _mm512_set1_epi8((char)h)));
+}
 #else
-INLINE vi load_i16(const void *p) { return (vi)vmovl_s16(vld1_s16((const int16_t *)p)); }
-INLINE vi dot_i16(vi acc, vi a, vi s) { return acc + a * s; }
+INLINE vi spread_u16(vi v, int h) {
+  const vi b = (vi)((vu)v >> (8 * h)) & 0xff;
+  return b | b << 16;
+}
+INLINE vi spread_u8(vi v, int h) {
+  const vi b = spread_u16(v, h);
+  return b | b << 8;
+}
 #endif
 
 /* w: LANES pairs of bfloat16; a: one pair, broadcast. */
@@ -165,6 +181,11 @@ INLINE vf load_f16(const uint16_t *p) {
   for (int i = 0; i < LANES; ++i) v[i] = f16_to_f32(p[i]);
   return v;
 #endif
+}
+
+INLINE vf load_bf16(const uint16_t *p) {
+  typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+  return (vf)(__builtin_convertvector(*(const halves *)p, vi) << 16);
 }
 
 INLINE vf load_u8(const uint8_t *p) {
