@@ -122,6 +122,7 @@ class PagedAttention(Kernel):
             "q_bytes": (4 * self.key_steps if self.kv_dtype == "int8" else width * self.head_dim) + extra,
             "p_bytes": width * keys + extra,
             "key_steps": self.key_steps,
+            "packed": self.packed,
             "value_steps": BLOCK_SIZE // self.packed,
             "tile_rows": self.tile_tokens * self.group,
             "scale": c_float(self.softmax_scale),
