@@ -260,3 +260,8 @@ def test_safetensors_offsets_are_found(tmp_path: Path) -> None:
     (tmp_path / "llama-1.1b/tokenizer.json").touch()
     (tmp_path / "llama-1.1b/model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0" * 20)
     assert models.parameters == 10
+
+
+def test_a_recorded_command_names_no_folder() -> None:
+    words = ["--only", "speed", "--work", "/srv/peers", "--output=/srv/out", "--rounds", "2"]
+    assert program.shown(words) == ["--only", "speed", "--rounds", "2"]

@@ -64,6 +64,12 @@ def file_name(text: str) -> str:
     return "-".join(part for part in kept.split("-") if part)
 
 
+def shown(words: list[str]) -> list[str]:
+    """A command line without the folders of the machine it ran on."""
+    hidden = {i + j for i, word in enumerate(words) for j in (0, 1) if word in ("--work", "--output")}
+    return [w for i, w in enumerate(words) if i not in hidden and not w.startswith(("--work=", "--output="))]
+
+
 def open_record(folder: Path, arguments: argparse.Namespace) -> Record:
     machine: dict[str, Any] = {
         "name": machine_name(),
@@ -74,7 +80,7 @@ def open_record(folder: Path, arguments: argparse.Namespace) -> Record:
     path = folder / "samples.json"
     record = Record.load(path) if path.exists() else Record(machine)
     record.machine = machine
-    record.commands.append("python -m tests.bench.peers " + " ".join(sys.argv[1:]))
+    record.commands.append(" ".join(["python -m tests.bench.peers", *shown(sys.argv[1:])]))
     return record
 
 
