@@ -1,7 +1,8 @@
 """Mapping the weights before the first step needs them.
 
 The pages of a mapped file are entered into the process one fault at a time, 16 of them each; a first step would stop
-thousands of times. A thread has the kernel enter them while the rest of the program starts.
+thousands of times. A thread has the kernel enter them while the rest of the program starts, and read what is not in memory
+yet into large pages where the file system has them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 
 from ferrum.devices.host import free_memory
 
+_HUGEPAGE = 14  # MADV_HUGEPAGE: of a file, pages that are still to be read
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14; an older kernel refuses it and nothing is lost
 _CHUNK = 16 << 20  # bytes between two looks at whether to stop: milliseconds
 
@@ -34,6 +36,7 @@ class Prefault:
             return
         madvise = ctypes.CDLL(None).madvise  # releases the GIL, which mmap.madvise does not
         madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+        madvise(address, nbytes, _HUGEPAGE)
         for start in range(0, nbytes, _CHUNK):
             if self._stop.is_set() or madvise(address + start, min(_CHUNK, nbytes - start), _POPULATE_READ):
                 return

@@ -134,6 +134,7 @@ class PackWriter:
 
     def written(self, name: str) -> tuple[Path, int]:
         """The hidden file and the offset in it of a member that is complete; for reading back what was written."""
+        self._file.flush()
         return self._file.temp, next(record.offset for record in self._records if record.name == name)
 
     def finish(

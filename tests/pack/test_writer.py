@@ -10,6 +10,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -18,7 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ferrum.errors import FerrumError
+from ferrum.pack import atomic
 from ferrum.pack.archive import Entry, central_directory, data_offset, local_header
+from ferrum.pack.atomic import AtomicFile
 from ferrum.pack.check import contract_hash
 from ferrum.pack.reader import PackFile, open_pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT, MemberRecord, TensorRecord
@@ -217,6 +220,32 @@ def test_failing_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: s
     with pytest.raises(FerrumError, match=r"x\.fpk"):
         write_minimal_pack(tmp_path / "x.fpk")
     assert os.listdir(tmp_path) == []
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.binary(max_size=40)), max_size=12), st.integers(1, 33))
+def test_appended_blocks_are_whole_and_what_is_written_over_them_stays(tmp_path_factory, parts: list, block: int) -> None:
+    path, expected, calls = tmp_path_factory.mktemp("blocks") / "x", bytearray(), []
+    pwrite = os.pwrite
+
+    def watched(fd: int, data: Any, offset: int) -> int:
+        calls.append((offset, len(data)))
+        return pwrite(fd, data, offset)
+
+    with pytest.MonkeyPatch.context() as patch, AtomicFile(path) as file:
+        patch.setattr(atomic, "_BLOCK", block)
+        patch.setattr(os, "pwrite", watched)
+        for over, data in parts:
+            if over and len(expected) >= len(data):
+                file.write_at(len(expected) - len(data), data)
+                expected[len(expected) - len(data) :] = data
+            else:
+                file.append(data)
+                expected += data
+        file.commit()
+    assert path.read_bytes() == expected
+    if not any(over for over, _ in parts):
+        assert calls == [(start, min(block, len(expected) - start)) for start in range(0, len(expected), block)]
 
 
 def test_short_writes_are_completed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

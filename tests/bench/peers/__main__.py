@@ -114,6 +114,7 @@ def main() -> None:
             this.gguf(FORMATS[name])
         if arguments.prepare:
             continue
+        models.forget()
         for section in sections if this.first else [s for s in sections if s in LARGE_SECTIONS]:
             try:
                 SECTIONS[section](this)
