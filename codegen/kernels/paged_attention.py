@@ -11,6 +11,7 @@ from ferrum.codegen.kernels.base import F32, Cost, Kernel, c_float
 
 BLOCK_SIZE = 16
 KV_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
+PART = 1024  # keys with sums of their own: a few dozen microseconds of work, and thousands of products for each merge
 _TILE_ROWS = 48
 
 
@@ -110,6 +111,8 @@ class PagedAttention(Kernel):
         width, extra = bytes_of[self.kv_dtype]
         return {
             "vectors": 4,
+            "part": PART,
+            "partial_bytes": -(-4 * self.group * (self.padded_d + 2) // 64) * 64,
             "mr": self.mr,
             "key_vectors": {m: 4 if 4 * m <= self.sums else 2 for m in range(1, self.mr + 1)},
             "keys": keys,

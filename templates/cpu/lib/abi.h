@@ -1,4 +1,4 @@
-/* What the runtime hands to a step, field by field as ferrum/devices/cpu.py writes it. ABI 3. */
+/* What the runtime hands to a step, field by field as ferrum/devices/cpu.py writes it. */
 #include <stdint.h>
 #include <stddef.h>
 

@@ -19,6 +19,8 @@ static int64_t arena_layout(const FerrumConfig *f, Ctx *c) {
   at += align64((int64_t)(f->max_tokens + f->max_seqs) * (int64_t)sizeof(QueryTile));
   if (c) c->counters = (Counter *)(f->arena + at);
   at += align64(NUM_LAUNCHES * (int64_t)sizeof(Counter));
+  if (c) c->arrived = (_Atomic int32_t *)(f->arena + at);
+  at += align64(f->num_threads * SPLIT_BELOW * (int64_t)sizeof *c->arrived);
   if (c) c->scratch = f->arena + at;
   return at + align64(f->num_threads * (int64_t)SCRATCH_BYTES);
 }
@@ -48,6 +50,7 @@ static void run_step(Ctx *c) {
     for (int t = s->query_start[seq]; t < s->query_start[seq + 1]; t += TILE_TOKENS)
       c->tiles[c->num_tiles++] = (QueryTile){seq, t, min_int(TILE_TOKENS, s->query_start[seq + 1] - t)};
   for (int i = 0; i < NUM_LAUNCHES; ++i) atomic_store_explicit(&c->counters[i].next, 0, memory_order_relaxed);
+  memset(c->arrived, 0, (size_t)c->pool.threads * SPLIT_BELOW * sizeof *c->arrived);
   pool_run(&c->pool, 0);
 }
 

@@ -6,10 +6,20 @@ typedef struct {
   _Alignas(CACHE_LINE) _Atomic int32_t next;
 } Counter;
 
-/* One attention work item: `count` query tokens of one sequence from token `first` on; all of its KV heads. */
+/* `count` query tokens of one sequence from token `first` on. */
 typedef struct {
   int32_t seq, first, count;
 } QueryTile;
+
+/* One attention work item: a tile's rows of one KV head beside the keys from `first` to before `end`. Of a context that threads
+   share it is part `part` of `parts`, whose sums are kept from number `partial` on until all are there. */
+typedef struct {
+  const QueryTile *tile;
+  int32_t head, first, end, part, parts, partial;
+} KeyRange;
+
+/* Threads share contexts while there are fewer heads of sequences than this for each thread: with more, all are busy anyway. */
+enum { SPLIT_BELOW = 8 };
 
 typedef struct Ctx {
   FerrumConfig config;
@@ -19,6 +29,7 @@ typedef struct Ctx {
   uint8_t *scratch; /* threads * SCRATCH_BYTES */
   QueryTile *tiles;
   Counter *counters;
+  _Atomic int32_t *arrived; /* parts of each head of each sequence, where contexts are shared: below threads * SPLIT_BELOW */
   int32_t num_tiles, decode_only;
   int32_t first, last; /* the launches that a step runs: all, but when a pack is verified */
   double *profile; /* seconds of each launch, summed over steps; NULL when nobody asks */
