@@ -39,7 +39,7 @@ INLINE void fetch_chunk(const uint8_t *p) {
 /* The same where the addresses to come are known but do not follow. */
 INLINE void fetch_far(const uint8_t *far, const uint8_t *p) {
   __builtin_prefetch(far, 0, 2);
-  __builtin_prefetch(p + 512);
+  __builtin_prefetch(p + 1024);
 }
 
 INLINE int32_t load_i32(const void *p) { int32_t v; memcpy(&v, p, 4); return v; }
