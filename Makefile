@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 WORKERS ?= 2
 SOAK_SECONDS ?= 600
+AGAINST ?=
 
-.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu kernel-diff clean
 
 setup: $(READY)
 
@@ -46,6 +47,10 @@ bench-peers: $(READY)
 # on a machine with an NVIDIA GPU, under ten minutes; with a torch that uses CUDA its numbers stand beside ours
 bench-gpu: $(READY)
 	$(BIN)/python -m tests.bench.gpu
+
+# generated kernels beside the stored rendering, or beside those of a revision: make kernel-diff AGAINST=REV; about a minute
+kernel-diff: $(READY)
+	@$(BIN)/python -m tests.kernel_diff $(if $(AGAINST),--against $(AGAINST))
 
 # docs/cli.md is made from the parsers
 docs: $(READY)

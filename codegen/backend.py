@@ -65,7 +65,8 @@ class Code:
 
 
 class Backend(Protocol):
-    """The machine stages of one target. ``suffix`` is that of a rendered source."""
+    """The machine stages of one target. ``suffix`` is that of a rendered source; ``plan_dump`` is all of a plan, ``plan_json``
+    what of it a pack has as a member of its own."""
 
     @property
     def suffix(self) -> str: ...
@@ -73,6 +74,7 @@ class Backend(Protocol):
     def select(self, graph: Graph) -> Sequence[AnyCall]: ...
     def plan(self, graph: Graph, calls: Sequence[AnyCall]) -> AnyPlan: ...
     def plan_json(self, made: AnyPlan) -> bytes: ...
+    def plan_dump(self, made: AnyPlan) -> bytes: ...
     def render(self, made: AnyPlan, contract: str) -> str: ...
     def build(self, made: AnyPlan, source: str, contract: str, keep: Path | None) -> Code: ...
     def memory(self, made: AnyPlan) -> MemoryRecord: ...
@@ -101,6 +103,9 @@ class CpuBackend:
 
     def plan_json(self, made: AnyPlan) -> bytes:
         return manifest.plan_json(_cpu(made))
+
+    def plan_dump(self, made: AnyPlan) -> bytes:
+        return self.plan_json(made)
 
     def render(self, made: AnyPlan, contract: str) -> str:
         return render.render_step(_cpu(made), self.target, contract)
@@ -143,6 +148,9 @@ class GpuBackend:
 
     def plan_json(self, made: AnyPlan) -> bytes:
         return manifest.gpu_plan_json(_gpu(made))
+
+    def plan_dump(self, made: AnyPlan) -> bytes:
+        return manifest.gpu_plan_dump(_gpu(made))
 
     def render(self, made: AnyPlan, contract: str) -> str:
         return render.render_kernels(made.graph.name, _gpu(made).kernels, self.target, contract)

@@ -228,7 +228,7 @@ def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tup
     if job.stops("select"):
         return path
     made = backend.plan(laid_out, calls)
-    path = job.dump("plan", backend.plan_json(made).decode(), "json")
+    path = job.dump("plan", backend.plan_dump(made).decode(), "json")
     if job.stops("plan"):
         return path
     contract = contract_hash(tensor_records(made))

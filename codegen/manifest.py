@@ -12,6 +12,7 @@ from ferrum.codegen.plan import REPLICATE_ROWS, KvPlan, Plan, Tensor
 from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.render import templates_digest
 from ferrum.codegen.target import GpuTarget, Target
+from ferrum.pack.launches import encode_table
 from ferrum.pack.schema import (
     FORMAT_VERSION,
     KernelRecord,
@@ -146,6 +147,12 @@ def gpu_plan_json(plan: GpuPlan) -> bytes:
         for c in plan.calls
     ]
     return json.dumps({"calls": calls}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def gpu_plan_dump(plan: GpuPlan) -> bytes:
+    """Calls and the table of launches, for people; in a pack they are two members."""
+    value = json.loads(gpu_plan_json(plan)) | {"table": json.loads(encode_table(plan.table))}
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def make_manifest(
