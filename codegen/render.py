@@ -10,11 +10,13 @@ from pathlib import Path
 import jinja2
 
 from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.kernels.gpu_sample import MAX_LOGPROBS, GpuSample
+from ferrum.codegen.kernels.gpu_sample import GpuSample
 from ferrum.codegen.plan import REPLICATE_ROWS, Plan
 from ferrum.codegen.target import GpuTarget, Target
+from ferrum.pack.step import INPUTS, MAX_LOGPROBS, OUTPUTS
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
+_C_TYPES = {"int32": "int32_t", "uint32": "uint32_t", "float32": "float", "uint64": "uint64_t"}
 
 
 @cache
@@ -55,6 +57,10 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
         tile_tokens=plan.tile_tokens,
         kv=plan.kv,
         logits_slot=plan.logits_slot,
+        step_inputs=INPUTS,
+        step_outputs=OUTPUTS,
+        c_types=_C_TYPES,
+        max_logprobs=MAX_LOGPROBS,
     )
 
 

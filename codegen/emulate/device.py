@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.emulate.memory import GuardedBuffer
 from ferrum.codegen.emulate.module import Address, Module, Prepared, Region, Schedule, build
-from ferrum.devices.base import Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers, row_limits
 from ferrum.devices.host import free_memory
-from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits, limit_rows, read_table
+from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits, read_table
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
@@ -77,7 +77,7 @@ class EmulatedExecutor:
         self._volatile = [buffer for buffer in self._pieces["arena"].buffers if id(buffer) not in kept]
 
     def _allocate(self, pack: Pack, table: LaunchTable, resolver: Resolver) -> dict[str, Pieces]:
-        rows, layout, arena = limit_rows(self.limits), resolver.layout, resolver.arena
+        rows, layout, arena = row_limits(self.limits), resolver.layout, resolver.arena
         tensors = sorted((t.offset, t.nbytes) for t in pack.manifest.tensors)
         slots = zip(arena.offsets, (total(slot.bytes, rows) for slot in table.slots), strict=True)
         inputs = [(0, 4 * HEADER_WORDS), *((f.offset, f.nbytes) for f in layout.inputs.fields.values())]

@@ -8,8 +8,7 @@ from typing import ClassVar
 from ferrum.codegen.kernels.base import Cost
 from ferrum.codegen.kernels.gpu_base import Geometry, GpuKernel, Scratch, per_row
 from ferrum.pack.launches import Rows, Term
-
-MAX_LOGPROBS = 20
+from ferrum.pack.step import MAX_LOGPROBS
 
 
 @dataclass(frozen=True)

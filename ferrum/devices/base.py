@@ -8,14 +8,15 @@ reads the outputs. Nothing is allocated in between.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.options import MAX_LOGPROBS, DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.pack.layers import LayerPoint
+from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, StepInputs, StepOutputs, shape_of
 
 
 @dataclass(frozen=True)
@@ -37,79 +38,27 @@ class Limits:
     max_adjust: int = 1 << 20
 
 
-@dataclass
-class StepBuffers:
-    """Inputs and outputs of a step; shapes in comments, capacities from ``Limits``."""
+class StepBuffers(StepInputs, StepOutputs):
+    """Inputs and outputs of a step, with the capacities of ``limits``. A device may put its own memory in an array's place."""
 
-    limits: Limits
-    num_tokens: int = 0
-    num_seqs: int = 0
-    num_samples: int = 0
-    # tokens of all sequences one after the other; the query tokens of sequence s are query_start[s]:query_start[s+1]
-    tokens: NDArray[np.int32] = field(init=False)  # [max_tokens]
-    positions: NDArray[np.int32] = field(init=False)  # [max_tokens], position of each token in its sequence
-    query_start: NDArray[np.int32] = field(init=False)  # [max_seqs + 1]
-    context_len: NDArray[np.int32] = field(init=False)  # [max_seqs], KV length once this step's tokens are written
-    block_table: NDArray[np.int32] = field(init=False)  # [max_seqs, max_blocks_per_seq], physical block ids
-    # one entry per sampled row, ascending token index
-    sample_rows: NDArray[np.int32] = field(init=False)  # [max_samples], index into tokens
-    temperature: NDArray[np.float32] = field(init=False)  # 0 is greedy
-    top_k: NDArray[np.int32] = field(init=False)  # 0 is off
-    top_p: NDArray[np.float32] = field(init=False)  # 1 is off
-    min_p: NDArray[np.float32] = field(init=False)  # 0 is off
-    repetition_penalty: NDArray[np.float32] = field(init=False)  # 1 is off; over prompt and output
-    presence_penalty: NDArray[np.float32] = field(init=False)  # 0 is off; over output
-    frequency_penalty: NDArray[np.float32] = field(init=False)  # 0 is off; over output
-    seed: NDArray[np.uint64] = field(init=False)  # with draw: the counter of the random stream
-    draw: NDArray[np.uint64] = field(init=False)  # index of the output token in its sequence
-    num_logprobs: NDArray[np.int32] = field(init=False)  # -1: none, 0: chosen token only, up to MAX_LOGPROBS
-    # rows' lists: row r owns penalty_start[r]:penalty_start[r+1]; count is how often the token is in the output
-    penalty_start: NDArray[np.int32] = field(init=False)  # [max_samples + 1]
-    penalty_token: NDArray[np.int32] = field(init=False)  # [max_adjust]
-    penalty_count: NDArray[np.int32] = field(init=False)  # [max_adjust]
-    bias_start: NDArray[np.int32] = field(init=False)  # [max_samples + 1]
-    bias_token: NDArray[np.int32] = field(init=False)  # [max_adjust]
-    bias_value: NDArray[np.float32] = field(init=False)  # [max_adjust], added to the logit
-    # bit v of row r allows token v; read only where use_mask is 1
-    use_mask: NDArray[np.int32] = field(init=False)  # [max_samples]
-    mask: NDArray[np.uint32] = field(init=False)  # [max_samples, ceil(vocab_size / 32)]
-    # outputs
-    out_token: NDArray[np.int32] = field(init=False)  # [max_samples]
-    out_logprob: NDArray[np.float32] = field(init=False)  # [max_samples], of the raw distribution (before temperature)
-    top_token: NDArray[np.int32] = field(init=False)  # [max_samples, MAX_LOGPROBS], descending
-    top_logprob: NDArray[np.float32] = field(init=False)  # [max_samples, MAX_LOGPROBS]
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.num_tokens = self.num_seqs = self.num_samples = 0
+        rows = row_limits(limits)
+        for array in (*INPUTS, *OUTPUTS):
+            setattr(self, array.name, np.zeros(shape_of(array, rows), array.dtype))
 
-    def __post_init__(self) -> None:
-        m = self.limits
-        n = m.max_samples
-        self.tokens = np.zeros(m.max_tokens, np.int32)
-        self.positions = np.zeros(m.max_tokens, np.int32)
-        self.query_start = np.zeros(m.max_seqs + 1, np.int32)
-        self.context_len = np.zeros(m.max_seqs, np.int32)
-        self.block_table = np.zeros((m.max_seqs, m.max_blocks_per_seq), np.int32)
-        for name in ("sample_rows", "top_k", "num_logprobs", "use_mask", "out_token"):
-            setattr(self, name, np.zeros(n, np.int32))
-        for name in (
-            "temperature",
-            "top_p",
-            "min_p",
-            "repetition_penalty",
-            "presence_penalty",
-            "frequency_penalty",
-            "out_logprob",
-        ):
-            setattr(self, name, np.zeros(n, np.float32))
-        self.seed = np.zeros(n, np.uint64)
-        self.draw = np.zeros(n, np.uint64)
-        self.penalty_start = np.zeros(n + 1, np.int32)
-        self.bias_start = np.zeros(n + 1, np.int32)
-        self.penalty_token = np.zeros(m.max_adjust, np.int32)
-        self.penalty_count = np.zeros(m.max_adjust, np.int32)
-        self.bias_token = np.zeros(m.max_adjust, np.int32)
-        self.bias_value = np.zeros(m.max_adjust, np.float32)
-        self.mask = np.zeros((n, (m.vocab_size + 31) // 32), np.uint32)
-        self.top_token = np.zeros((n, MAX_LOGPROBS), np.int32)
-        self.top_logprob = np.zeros((n, MAX_LOGPROBS), np.float32)
+
+def row_limits(limits: Limits) -> RowCounts:
+    """The most rows of each kind: what memory is sized with."""
+    return RowCounts(
+        tokens=limits.max_tokens,
+        samples=limits.max_samples,
+        seqs=limits.max_seqs,
+        blocks_per_seq=limits.max_blocks_per_seq,
+        adjust=limits.max_adjust,
+        mask_words=-(-limits.vocab_size // 32),
+    )
 
 
 class Executor(Protocol):

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
-from ferrum.devices.options import MAX_LOGPROBS, DeviceOptions
+from ferrum.devices.options import DeviceOptions
 from ferrum.devices.prefault import Prefault
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.layers import LAYERS_NAME, LayerPoint
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
+from ferrum.pack.step import INPUTS, OUTPUTS
 
 ABI = 4
 # Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
@@ -43,21 +44,12 @@ class Config(ctypes.Structure):
     ]
 
 
-# In the order of the generated code's step record.
-_ARRAYS = (
-    "tokens", "positions", "query_start", "context_len", "block_table", "sample_rows", "temperature", "top_k",
-    "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed", "draw", "num_logprobs",
-    "penalty_start", "penalty_token", "penalty_count", "bias_start", "bias_token", "bias_value", "use_mask", "mask",
-    "out_token", "out_logprob", "top_token", "top_logprob",
-)  # fmt: skip
-
-
 class Step(ctypes.Structure):
-    """One step's counts and arrays, in the order of the header."""
+    """One step's counts and arrays, in the order of the generated header."""
 
     _fields_ = [
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_seqs", "num_samples", "unused")),
-        *((name, ctypes.c_void_p) for name in _ARRAYS),
+        *((array.name, ctypes.c_void_p) for array in (*INPUTS, *OUTPUTS)),
     ]
 
 
@@ -140,7 +132,7 @@ class CpuExecutor:
         self._kv = _reserve(self.limits.num_blocks * manifest.kv.bytes_per_block)
         self._arena = _reserve(arena_bytes)
         self._config.kv, self._config.arena = self._kv.ctypes.data, self._arena.ctypes.data
-        self._step = Step(**{name: getattr(self.buffers, name).ctypes.data for name in _ARRAYS})
+        self._step = Step(**{array.name: getattr(self.buffers, array.name).ctypes.data for array in (*INPUTS, *OUTPUTS)})
         error = self._library.lib.ferrum_open(ctypes.byref(self._config), ctypes.byref(self._step), ctypes.byref(self._handle))
         if error:
             raise FerrumError(
@@ -290,6 +282,3 @@ class CpuDevice:
                 "compile with --target cpu on this machine",
             )
         return CpuExecutor(pack, options)
-
-
-assert MAX_LOGPROBS == 20  # the generated code's constant

@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import Limits, StepBuffers
+from ferrum.devices.base import Limits, StepBuffers, row_limits
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
@@ -33,10 +33,9 @@ from ferrum.pack.launches import (
     ALIGNMENT,
     HEADER,
     HEADER_WORDS,
-    INPUTS,
     LAUNCHES_NAME,
     LAUNCHES_VERSION,
-    OUTPUTS,
+    UPLOADED,
     Arg,
     InputArg,
     IntArg,
@@ -45,19 +44,17 @@ from ferrum.pack.launches import (
     LaunchTable,
     LimitArg,
     OutputArg,
-    RowCounts,
     Slot,
     SlotArg,
-    StepArray,
     WeightsArg,
     decode_table,
     grid_of,
-    num_elements,
     taken,
     total,
 )
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
+from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, StepArray, shape_of
 
 Buffer = Literal["weights", "arena", "kv", "inputs", "outputs"]
 Phase = Literal["decode", "mixed"]
@@ -74,21 +71,10 @@ def align(n: int, to: int = ALIGNMENT) -> int:
     return -(-n // to) * to
 
 
-def limit_rows(limits: Limits) -> RowCounts:
-    """The most rows of each kind: what memory is sized with."""
-    return bucket_rows(limits, limits.max_tokens, limits.max_samples, limits.max_seqs)
-
-
-def bucket_rows(limits: Limits, tokens: int, samples: int = 0, seqs: int = 0) -> RowCounts:
+def bucket_rows(limits: Limits, tokens: int) -> RowCounts:
     """The most rows of each kind in a step of at most ``tokens`` tokens: every sequence and every sample has a token."""
-    return RowCounts(
-        tokens=tokens,
-        samples=samples or min(tokens, limits.max_samples),
-        seqs=seqs or min(tokens, limits.max_seqs),
-        blocks_per_seq=limits.max_blocks_per_seq,
-        adjust=limits.max_adjust,
-        mask_words=-(-limits.vocab_size // 32),
-    )
+    rows = row_limits(limits)
+    return msgspec.structs.replace(rows, tokens=tokens, samples=min(tokens, rows.samples), seqs=min(tokens, rows.seqs))
 
 
 @dataclass(frozen=True)
@@ -119,12 +105,10 @@ def _lay_out(arrays: tuple[StepArray, ...], start: int, rows: RowCounts) -> Buff
     at = start
     for array in arrays:
         at = align(at)
-        dtype = np.dtype(array.dtype)
-        count = num_elements(array, rows)
-        leading = [int(getattr(rows, axis)) for axis in array.shape]
-        shape = (count,) if array.plus_one else (*leading, *([array.width] if array.width > 1 else []))
-        fields[array.name] = Field(array.name, dtype, shape, at, count * dtype.itemsize)
-        at += count * dtype.itemsize
+        dtype, shape = np.dtype(array.dtype), shape_of(array, rows)
+        nbytes = math.prod(shape) * dtype.itemsize
+        fields[array.name] = Field(array.name, dtype, shape, at, nbytes)
+        at += nbytes
     return BufferLayout(fields, align(at))
 
 
@@ -138,8 +122,8 @@ class StepLayout:
 
     @classmethod
     def of(cls, limits: Limits) -> StepLayout:
-        rows = limit_rows(limits)
-        return cls(limits, _lay_out(INPUTS, 4 * HEADER_WORDS, rows), _lay_out(OUTPUTS, 0, rows))
+        rows = row_limits(limits)
+        return cls(limits, _lay_out(UPLOADED, 4 * HEADER_WORDS, rows), _lay_out(OUTPUTS, 0, rows))
 
     def common_bytes(self, num_seqs: int) -> int:
         """Bytes from the start of the inputs that every step of at most ``num_seqs`` sequences needs.
@@ -198,7 +182,7 @@ class ArenaLayout:
 
     @classmethod
     def of(cls, slots: list[Slot], limits: Limits) -> ArenaLayout:
-        rows = limit_rows(limits)
+        rows = row_limits(limits)
         offsets: list[int] = []
         zero: list[tuple[int, int]] = []
         at = 0
@@ -255,7 +239,7 @@ class Resolver:
         self.limits = limits
         self.layout = StepLayout.of(limits)
         self.arena = ArenaLayout.of(table.slots, limits)
-        self._limits = limit_rows(limits)
+        self._limits = row_limits(limits)
 
     def step(self, launch: Launch, rows: RowCounts) -> Step:
         x, y, z = launch.block

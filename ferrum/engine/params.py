@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ferrum.devices.options import MAX_LOGPROBS
 from ferrum.errors import FerrumError
+from ferrum.pack.step import MAX_LOGPROBS
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024

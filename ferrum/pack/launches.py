@@ -8,11 +8,11 @@ buffer    what lies in it
 weights   the member ``weights`` of the pack
 arena     the slots, one after the other in their order, each at a multiple of ``ALIGNMENT``
 kv        ``num_blocks`` blocks of ``kv.bytes_per_block``: ``[block][layer][kv head][K 16 x head_dim | V 16 x head_dim]``
-inputs    ``HEADER_WORDS`` int32 (``HEADER``), then ``INPUTS`` in order, each at a multiple of ``ALIGNMENT``
+inputs    ``HEADER_WORDS`` int32 (``HEADER``), then ``UPLOADED`` in order, each at a multiple of ``ALIGNMENT``
 outputs   ``OUTPUTS`` in order, each at a multiple of ``ALIGNMENT``
 ========  ==================================================================================================
 
-Sizes are sums of terms (``Term``): ``ceil(rows / per) * times`` with ``rows`` one of ``ROWS``. A recording is made for a
+Sizes are sums of terms (``Term``): ``ceil(rows / per) * times`` with ``rows`` one of ``Rows``. A recording is made for a
 bucket of tokens: ``tokens`` is then the bucket, ``samples`` and ``seqs`` are ``min(bucket, limit)``; memory is sized with
 the limits themselves. Kernels read the true counts from the header, so a recording serves every step that fits into it.
 
@@ -28,16 +28,16 @@ from typing import Literal
 
 import msgspec
 
+from ferrum.pack.step import INPUTS, RowCounts, Rows, by_use
+
 LAUNCHES_NAME = "code/launches.json"
 LAUNCHES_VERSION = 1
 ALIGNMENT = 256
 
-Rows = Literal["one", "tokens", "samples", "seqs", "blocks_per_seq", "adjust", "mask_words"]
-ROWS: tuple[Rows, ...] = ("one", "tokens", "samples", "seqs", "blocks_per_seq", "adjust", "mask_words")
-
 # int32 words at the start of the inputs; the rest of the HEADER_WORDS is zero.
 HEADER = ("num_tokens", "num_seqs", "num_samples", "max_blocks_per_seq")
 HEADER_WORDS = 64
+UPLOADED = by_use(INPUTS)
 
 
 class Term(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -46,53 +46,6 @@ class Term(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     rows: Rows
     times: int
     per: int = 1
-
-
-class StepArray(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """An array of ``StepBuffers`` as kernels find it, C order: the product of ``shape`` and ``width`` elements, and one more
-    where ``plus_one``."""
-
-    name: str
-    dtype: Literal["int32", "uint32", "float32", "uint64"]
-    shape: tuple[Rows, ...]
-    width: int = 1
-    plus_one: bool = False
-
-
-# What every step needs comes first, lists that are mostly empty last: a step uploads one run of bytes from the start,
-# up to the end of what it uses.
-INPUTS = (
-    StepArray("tokens", "int32", ("tokens",)),
-    StepArray("positions", "int32", ("tokens",)),
-    StepArray("query_start", "int32", ("seqs",), plus_one=True),
-    StepArray("context_len", "int32", ("seqs",)),
-    StepArray("sample_rows", "int32", ("samples",)),
-    StepArray("temperature", "float32", ("samples",)),
-    StepArray("top_k", "int32", ("samples",)),
-    StepArray("top_p", "float32", ("samples",)),
-    StepArray("min_p", "float32", ("samples",)),
-    StepArray("repetition_penalty", "float32", ("samples",)),
-    StepArray("presence_penalty", "float32", ("samples",)),
-    StepArray("frequency_penalty", "float32", ("samples",)),
-    StepArray("seed", "uint64", ("samples",)),
-    StepArray("draw", "uint64", ("samples",)),
-    StepArray("num_logprobs", "int32", ("samples",)),
-    StepArray("penalty_start", "int32", ("samples",), plus_one=True),
-    StepArray("bias_start", "int32", ("samples",), plus_one=True),
-    StepArray("use_mask", "int32", ("samples",)),
-    StepArray("block_table", "int32", ("seqs", "blocks_per_seq")),
-    StepArray("penalty_token", "int32", ("adjust",)),
-    StepArray("penalty_count", "int32", ("adjust",)),
-    StepArray("bias_token", "int32", ("adjust",)),
-    StepArray("bias_value", "float32", ("adjust",)),
-    StepArray("mask", "uint32", ("samples", "mask_words")),
-)
-OUTPUTS = (
-    StepArray("out_token", "int32", ("samples",)),
-    StepArray("out_logprob", "float32", ("samples",)),
-    StepArray("top_token", "int32", ("samples",), width=20),
-    StepArray("top_logprob", "float32", ("samples",), width=20),
-)
 
 
 class Slot(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -180,18 +133,6 @@ class LaunchTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     logits_slot: int
 
 
-class RowCounts(msgspec.Struct, frozen=True, kw_only=True):
-    """The rows that terms are computed from: those of a recording, or the limits themselves."""
-
-    tokens: int
-    samples: int
-    seqs: int
-    blocks_per_seq: int
-    adjust: int
-    mask_words: int
-    one: int = 1
-
-
 def total(terms: Sequence[Term], rows: RowCounts) -> int:
     """The sum of the terms."""
     return sum(-(-int(getattr(rows, t.rows)) // t.per) * t.times for t in terms)
@@ -207,14 +148,6 @@ def taken(launch: Launch, phase: str, rows: RowCounts) -> bool:
     count = int(getattr(rows, launch.class_rows))
     inside = launch.class_rows == "one" or (launch.min_rows <= count and (not launch.max_rows or count <= launch.max_rows))
     return inside and launch.phase in ("any", phase)
-
-
-def num_elements(array: StepArray, rows: RowCounts) -> int:
-    """Elements of an input or output array at the given limits."""
-    count = array.width
-    for axis in array.shape:
-        count *= int(getattr(rows, axis))
-    return count + array.plus_one
 
 
 def encode_table(table: LaunchTable) -> bytes:

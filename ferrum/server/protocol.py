@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 import msgspec
 from msgspec import Meta
 
-from ferrum.devices.options import MAX_LOGPROBS
 from ferrum.engine.params import MAX_CHOICES, MAX_LOGIT_BIAS, MAX_TOKEN_ID
+from ferrum.pack.step import MAX_LOGPROBS
 from ferrum.server.wire import BadRequest, check_depth
 
 MAX_STOPS = 4

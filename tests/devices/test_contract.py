@@ -11,7 +11,7 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.sampling import allow_bits, sample_reference
 from ferrum.errors import FerrumError
-from ferrum.pack.launches import INPUTS, OUTPUTS
+from ferrum.pack.step import INPUTS, OUTPUTS
 from tests.devices.conftest import SMALL, Loader
 
 ARRAYS = [array.name for array in (*INPUTS, *OUTPUTS)]

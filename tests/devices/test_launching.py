@@ -24,8 +24,9 @@ from ferrum.devices.launching import (
 )
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
-from ferrum.pack.launches import ALIGNMENT, INPUTS, OUTPUTS, InputArg, IntArg, KvArg, Launch, LaunchTable, Slot, SlotArg, Term
+from ferrum.pack.launches import ALIGNMENT, UPLOADED, InputArg, IntArg, KvArg, Launch, LaunchTable, Slot, SlotArg, Term
 from ferrum.pack.reader import open_pack
+from ferrum.pack.step import OUTPUTS
 from tests.devices.null_model import launch_table, write_launch_pack
 from tests.pack.helpers import minimal_manifest
 
@@ -43,7 +44,7 @@ def memory() -> StepMemory:
 def test_buffers_are_views_that_do_not_overlap() -> None:
     found = memory()
     plain = StepBuffers(LIMITS)
-    for arrays, whole in ((INPUTS, found.inputs), (OUTPUTS, found.outputs)):
+    for arrays, whole in ((UPLOADED, found.inputs), (OUTPUTS, found.outputs)):
         whole[:] = 0
         for i, array in enumerate(arrays):
             view, wanted = getattr(found.buffers, array.name), getattr(plain, array.name)

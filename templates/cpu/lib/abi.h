@@ -3,7 +3,7 @@
 #include <stddef.h>
 
 #define FERRUM_ABI 4
-#define MAX_LOGPROBS 20
+#define MAX_LOGPROBS {{ max_logprobs }}
 
 typedef struct {
   const uint8_t *weights;
@@ -17,17 +17,10 @@ typedef struct {
 
 typedef struct {
   int32_t num_tokens, num_seqs, num_samples, unused;
-  const int32_t *tokens, *positions, *query_start, *context_len, *block_table, *sample_rows;
-  const float *temperature;
-  const int32_t *top_k;
-  const float *top_p, *min_p, *repetition_penalty, *presence_penalty, *frequency_penalty;
-  const uint64_t *seed, *draw;
-  const int32_t *num_logprobs, *penalty_start, *penalty_token, *penalty_count, *bias_start, *bias_token;
-  const float *bias_value;
-  const int32_t *use_mask;
-  const uint32_t *mask;
-  int32_t *out_token;
-  float *out_logprob;
-  int32_t *top_token;
-  float *top_logprob;
+{%- for a in step_inputs %}
+  const {{ c_types[a.dtype] }} *{{ a.name }};
+{%- endfor %}
+{%- for a in step_outputs %}
+  {{ c_types[a.dtype] }} *{{ a.name }};
+{%- endfor %}
 } FerrumStep;
