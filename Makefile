@@ -7,7 +7,7 @@ WORKERS ?= 2
 SOAK_SECONDS ?= 600
 AGAINST ?=
 
-.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu kernel-diff clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu kernel-diff soak clean
 
 setup: $(READY)
 
@@ -29,6 +29,10 @@ test-slow: $(READY)
 # on a machine with a GPU, ten minutes of soak included; elsewhere every test says what is missing
 test-gpu: $(READY)
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -q -m gpu tests/gpu
+
+# what make test tries a few hundred times, many thousand times
+soak: $(READY)
+	FORGED_MANIFESTS=10000 $(BIN)/python -m pytest -q tests/pack/test_forged.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -54,9 +54,10 @@ class AnyPlan(Protocol):
 
 @dataclass(frozen=True)
 class Code:
-    """Members of the pack that hold code and what belongs to it, in order, and the compiler's version."""
+    """Members of the pack that hold code and what belongs to it, in order; which a device opens; the compiler's version."""
 
     members: Mapping[str, bytes]
+    entry: str
     toolchain: str
 
     @property
@@ -113,7 +114,7 @@ class CpuBackend:
     def build(self, made: AnyPlan, source: str, contract: str, keep: Path | None) -> Code:
         toolchain = find_compiler(self.target.arch)
         code = toolchain.compile(source, self.target, keep)
-        return Code({"code/step.so": code, "code/step.c": source.encode()}, toolchain.version)
+        return Code({"code/step.so": code, "code/step.c": source.encode()}, "code/step.so", toolchain.version)
 
     def memory(self, made: AnyPlan) -> MemoryRecord:
         return manifest.memory_record(_cpu(made))
@@ -163,7 +164,7 @@ class GpuBackend:
         members[LAUNCHES_NAME] = encode_table(plan_gpu.finished_table(_gpu(made), contract, name))
         if record := static_record(code, _gpu(made), self.target):
             members[STATIC_NAME] = record
-        return Code(members, toolchain.version)
+        return Code(members, LAUNCHES_NAME, toolchain.version)
 
     def memory(self, made: AnyPlan) -> MemoryRecord:
         return plan_gpu.gpu_memory(_gpu(made))

@@ -15,7 +15,16 @@ import numpy as np
 
 from ferrum.codegen.backend import AnyCall, AnyPlan, Backend, Code, backend_of
 from ferrum.codegen.kernels.linear import Blocking
-from ferrum.codegen.manifest import count_parameters, make_manifest, tensor_records
+from ferrum.codegen.manifest import (
+    GRAPH_NAME,
+    LAYERS_NAME,
+    PLAN_NAME,
+    SELFTEST_NAME,
+    contract_of,
+    count_parameters,
+    make_manifest,
+    program_record,
+)
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.prove import Reference, emulates, make_reference, prove, runs_here, tolerance
@@ -38,11 +47,9 @@ from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
 from ferrum.graphs.weights.match import match
 from ferrum.pack.atomic import check_place
-from ferrum.pack.check import contract_hash
 from ferrum.pack.launches import encode_table
-from ferrum.pack.layers import LAYERS_NAME
 from ferrum.pack.proof import PROOF_NAME, Proof
-from ferrum.pack.schema import ModelRecord, TuningRecord
+from ferrum.pack.schema import STEP, CodeRecord, ModelRecord, TuningRecord
 from ferrum.pack.writer import PackWriter
 
 # In order; each name is a dump's name and a value of --stop-after. --start-from takes those up to "select".
@@ -231,7 +238,7 @@ def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tup
     path = job.dump("plan", backend.plan_dump(made).decode(), "json")
     if job.stops("plan"):
         return path
-    contract = contract_hash(tensor_records(made))
+    contract = contract_of(made, job.max_model_len)
     source = backend.render(made, contract)
     path = job.dump("render", source, backend.suffix)
     if job.stops("render"):
@@ -263,10 +270,11 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
     text = read_text(job.folder)
     size = made.tensors[-1].offset + made.tensors[-1].nbytes
     with PackWriter(job.output, _manifest_room(made), expected_bytes=size + code.nbytes) as writer:
-        writer.add("graph.txt", print_graph(made.graph).encode())
-        writer.add("plan.json", backend.plan_json(made))
+        writer.add(GRAPH_NAME, print_graph(made.graph).encode())
+        writer.add(PLAN_NAME, backend.plan_json(made))
         for name, data in code.members.items():
             writer.add(name, data)
+        code_members = list(code.members)
         if text.tokenizer:
             writer.add("tokenizer.json", text.tokenizer)
         if text.template:
@@ -290,12 +298,13 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
                 job.max_model_len,
             )
             shared.references[contract] = reference
-            writer.add("selftest.json", msgspec.json.encode(reference.test, order="sorted"))
+            writer.add(SELFTEST_NAME, msgspec.json.encode(reference.test, order="sorted"))
             writer.add(LAYERS_NAME, msgspec.json.encode(reference.layers(backend.points(made)), order="sorted"))
             if isinstance(made, GpuPlan) and isinstance(job.target, GpuTarget):
                 whole = emulates(job.target.device, count_parameters(made))
                 proof = Proof(kernels=prove_kernels(made.kernels, job.target, shared.errors), whole_model=whole)
                 writer.add(PROOF_NAME, msgspec.json.encode(proof, order="sorted"))
+                code_members.append(PROOF_NAME)
             job.progress("prove", 1, 2)
         manifest = make_manifest(
             made,
@@ -303,14 +312,11 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             job.target,
             _model_record(job, made),
             text.record,
-            backend.memory(made),
-            backend.kernels(made),
+            program_record(made, backend.memory(made), backend.kernels(made), reference is not None),
+            CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=code_members, toolchain=code.toolchain),
             job.tuning,
-            contract=contract,
-            toolchain=code.toolchain,
             source_sha256=checkpoint.digest(),
             has_text=bool(text.tokenizer),
-            has_selftest=reference is not None,
         )
         writer.finish(manifest, prove=_prover(job, made, contract, reference is not None, shared))
     shared.packs[contract] = job.output

@@ -7,26 +7,35 @@ import math
 from typing import Protocol
 
 from ferrum import __version__
+from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan import REPLICATE_ROWS, KvPlan, Plan, Tensor
 from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.codegen.render import templates_digest
 from ferrum.codegen.target import GpuTarget, Target
+from ferrum.pack.check import contract_hash
 from ferrum.pack.launches import encode_table
 from ferrum.pack.schema import (
     FORMAT_VERSION,
+    STEP,
+    CodeRecord,
     KernelRecord,
-    KvRecord,
     Manifest,
     MemoryRecord,
     ModelRecord,
+    ProgramRecord,
     Provenance,
+    StateArray,
+    StateRecord,
     TargetRecord,
     TensorRecord,
     TextRecord,
     TuningRecord,
 )
+from ferrum.pack.step import INPUTS, OUTPUTS
 
+GRAPH_NAME, PLAN_NAME = f"{STEP}/graph.txt", f"{STEP}/plan.json"
+SELFTEST_NAME, LAYERS_NAME = f"{STEP}/selftest.json", f"{STEP}/layers.json"
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
 
 
@@ -37,6 +46,8 @@ class Stored(Protocol):
     def tensors(self) -> list[Tensor]: ...
     @property
     def kv(self) -> KvPlan: ...
+    @property
+    def vocab_size(self) -> int: ...
 
 
 def tensor_records(plan: Stored) -> list[TensorRecord]:
@@ -48,11 +59,9 @@ def tensor_records(plan: Stored) -> list[TensorRecord]:
 
 def memory_record(plan: Plan) -> MemoryRecord:
     """The arena as a formula; rounding to cache lines is inside ``fixed``."""
-    last = plan.tensors[-1]
     per_row = [sum(s.row_bytes for s in plan.slots if s.rows == rows) for rows in (0, 1)]
     private = REPLICATE_ROWS * sum(s.row_bytes for s in plan.slots)
     return MemoryRecord(
-        weights=last.offset + last.nbytes,
         fixed=_COUNTER_BYTES * (len(plan.launches) + len(plan.slots) + 4),
         per_token=per_row[0] + _TILE_BYTES,
         per_sample=per_row[1] + _TILE_BYTES,
@@ -155,23 +164,49 @@ def gpu_plan_dump(plan: GpuPlan) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
+def state_records(plan: Stored) -> list[StateRecord]:
+    kv = plan.kv
+    arrays = [StateArray(name=name, heads=kv.num_kv_heads, width=kv.head_dim, dtype=kv.dtype) for name in ("k", "v")]
+    paged = StateRecord(
+        name="kv", kind="paged", group=0, layers=kv.num_layers, arrays=arrays, unit=BLOCK_SIZE, unit_bytes=kv.bytes_per_block
+    )
+    return [paged]
+
+
+def contract_of(plan: Stored, max_model_len: int) -> str:
+    """What code and manifest of a plan both carry."""
+    return contract_hash(tensor_records(plan), state_records(plan), plan.vocab_size, max_model_len)
+
+
+def program_record(plan: Stored, memory: MemoryRecord, kernels: list[KernelRecord], has_selftest: bool) -> ProgramRecord:
+    return ProgramRecord(
+        name=STEP,
+        graph=GRAPH_NAME,
+        plan=PLAN_NAME,
+        rows=["tokens", "seqs", "samples"],
+        inputs=list(INPUTS),
+        outputs=list(OUTPUTS),
+        states=[state.name for state in state_records(plan)],
+        memory=memory,
+        kernels=kernels,
+        selftest=SELFTEST_NAME if has_selftest else "",
+        layers=LAYERS_NAME if has_selftest else "",
+    )
+
+
 def make_manifest(
     plan: Stored,
     options: CompileOptions,
     target: Target | GpuTarget,
     model: ModelRecord,
     text: TextRecord,
-    memory: MemoryRecord,
-    kernels: list[KernelRecord],
+    program: ProgramRecord,
+    code: CodeRecord,
     tuning: list[TuningRecord],
-    contract: str,
-    toolchain: str,
     source_sha256: str,
     has_text: bool,
-    has_selftest: bool,
 ) -> Manifest:
     """Everything but the members, which the writer fills in."""
-    kv = plan.kv
     chosen = {
         "quant": options.quant,
         "target": target.name,
@@ -181,28 +216,19 @@ def make_manifest(
     return Manifest(
         format=FORMAT_VERSION,
         reader_min=FORMAT_VERSION,
-        required=["code", "graph", "plan", "weights", *(["text"] if has_text else []), *(["selftest"] if has_selftest else [])],
+        required=["weights", "programs", "code", *(["text"] if has_text else [])],
         model=model,
         target=TargetRecord(name=target.name, device=target.device, arch=target.arch, features=list(target.requires)),
-        contract=contract,
+        contract=contract_of(plan, model.max_model_len),
         tensors=tensor_records(plan),
-        kv=KvRecord(
-            num_layers=kv.num_layers,
-            num_kv_heads=kv.num_kv_heads,
-            head_dim=kv.head_dim,
-            block_size=16,
-            dtype=kv.dtype,
-            bytes_per_block=kv.bytes_per_block,
-        ),
-        memory=memory,
-        kernels=kernels,
+        states=state_records(plan),
+        programs=[program],
+        code=[code],
         tuning=tuning,
         text=text,
         endpoints=["chat.completions", "completions"] if has_text else ["completions"],
-        selftest=has_selftest,
         provenance=Provenance(
             compiler=f"ferrum {__version__}",
-            toolchain=toolchain,
             templates_sha256=templates_digest(target.device),
             source_sha256=source_sha256,
             options=chosen,

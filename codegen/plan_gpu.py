@@ -183,7 +183,6 @@ def gpu_memory(plan: GpuPlan) -> MemoryRecord:
         return sum(-(-t.times // t.per) for t in terms if t.rows in rows)
 
     return MemoryRecord(
-        weights=plan.tensors[-1].offset + plan.tensors[-1].nbytes,
         fixed=rate("one") + ALIGNMENT * len(plan.table.slots),
         per_token=rate("tokens"),
         per_sample=rate("samples", "seqs"),

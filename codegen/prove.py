@@ -19,6 +19,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.interpret import reference_greedy
 from ferrum.graphs.ir import Graph, Param
 from ferrum.pack.layers import LayerPoint, LayerTest, sketch, stored
+from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack, open_pack
 from ferrum.pack.schema import SelfTest, SelfTestCase
 from ferrum.pack.verify import check_case, describe_case, read_layers, read_selftest
@@ -123,9 +124,10 @@ def load_for_proof(pack: Pack) -> Executor:
     """The pack on its device, with just enough memory for the self-test."""
     tokens = max(_PROMPT_LENGTHS) + _GREEDY
     length = min(tokens, pack.manifest.model.max_model_len)
-    blocks = -(-length // pack.manifest.kv.block_size)
+    kv = kv_state(pack.manifest)
+    blocks = -(-length // kv.unit)
     options = DeviceOptions(
-        max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=blocks * pack.manifest.kv.bytes_per_block
+        max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=blocks * kv.unit_bytes
     )
     if pack.manifest.target.device == "cpu":
         from ferrum.devices.cpu import CpuDevice

@@ -22,7 +22,8 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.launches import HEADER, HEADER_WORDS, LaunchTable, total
-from ferrum.pack.layers import LAYERS_NAME, LayerPoint
+from ferrum.pack.layers import LayerPoint
+from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack
 
 # Copies landing late find more faults than eager ones and cost nothing.
@@ -63,7 +64,7 @@ class EmulatedExecutor:
         self._schedule = schedule
         self._recordings = Recordings(resolver)
         self._prepared: dict[int, list[Prepared]] = {}
-        self._block_bytes = pack.manifest.kv.bytes_per_block
+        self._block_bytes = kv_state(pack.manifest).unit_bytes
         self._slots = resolver.arena.offsets
         self._pieces = self._allocate(pack, table, resolver)
         self._header = self._pieces["inputs"].buffers[0].data.view(np.int32)
@@ -148,10 +149,10 @@ class EmulatedExecutor:
                 launch.run()
                 at, launch = next(launches, (_END, launch))
             if point.slot >= len(self._slots):
-                raise damaged(f"the launch table has no slot {point.slot} for {point}", LAYERS_NAME)
+                raise damaged(f"the launch table has no slot {point.slot} for {point}", "points of the layers")
             slot, start = self._pieces["arena"].at(self._slots[point.slot])
             if start + tokens * point.row_bytes > slot.nbytes:
-                raise damaged(f"slot {point.slot} of the launch table does not hold {point}", LAYERS_NAME)
+                raise damaged(f"slot {point.slot} of the launch table does not hold {point}", "points of the layers")
             yield point.rows(slot.data[start:], tokens)
         while at < _END:
             launch.run()

@@ -16,6 +16,7 @@ from ferrum.cli.machine import ROOF_UNITS, roofs_with
 from ferrum.cli.options import positive
 from ferrum.cli.output import print_json, print_table
 from ferrum.errors import FerrumError
+from ferrum.pack.programs import kv_state, require_step
 from ferrum.pack.schema import Manifest
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def _profile(model: LoadedModel, args: argparse.Namespace) -> list[dict[str, Any
     profile = getattr(model.executor, "profile", None)
     if profile is None:
         raise FerrumError("bad-option", "the device does not time its kernels", "--profile", "leave it out")
-    launches = json.loads(bytes(model.pack.member("plan.json")))["launches"]
+    launches = json.loads(bytes(model.pack.member(require_step(model.pack.manifest).plan)))["launches"]
     seconds = np.zeros(len(launches))
     profile(seconds)
     _round(model.engine, model.info.vocab_size, args, args.rounds + 1)
@@ -164,12 +165,12 @@ def limits(roof: dict[str, float], manifest: Manifest, args: argparse.Namespace)
     A decode step reads all weights once and each sequence's KV cache; prefill does the arithmetic at the best rate that
     the machine has for the weights' format.
     """
-    kernels, kv = manifest.kernels, manifest.kv
+    kernels, kv = require_step(manifest).kernels, kv_state(manifest)
     weights = sum(k.weight_bytes for k in kernels)
     activations = sum(k.bytes_per_token for k in kernels)
     flops = sum(k.flops_per_token for k in kernels)
     context = args.prompt_tokens + args.max_tokens / 2
-    kv_bytes = context * kv.bytes_per_block / kv.block_size
+    kv_bytes = context * kv.unit_bytes / kv.unit
     rate = 1e12 * max((roof[key] for key in _arithmetic(manifest.model.quant) if key in roof), default=float("inf"))
     read = roof["read_gb_per_s"] * 1e9
     decode = max((weights + args.concurrency * (activations + kv_bytes)) / read, args.concurrency * flops / rate)

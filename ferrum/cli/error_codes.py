@@ -172,6 +172,7 @@ ERROR_CODES: dict[str, str] = {
         "A pack holds machine code. This one was neither built on this machine by this user nor signed by a trusted key. Put "
         "the builder's .pub file into FERRUM_HOME/trusted, or pass --trust if you know where it came from."
     ),
+    "pack-program": "The pack is of something else than a language model; look at its programs with ferrum explain.",
     "pack-section-unknown": (
         "The pack requires a section that this reader does not know, so it cannot be opened safely. Update ferrum."
     ),

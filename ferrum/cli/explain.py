@@ -13,7 +13,7 @@ from ferrum.cli.output import count, print_json, print_table, size
 from ferrum.cli.stages import STAGES
 from ferrum.errors import FerrumError
 from ferrum.pack.proof import PROOF_NAME, KernelProof, decode_proof
-from ferrum.pack.schema import KernelRecord, Manifest, TuningRecord
+from ferrum.pack.schema import KernelRecord, Manifest, ProgramRecord, StateRecord, TuningRecord
 from ferrum.pack.static import STATIC_NAME, KernelStatic, decode_static, shortcomings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def _explain_pack(args: argparse.Namespace) -> int:
     with open_pack(args.subject, trust=True) as pack:
         manifest = pack.manifest
         if args.graph:
-            print(bytes(pack.member("graph.txt")).decode("utf-8"), end="")
+            print(_graph(pack), end="")
         elif args.source:
             source = bytes(pack.member(next(name for name in _SOURCES if name in pack))).decode("utf-8")
             print(_function(source, _kernel(manifest, args.kernel).symbol) if args.kernel else source, end="")
@@ -69,7 +69,7 @@ def _explain_pack(args: argparse.Namespace) -> int:
         elif args.kernel:
             _print_kernel(_kernel(manifest, args.kernel))
         else:
-            _print_pack(manifest, bytes(pack.member("graph.txt")).decode("utf-8"), args.why)
+            _print_pack(manifest, _graph(pack), args.why)
             if not args.why:
                 _print_machine_code(pack)
     return 0
@@ -77,26 +77,29 @@ def _explain_pack(args: argparse.Namespace) -> int:
 
 def _kernel(manifest: Manifest, name: str) -> KernelRecord:
     """By symbol or, when it is the only one, by spec."""
-    found = [k for k in manifest.kernels if k.symbol == name] or [k for k in manifest.kernels if k.spec == name]
+    kernels = _kernels(manifest)
+    found = [k for k in kernels if k.symbol == name] or [k for k in kernels if k.spec == name]
     if not found:
         raise FerrumError(
-            "kernel-unknown", "the pack has no such kernel", name, "one of " + ", ".join(k.symbol for k in manifest.kernels)
+            "kernel-unknown", "the pack has no such kernel", name, "one of " + ", ".join(k.symbol for k in kernels)
         )
     return found[0]
 
 
 def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
-    model, target, kv, memory = manifest.model, manifest.target, manifest.kv, manifest.memory
+    model, target = manifest.model, manifest.target
     print(f"model    {model.name}: {model.family}, {count(model.num_parameters)} parameters, vocabulary {model.vocab_size}")
-    print(f"         up to {model.max_model_len} tokens, weights {model.quant}, {size(memory.weights)}")
+    print(f"         up to {model.max_model_len} tokens, weights {model.quant}, {size(manifest.weights_bytes)}")
     print(f"target   {target.name} ({target.arch}: {', '.join(target.features) or 'baseline'})")
-    print(f"made by  {manifest.provenance.compiler}, {manifest.provenance.toolchain}")
+    for code in manifest.code:
+        needs = f", needs {', '.join(code.features)}" if code.features else ""
+        print(f"code     {code.name}: {code.toolchain}{needs}")
+    print(f"made by  {manifest.provenance.compiler}, pack format {manifest.format}")
     print(f"graph    {_graph_summary(graph)}")
-    print(f"KV       {kv.num_layers} layers, {kv.num_kv_heads} heads of {kv.head_dim}, {kv.dtype}: {kv.bytes_per_block} bytes")
-    print(f"         per block of {kv.block_size} tokens")
-    print("memory   weights + blocks * block + fixed + tokens * per token + samples * per sample + threads * per thread")
-    print(f"         {memory.weights} + blocks * {kv.bytes_per_block} + {memory.fixed} + tokens * {memory.per_token}")
-    print(f"         + samples * {memory.per_sample} + threads * {memory.per_thread} bytes")
+    for state in manifest.states:
+        print(_state(state))
+    for program in manifest.programs:
+        print(_program(program, manifest))
     for record in manifest.tuning:
         if record.chosen:
             print(f"tuned    {record.format}: {record.rows} rows by {record.tiles} tiles, chunks of {record.chunk_kib} KiB")
@@ -104,17 +107,45 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
     if why:
         for record in manifest.tuning:
             print(_tuning(record))
-        for kernel in manifest.kernels:
+        for kernel in _kernels(manifest):
             print(f"{kernel.symbol}: {kernel.why}")
         return
     roof = known_roofs(manifest.target)
-    rows = [_row(kernel, roof) for kernel in manifest.kernels]
+    rows = [_row(kernel, roof) for kernel in _kernels(manifest)]
     print_table(("KERNEL", "CALLS", "WEIGHTS", "FLOP/TOKEN", "BYTES/TOKEN", "FLOP/BYTE", "LIMIT AT 1 TOKEN"), rows)
     if roof:
-        total = sum(_seconds(kernel, roof)[0] for kernel in manifest.kernels)
+        total = sum(_seconds(kernel, roof)[0] for kernel in _kernels(manifest))
         print(f"\nroofline of this machine: {1 / total:.0f} tokens/s for one sequence" if total else "")
     else:
         print("\nferrum bench measures this machine; then each kernel's roofline is shown")
+
+
+def _kernels(manifest: Manifest) -> list[KernelRecord]:
+    """Of all programs, each once."""
+    return list({kernel.symbol: kernel for program in manifest.programs for kernel in program.kernels}.values())
+
+
+def _graph(pack: Pack) -> str:
+    """Of all programs, one after the other."""
+    return "".join(bytes(pack.member(program.graph)).decode("utf-8") for program in pack.manifest.programs)
+
+
+def _state(state: StateRecord) -> str:
+    """``state    kv (paged): 4 layers of k 2 x 64 bf16, v 2 x 64 bf16; 32768 bytes per block of 16 tokens``"""
+    arrays = ", ".join(f"{a.name} {a.heads} x {a.width} {a.dtype}" for a in state.arrays)
+    unit = {"slot": "sequence", "fixed": f"row, up to {state.rows}"}.get(state.kind, f"block of {state.unit} tokens")
+    window = f", window {state.window}" if state.window else ""
+    return f"state    {state.name} ({state.kind}{window}): {state.layers} layers of {arrays}; {state.unit_bytes} bytes per {unit}"
+
+
+def _program(program: ProgramRecord, manifest: Manifest) -> str:
+    """What a call of the program takes of memory, as a formula."""
+    memory = program.memory
+    states = "".join(f" + {s.name} * {s.unit_bytes}" for s in manifest.states if s.name in program.states)
+    return (
+        f"program  {program.name}: weights {manifest.weights_bytes}{states} + {memory.fixed} + tokens * {memory.per_token}\n"
+        f"         + samples * {memory.per_sample} + threads * {memory.per_thread} bytes"
+    )
 
 
 def _tuning(record: TuningRecord) -> str:

@@ -44,7 +44,9 @@ def load_small(pack: Any) -> Any:
     """The pack on its device with room for one short sequence."""
     from ferrum.devices.options import DeviceOptions
     from ferrum.engine.load import find_device
+    from ferrum.pack.programs import kv_state
 
-    blocks = -(-pack.manifest.model.max_model_len // pack.manifest.kv.block_size)
-    room = min(blocks, 64) * pack.manifest.kv.bytes_per_block
+    kv = kv_state(pack.manifest)
+    blocks = -(-pack.manifest.model.max_model_len // kv.unit)
+    room = min(blocks, 64) * kv.unit_bytes
     return find_device(pack.manifest.target.device).load(pack, DeviceOptions(max_seqs=1, max_tokens=64, kv_cache_bytes=room))

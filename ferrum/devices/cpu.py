@@ -18,7 +18,8 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.devices.prefault import Prefault
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
-from ferrum.pack.layers import LAYERS_NAME, LayerPoint
+from ferrum.pack.layers import LayerPoint
+from ferrum.pack.programs import StepProgram, step_program
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import INPUTS, OUTPUTS
@@ -72,9 +73,9 @@ def _code_file(code: memoryview) -> tuple[int, str]:
 class Library:
     """The pack's shared object, with the signatures of its entry points."""
 
-    def __init__(self, pack: Pack) -> None:
-        where = f"{pack.path.name}: code/step.so"
-        self._fd, path = _code_file(pack.member("code/step.so"))
+    def __init__(self, pack: Pack, entry: str) -> None:
+        where = f"{pack.path.name}: {entry}"
+        self._fd, path = _code_file(pack.member(entry))
         try:
             self.lib = ctypes.CDLL(path)
         except OSError as error:
@@ -116,20 +117,20 @@ class Library:
 class CpuExecutor:
     """A model on the CPU. ``limits`` are fixed at load; the KV cache is reserved then and touched as it is used."""
 
-    def __init__(self, pack: Pack, options: DeviceOptions) -> None:
+    def __init__(self, pack: Pack, program: StepProgram, options: DeviceOptions) -> None:
         self._handle = ctypes.c_void_p()
         manifest = pack.manifest
         cpus = usable_cpus()
         threads = options.num_threads or len(cpus)
         # More threads than cores share them; pinning would only make that worse.
         self._cpus = np.array(cpus if threads == len(cpus) else [-1] * threads, np.int32)
-        self.limits = choose_limits(manifest, options, threads)
+        self.limits = choose_limits(manifest, program, options, threads)
         self.buffers = StepBuffers(self.limits)
-        self._library = Library(pack)
+        self._library = Library(pack, program.entry)
         # Spinning helps only while every thread has a core of its own.
         self._config = self._make_config(pack, threads, _SPIN if threads <= len(cpus) else 0)
         arena_bytes = self._library.lib.ferrum_arena_bytes(ctypes.byref(self._config))
-        self._kv = _reserve(self.limits.num_blocks * manifest.kv.bytes_per_block)
+        self._kv = _reserve(self.limits.num_blocks * program.kv.unit_bytes)
         self._arena = _reserve(arena_bytes)
         self._config.kv, self._config.arena = self._kv.ctypes.data, self._arena.ctypes.data
         self._step = Step(**{array.name: getattr(self.buffers, array.name).ctypes.data for array in (*INPUTS, *OUTPUTS)})
@@ -181,7 +182,7 @@ class CpuExecutor:
                 address = lib.ferrum_slot(self._handle, point.slot)
                 start = (address or 0) - self._arena.ctypes.data
                 if not address or start + tokens * point.row_bytes > self._arena.nbytes:
-                    raise damaged(f"slot {point.slot} of the arena does not hold {point}", LAYERS_NAME)
+                    raise damaged(f"slot {point.slot} of the arena does not hold {point}", "points of the layers")
                 lib.ferrum_range(self._handle, first, point.launch + 1)
                 self.step()
                 first = point.launch + 1
@@ -233,31 +234,31 @@ def _reserve(nbytes: int) -> NDArray[np.uint8]:
     return np.frombuffer(memory, np.uint8)
 
 
-def choose_limits(manifest: Manifest, options: DeviceOptions, threads: int) -> Limits:
+def choose_limits(manifest: Manifest, program: StepProgram, options: DeviceOptions, threads: int) -> Limits:
     """Capacities that fit: KV blocks for every sequence at full length, less when memory or the user says so.
 
     Raises FerrumError when not even one sequence of the context length fits.
     """
-    kv, model, memory = manifest.kv, manifest.model, manifest.memory
+    kv, model, memory = program.kv, manifest.model, program.record.memory
     length = options.max_model_len or model.max_model_len
-    per_seq = -(-length // kv.block_size)
+    per_seq = -(-length // kv.unit)
     max_samples = options.max_samples or options.max_seqs
     fixed = memory.fixed + options.max_tokens * memory.per_token + max_samples * memory.per_sample + threads * memory.per_thread
     budget = options.kv_cache_bytes or int(max(0, free_memory() - fixed) * _KV_SHARE)
-    num_blocks = min(budget // kv.bytes_per_block, per_seq * options.max_seqs)
-    if num_blocks < 1 or (options.kv_cache_bytes == 0 and num_blocks * kv.block_size < min(length, 256)):
+    num_blocks = min(budget // kv.unit_bytes, per_seq * options.max_seqs)
+    if num_blocks < 1 or (options.kv_cache_bytes == 0 and num_blocks * kv.unit < min(length, 256)):
         raise FerrumError(
             "kv-memory-too-small",
-            f"{budget >> 20} MiB hold {num_blocks} KV blocks of {kv.block_size} tokens",
+            f"{budget >> 20} MiB hold {num_blocks} KV blocks of {kv.unit} tokens",
             "--kv-cache-memory",
-            f"{length} tokens need {per_seq * kv.bytes_per_block >> 20} MiB: free memory or lower --max-model-len",
+            f"{length} tokens need {per_seq * kv.unit_bytes >> 20} MiB: free memory or lower --max-model-len",
         )
     return Limits(
         max_tokens=options.max_tokens,
         max_seqs=options.max_seqs,
         max_samples=max_samples,
         num_blocks=int(num_blocks),
-        block_size=kv.block_size,
+        block_size=kv.unit,
         max_blocks_per_seq=per_seq,
         vocab_size=model.vocab_size,
         max_adjust=max(1 << 16, max_samples * 1024),
@@ -271,8 +272,8 @@ class CpuDevice:
 
     def load(self, pack: Pack, options: DeviceOptions) -> CpuExecutor:
         """Raises FerrumError when the pack was made for another machine or memory cannot fit."""
-        target = pack.manifest.target
-        missing = sorted(set(target.features) - machine_features())
+        target, features = pack.manifest.target, machine_features()
+        missing = sorted(set(target.features) - features)
         if target.device != self.name or target.arch != machine_arch() or missing:
             lacks = f", which lacks {', '.join(missing)}" if missing and target.arch == machine_arch() else ""
             raise FerrumError(
@@ -281,4 +282,4 @@ class CpuDevice:
                 pack.path.name,
                 "compile with --target cpu on this machine",
             )
-        return CpuExecutor(pack, options)
+        return CpuExecutor(pack, step_program(pack.manifest, pack.path.name, features), options)

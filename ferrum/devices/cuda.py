@@ -34,6 +34,7 @@ from ferrum.devices.launching import (
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LaunchTable
+from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack
 
 # Weights go to the device in pieces through two pinned buffers of this size: one is filled while the other is copied.
@@ -85,10 +86,10 @@ class CudaExecutor:
         resolver = Resolver(table, self.limits)
         self._recordings = Recordings(resolver)
         self._functions = self._load_code(pack, table)
-        self._block_bytes = pack.manifest.kv.bytes_per_block
+        self._block_bytes = kv_state(pack.manifest).unit_bytes
         self._logits_at = resolver.arena.offsets[table.logits_slot]
         self._allocate_buffers(pack, resolver)
-        self._upload(pack.weights[: pack.manifest.memory.weights])
+        self._upload(pack.weights[: pack.manifest.weights_bytes])
         self._lanes = [self._make_lane(resolver) for _ in range(2)]
         for lane in self._lanes:
             self._record_all(lane)
@@ -206,7 +207,7 @@ class CudaExecutor:
 
     def _allocate_buffers(self, pack: Pack, resolver: Resolver) -> None:
         sizes = {
-            "weights": pack.manifest.memory.weights,
+            "weights": pack.manifest.weights_bytes,
             "arena": resolver.arena.nbytes,
             "kv": self.limits.num_blocks * self._block_bytes,
             "inputs": resolver.layout.inputs.nbytes,

@@ -33,7 +33,6 @@ from ferrum.pack.launches import (
     ALIGNMENT,
     HEADER,
     HEADER_WORDS,
-    LAUNCHES_NAME,
     LAUNCHES_VERSION,
     UPLOADED,
     Arg,
@@ -52,6 +51,7 @@ from ferrum.pack.launches import (
     taken,
     total,
 )
+from ferrum.pack.programs import kv_state, step_program
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, StepArray, shape_of
@@ -326,33 +326,33 @@ def choose_limits(manifest: Manifest, table: LaunchTable, options: DeviceOptions
     KV blocks for every sequence at full length, less when memory or the user says so. Raises FerrumError when not even one
     sequence of a useful length fits.
     """
-    kv, model = manifest.kv, manifest.model
+    kv, model = kv_state(manifest), manifest.model
     length = options.max_model_len or model.max_model_len
-    per_seq = -(-length // kv.block_size)
+    per_seq = -(-length // kv.unit)
     samples = options.max_samples or options.max_seqs
     limits = Limits(
         max_tokens=options.max_tokens,
         max_seqs=min(options.max_seqs, options.max_tokens),
         max_samples=min(samples, options.max_tokens),
         num_blocks=0,
-        block_size=kv.block_size,
+        block_size=kv.unit,
         max_blocks_per_seq=per_seq,
         vocab_size=model.vocab_size,
         max_adjust=max(1 << 16, samples * 1024),
     )
-    left = max(0, free - manifest.memory.weights - device_bytes(table, limits))
+    left = max(0, free - manifest.weights_bytes - device_bytes(table, limits))
     budget = options.kv_cache_bytes or int(left * KV_SHARE)
     if budget > left:
         raise out_of_memory(
             f"{budget >> 20} MiB of KV cache do not fit into the {left >> 20} MiB that are left", manifest.target.device
         )
-    num_blocks = min(budget // max(kv.bytes_per_block, 1), per_seq * options.max_seqs)
-    if num_blocks < 1 or (options.kv_cache_bytes == 0 and num_blocks * kv.block_size < min(length, 256)):
+    num_blocks = min(budget // kv.unit_bytes, per_seq * options.max_seqs)
+    if num_blocks < 1 or (options.kv_cache_bytes == 0 and num_blocks * kv.unit < min(length, 256)):
         raise FerrumError(
             "kv-memory-too-small",
-            f"{budget >> 20} MiB of the device's memory hold {num_blocks} KV blocks of {kv.block_size} tokens",
+            f"{budget >> 20} MiB of the device's memory hold {num_blocks} KV blocks of {kv.unit} tokens",
             "--kv-cache-memory",
-            f"{length} tokens need {per_seq * kv.bytes_per_block >> 20} MiB: free memory or lower --max-model-len",
+            f"{length} tokens need {per_seq * kv.unit_bytes >> 20} MiB: free memory or lower --max-model-len",
         )
     return replace(limits, num_blocks=num_blocks)
 
@@ -372,9 +372,10 @@ def out_of_memory(what: str, device: str) -> FerrumError:
 
 def read_table(pack: Pack) -> LaunchTable:
     """The launch table of a pack, every number checked. Raises FerrumError naming the field."""
-    where = f"{pack.path.name}: {LAUNCHES_NAME}"
+    entry = step_program(pack.manifest, pack.path.name).entry
+    where = f"{pack.path.name}: {entry}"
     try:
-        table = decode_table(pack.member(LAUNCHES_NAME))
+        table = decode_table(pack.member(entry))
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise damaged(f"not a launch table: {error}", where) from None
     if table.version != LAUNCHES_VERSION:
@@ -419,9 +420,9 @@ def _bad_args(launch: Launch, table: LaunchTable, manifest: Manifest) -> Iterato
     for index, arg in enumerate(launch.args):
         match arg:
             case WeightsArg():
-                good = 0 <= arg.offset < max(manifest.memory.weights, 1)
+                good = 0 <= arg.offset < max(manifest.weights_bytes, 1)
             case KvArg():
-                good = 0 <= arg.offset < max(manifest.kv.bytes_per_block, 1)
+                good = 0 <= arg.offset < kv_state(manifest).unit_bytes
             case SlotArg():
                 good = 0 <= arg.slot < len(table.slots)
             case InputArg():

@@ -27,6 +27,7 @@ from ferrum.devices.launching import Pointer, Recording, Recordings, Resolver, S
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LaunchTable
+from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT
 
@@ -100,7 +101,7 @@ class MetalExecutor:
         self._recordings = Recordings(resolver)
         self._queue = self._device.newCommandQueue()
         self._pipelines = self._load_code(pack, table)
-        self._block_bytes = pack.manifest.kv.bytes_per_block
+        self._block_bytes = kv_state(pack.manifest).unit_bytes
         self._buffers: dict[str, Any] = {
             "weights": self._over_mapping(pack),
             "arena": self._allocate(resolver.arena.nbytes),
@@ -205,7 +206,7 @@ class MetalExecutor:
 
     def _over_mapping(self, pack: Pack) -> Any:
         """A buffer over the mapped weights; a copy of them where the system does not give one."""
-        nbytes = pack.manifest.memory.weights
+        nbytes = pack.manifest.weights_bytes
         address, length = pack.address("weights"), align(max(nbytes, 1), MEMBER_ALIGNMENT)
         if length > int(self._device.maxBufferLength()):
             raise FerrumError(

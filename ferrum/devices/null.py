@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from ferrum.devices.base import Executor, Limits, StepBuffers
 from ferrum.devices.options import DeviceOptions
 from ferrum.engine.sampling import sample_reference
+from ferrum.pack.programs import kv_state
 
 if TYPE_CHECKING:
     from ferrum.pack.schema import Manifest
@@ -119,16 +120,16 @@ class NullDevice:
 
     def load(self, pack: object, options: DeviceOptions) -> Executor:
         manifest: Manifest = pack.manifest  # type: ignore[attr-defined]
-        kv = manifest.kv
-        num_blocks = options.kv_cache_bytes // kv.bytes_per_block if options.kv_cache_bytes else DEFAULT_NUM_BLOCKS
+        kv = kv_state(manifest)
+        num_blocks = options.kv_cache_bytes // kv.unit_bytes if options.kv_cache_bytes else DEFAULT_NUM_BLOCKS
         max_model_len = min(options.max_model_len or manifest.model.max_model_len, manifest.model.max_model_len)
         limits = Limits(
             max_tokens=options.max_tokens,
             max_seqs=options.max_seqs,
             max_samples=options.max_samples or options.max_seqs,
             num_blocks=max(num_blocks, 1),
-            block_size=kv.block_size,
-            max_blocks_per_seq=-(-max_model_len // kv.block_size),
+            block_size=kv.unit,
+            max_blocks_per_seq=-(-max_model_len // kv.unit),
             vocab_size=manifest.model.vocab_size,
         )
         return NullExecutor(limits)

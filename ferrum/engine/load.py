@@ -13,6 +13,7 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.messages import EngineInfo
 from ferrum.engine.options import EngineOptions
 from ferrum.errors import FerrumError
+from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack, open_pack
 
 # name: module and class, imported when the device is used
@@ -104,6 +105,7 @@ def _check_options(options: DeviceOptions) -> None:
 
 def _info(pack: Pack, device: str, engine: Engine) -> EngineInfo:
     record, limits, scheduler = pack.manifest, engine.executor.limits, engine.scheduler
+    block_bytes = kv_state(record).unit_bytes
     return EngineInfo(
         model=record.model.name,
         device=device,
@@ -114,8 +116,8 @@ def _info(pack: Pack, device: str, engine: Engine) -> EngineInfo:
         max_queue=engine.options.max_queue,
         num_blocks=limits.num_blocks,
         block_size=limits.block_size,
-        bytes_per_block=record.kv.bytes_per_block,
-        weight_bytes=record.memory.weights,
-        kv_bytes=limits.num_blocks * record.kv.bytes_per_block,
+        bytes_per_block=block_bytes,
+        weight_bytes=record.weights_bytes,
+        kv_bytes=limits.num_blocks * block_bytes,
         prefix_cache=engine.options.prefix_cache,
     )

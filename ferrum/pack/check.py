@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 
 from ferrum.errors import FerrumError
 from ferrum.pack.archive import MAX_MEMBERS
+from ferrum.pack.format1 import SECTIONS_1, Manifest1, contract_hash_1, upgrade
 from ferrum.pack.names import is_label, is_member_name, is_sha256, is_tensor_name
 from ferrum.pack.schema import (
     FORMAT_VERSION,
@@ -17,45 +18,17 @@ from ferrum.pack.schema import (
     MANIFEST_NAME,
     MEMBER_ALIGNMENT,
     TENSOR_ALIGNMENT,
+    WEIGHTS_NAME,
     Manifest,
+    StateRecord,
     TensorRecord,
 )
 
 MAX_ELEMENTS = 1 << 44
 MAX_DIMS = 8
-MAX_BYTES = 1 << 48  # of anything; sums of a few stay far from 2**63
 MAX_TENSORS = 1 << 20
+TOKENIZER_NAME = "tokenizer.json"
 
-# section -> the member it needs; a name ending in "/" stands for any member below
-SECTION_MEMBERS = {
-    "code": "code/",
-    "graph": "graph.txt",
-    "plan": "plan.json",
-    "weights": "weights",
-    "text": "tokenizer.json",
-    "selftest": "selftest.json",
-}
-
-_SMALL = 1 << 31
-_RANGES = {
-    "model.num_parameters": (0, MAX_ELEMENTS),
-    "model.vocab_size": (1, _SMALL - 1),
-    "model.max_model_len": (1, _SMALL - 1),
-    "kv.num_layers": (0, 1 << 16),
-    "kv.num_kv_heads": (0, 1 << 16),
-    "kv.head_dim": (0, 1 << 16),
-    "kv.block_size": (1, 1 << 16),
-    "kv.bytes_per_block": (0, 1 << 40),
-    "memory.weights": (0, MAX_BYTES),
-    "memory.fixed": (0, MAX_BYTES),
-    "memory.per_token": (0, 1 << 40),
-    "memory.per_sample": (0, 1 << 40),
-    "memory.per_thread": (0, 1 << 40),
-}
-_LABELS = (
-    "model.name", "model.family", "model.source", "model.revision", "model.licence", "model.quant",
-    "target.name", "target.device", "target.arch", "kv.dtype",
-)  # fmt: skip
 _BITS = {"f32": 32, "f16": 16, "bf16": 16, "fp8": 8, "int8": 8, "int4": 4}  # least bits per element, by the format's stem
 
 
@@ -67,10 +40,13 @@ class _Versions(msgspec.Struct):
     required: list[str]
 
 
-def contract_hash(tensors: list[TensorRecord]) -> str:
-    """SHA-256 (hex) over ``[[name, shape, format, layout], ...]`` as JSON without spaces, in the manifest's order."""
-    rows = [[tensor.name, tensor.shape, tensor.format, tensor.layout] for tensor in tensors]
-    return hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
+def contract_hash(tensors: list[TensorRecord], states: list[StateRecord], vocab_size: int, max_model_len: int) -> str:
+    """SHA-256 (hex) of all that the code was compiled for: these four as one canonical JSON object.
+
+    The code repeats it. So a number of these that was changed later never reaches code that was made for another.
+    """
+    record = {"tensors": tensors, "states": states, "vocab_size": vocab_size, "max_model_len": max_model_len}
+    return hashlib.sha256(msgspec.json.encode(record, order="sorted")).hexdigest()
 
 
 def damaged(what: str, where: str) -> FerrumError:
@@ -87,13 +63,17 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         raise damaged(f"not a manifest: {error}", where) from None
     _check_versions(versions, where)
     try:
-        manifest = msgspec.json.decode(data, type=Manifest)
+        manifest: Manifest | Manifest1
+        if versions.format >= FORMAT_VERSION:
+            manifest = msgspec.json.decode(data, type=Manifest)
+        else:
+            manifest = msgspec.json.decode(data, type=Manifest1)
         canonical = msgspec.json.encode(manifest, order="sorted")
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise damaged(f"not a manifest of format {FORMAT_VERSION}: {error}", where) from None
+        raise damaged(f"not a manifest of format {versions.format}: {error}", where) from None
     if data[: len(canonical)] != canonical or data[len(canonical) :].strip(b" "):
         raise damaged("the manifest is not canonical JSON followed by spaces", where)
-    return manifest
+    return upgrade(manifest) if isinstance(manifest, Manifest1) else manifest
 
 
 def _check_versions(versions: _Versions, where: str) -> None:
@@ -108,7 +88,8 @@ def _check_versions(versions: _Versions, where: str) -> None:
         raise damaged(
             f"reader_min {versions.reader_min} and format {versions.format} contradict each other", f"{where}: reader_min"
         )
-    unknown = [section for section in versions.required if section not in KNOWN_SECTIONS]
+    known = KNOWN_SECTIONS if versions.format >= FORMAT_VERSION else SECTIONS_1
+    unknown = [section for section in versions.required if section not in known]
     if unknown:
         raise FerrumError(
             "pack-section-unknown",
@@ -119,17 +100,18 @@ def _check_versions(versions: _Versions, where: str) -> None:
 
 
 def check_manifest(manifest: Manifest, path: str) -> None:
-    """Ranges, names, sections, members, tensors and contract of ``manifest``; FerrumError names the field."""
+    """Names, members, programs, states, tensors and contract of ``manifest``; FerrumError names the field.
+
+    Bounds of single numbers are those of the types and are checked as well: the writer's manifest was never decoded.
+    """
     where = f"{path}: {MANIFEST_NAME}"
-    for field, (low, high) in _RANGES.items():
-        value = _field(manifest, field)
-        if not low <= value <= high:
-            raise damaged(f"{value} is not between {low} and {high}", f"{where}: {field}")
-    for field in _LABELS:
-        if not is_label(_field(manifest, field)):
+    try:
+        msgspec.convert(msgspec.to_builtins(manifest), Manifest)
+    except msgspec.ValidationError as error:
+        raise damaged(str(error), where) from None
+    for field, text in _labels(manifest):
+        if not is_label(text):
             raise damaged("the text is too long or not printable", f"{where}: {field}")
-    if any(not is_label(feature) for feature in manifest.target.features):
-        raise damaged("the text is too long or not printable", f"{where}: target.features")
     for token in (manifest.text.bos_token_id, *manifest.text.eos_token_ids):
         if token is not None and not 0 <= token < manifest.model.vocab_size:
             raise damaged(f"token id {token} is not below vocab_size", f"{where}: text")
@@ -137,12 +119,24 @@ def check_manifest(manifest: Manifest, path: str) -> None:
         raise damaged("a value is not finite", f"{where}: text.generation")
     _check_members(manifest, where)
     _check_sections(manifest, where)
+    _check_states(manifest, where)
+    _check_programs(manifest, where)
+    _check_code(manifest, where)
     _check_tensors(manifest, where)
 
 
-def _field(manifest: Manifest, path: str) -> Any:
-    record, _, name = path.partition(".")
-    return getattr(getattr(manifest, record), name)
+def _labels(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """What is shown to people: (field, text)."""
+    for name in ("name", "family", "source", "revision", "licence", "quant"):
+        yield f"model.{name}", getattr(manifest.model, name)
+    for name in ("name", "device", "arch"):
+        yield f"target.{name}", getattr(manifest.target, name)
+    yield from (("target.features", feature) for feature in manifest.target.features)
+    for state in manifest.states:
+        yield from (("states", text) for text in (state.name, *(a.name for a in state.arrays), *(a.dtype for a in state.arrays)))
+    yield from (("programs", program.name) for program in manifest.programs)
+    for code in manifest.code:
+        yield from (("code", text) for text in (code.name, code.toolchain, *code.features))
 
 
 def _check_members(manifest: Manifest, where: str) -> None:
@@ -157,27 +151,67 @@ def _check_members(manifest: Manifest, where: str) -> None:
             raise damaged(f"the name {member.name!r} is there twice", f"{here}.name")
         if not is_sha256(member.sha256):
             raise damaged("not a SHA-256 in lower-case hex", f"{here}.sha256")
-        if not 0 <= member.nbytes <= MAX_BYTES:
-            raise damaged(f"the size {member.nbytes} is out of range", f"{here}.nbytes")
-        if not 0 < member.offset <= MAX_BYTES or member.offset % MEMBER_ALIGNMENT:
-            raise damaged(f"the offset {member.offset} is out of range or not a multiple of {MEMBER_ALIGNMENT}", f"{here}.offset")
+        if not member.offset or member.offset % MEMBER_ALIGNMENT:
+            raise damaged(f"the offset {member.offset} is 0 or not a multiple of {MEMBER_ALIGNMENT}", f"{here}.offset")
         seen.add(member.name)
 
 
 def _check_sections(manifest: Manifest, where: str) -> None:
-    names = [member.name for member in manifest.members]
+    there = {member.name for member in manifest.members}
+    filled = {
+        "weights": WEIGHTS_NAME in there,
+        "programs": bool(manifest.programs),
+        "code": bool(manifest.code),
+        "text": TOKENIZER_NAME in there,
+    }
     if len(set(manifest.required)) != len(manifest.required):
         raise damaged("a section is named twice", f"{where}: required")
     for section in manifest.required:
-        needed = SECTION_MEMBERS[section]
-        if not any(name == needed or (needed.endswith("/") and name.startswith(needed)) for name in names):
-            raise damaged(f"the section {section!r} is required and its member {needed!r} is missing", f"{where}: required")
-    if manifest.selftest != (SECTION_MEMBERS["selftest"] in names):
-        raise damaged("it does not agree with the members", f"{where}: selftest")
+        if not filled[section]:
+            raise damaged(f"the section {section!r} is required and missing", f"{where}: required")
+
+
+def _check_states(manifest: Manifest, where: str) -> None:
+    groups: dict[int, tuple[str, int, int]] = {}
+    for index, state in enumerate(manifest.states):
+        here = f"{where}: states[{index}]"
+        shape = (state.kind, state.unit, state.window)
+        if groups.setdefault(state.group, shape) != shape:
+            raise damaged("states of one group differ in kind, unit or window", f"{here}.group")
+        if (state.kind == "window") != (state.window > 0):
+            raise damaged(f"a window of {state.window} tokens in a state of kind {state.kind}", f"{here}.window")
+    if len({state.name for state in manifest.states}) != len(manifest.states):
+        raise damaged("a state is named twice", f"{where}: states")
+
+
+def _check_programs(manifest: Manifest, where: str) -> None:
+    there, states = {member.name for member in manifest.members}, {state.name for state in manifest.states}
+    for index, program in enumerate(manifest.programs):
+        here = f"{where}: programs[{index}]"
+        for field in ("graph", "plan", "selftest", "layers"):
+            name = getattr(program, field)
+            if name not in there and (name or field in ("graph", "plan")):
+                raise damaged(f"the member {name[:80]!r} is missing", f"{here}.{field}")
+        if not set(program.states) <= states:
+            raise damaged("a state that the pack does not describe", f"{here}.states")
+        if program.layers and not program.selftest:
+            raise damaged("sketches of layers without the prompts they are of", f"{here}.layers")
+    if len({program.name for program in manifest.programs}) != len(manifest.programs):
+        raise damaged("a program is named twice", f"{where}: programs")
+
+
+def _check_code(manifest: Manifest, where: str) -> None:
+    there, programs = {member.name for member in manifest.members}, {program.name for program in manifest.programs}
+    for index, code in enumerate(manifest.code):
+        here = f"{where}: code[{index}]"
+        if not {*code.members, *code.entry.values()} <= there or not set(code.entry.values()) <= set(code.members):
+            raise damaged("it names a member that is missing", f"{here}.members")
+        if set(code.entry) != programs:
+            raise damaged("it must have an entry for each program", f"{here}.entry")
 
 
 def _check_tensors(manifest: Manifest, where: str) -> None:
-    total = next((member.nbytes for member in manifest.members if member.name == "weights"), 0)
+    total = next((member.nbytes for member in manifest.members if member.name == WEIGHTS_NAME), 0)
     if len(manifest.tensors) > MAX_TENSORS:
         raise damaged(f"{len(manifest.tensors)} tensors are too many", f"{where}: tensors")
     seen: set[str] = set()
@@ -191,8 +225,10 @@ def _check_tensors(manifest: Manifest, where: str) -> None:
         if tensor.offset < end:
             raise damaged("it overlaps the tensor before it", f"{where}: tensor {tensor.name[:80]}: offset")
         end = tensor.offset + tensor.nbytes
-    if manifest.contract != contract_hash(manifest.tensors):
-        raise damaged("it does not fit the names, shapes, formats and layouts of the tensors", f"{where}: contract")
+    model = manifest.model
+    expected = contract_hash(manifest.tensors, manifest.states, model.vocab_size, model.max_model_len)
+    if manifest.contract != (contract_hash_1(manifest.tensors) if manifest.format < FORMAT_VERSION else expected):
+        raise damaged("it does not fit tensors, states, vocab_size and max_model_len", f"{where}: contract")
 
 
 def _check_tensor(tensor: TensorRecord, total: int, here: str) -> None:
@@ -203,7 +239,7 @@ def _check_tensor(tensor: TensorRecord, total: int, here: str) -> None:
     elements = math.prod(tensor.shape)  # at most MAX_DIMS factors, each bounded
     if elements > MAX_ELEMENTS:
         raise damaged(f"{elements} elements are too many", f"{here}: shape")
-    if not 0 <= tensor.offset <= total or tensor.offset % TENSOR_ALIGNMENT:
+    if tensor.offset > total or tensor.offset % TENSOR_ALIGNMENT:
         raise damaged(f"the offset {tensor.offset} is out of range or not a multiple of {TENSOR_ALIGNMENT}", f"{here}: offset")
     if not 0 < tensor.nbytes <= total - tensor.offset:
         raise damaged(f"{tensor.nbytes} bytes at offset {tensor.offset} do not fit into weights ({total})", f"{here}: nbytes")

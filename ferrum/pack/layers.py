@@ -1,4 +1,4 @@
-"""What the layers of a model compute for the self-test's prompts: member ``layers.json``, a sketch of each value.
+"""What the layers of a model compute for the self-test's prompts: a member of the pack, a sketch of each value.
 
 A sketch of an array ``x [tokens, width]`` is its L2 norm and ``PROJECTIONS`` sums ``s_j = sum_e sign_j(e) * x_e`` over its
 elements in C order, with signs that a hash of the element's index gives. For two arrays the root mean square of the
@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ferrum.pack.check import damaged
 
-LAYERS_NAME = "layers.json"
 PROJECTIONS = 8
 _MAX_WIDTH = 1 << 24
 
@@ -89,8 +88,7 @@ def deviation(found: NDArray[np.float64], reference: Sequence[float]) -> float:
 
 
 def read_layer_test(data: bytes | memoryview, num_cases: int, where: str) -> LayerTest:
-    """Every number checked. Raises FerrumError naming the field."""
-    where = f"{where}: {LAYERS_NAME}"
+    """Every number checked; ``where``: pack and member. Raises FerrumError naming the field."""
     try:
         test = msgspec.json.decode(data, type=LayerTest)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:

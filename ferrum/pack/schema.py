@@ -1,17 +1,33 @@
 """The manifest of a ``.fpk``: the only contract between the compiler and the runtime.
 
-Every struct refuses unknown fields. Sizes are bytes, offsets are from the start of the named member. Field meanings and
-the file layout are described in docs/pack-format.md.
+A pack is *weights*, *states* (what a sequence keeps between steps), *programs* (functions over both, one launch list each) and
+*code* (machine code of the programs, in one or several variants). Every struct refuses unknown fields. Sizes are bytes,
+offsets are from the start of the named member. Field meanings and the file layout are described in docs/pack-format.md.
 """
 
 from __future__ import annotations
 
-import msgspec
+from typing import Annotated, Literal, TypeAlias
 
-FORMAT_VERSION = 1
+import msgspec
+from msgspec import Meta
+
+from ferrum.pack.step import Rows, StepArray
+
+FORMAT_VERSION = 2
 MEMBER_ALIGNMENT = 16 * 1024
 TENSOR_ALIGNMENT = 64
 MANIFEST_NAME = "manifest.json"
+WEIGHTS_NAME = "weights"
+STEP = "step"  # the program that turns tokens into sampled tokens
+
+# Bounds are part of the types: whoever decodes a manifest has checked them. Sums of a few sizes stay far from 2**63.
+Size: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 48)]  # bytes of anything
+Part: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 40)]  # bytes of a row, a block, a thread
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
+Positive: TypeAlias = Annotated[int, Meta(ge=1, le=(1 << 31) - 1)]
+Few: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 16)]  # layers, heads, tokens of a block
+Elements: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 44)]
 
 
 class ModelRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -22,9 +38,9 @@ class ModelRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_on
     source: str = ""
     revision: str = ""
     licence: str = ""
-    num_parameters: int
-    vocab_size: int
-    max_model_len: int
+    num_parameters: Elements
+    vocab_size: Positive
+    max_model_len: Positive
     quant: str
 
 
@@ -37,37 +53,146 @@ class TargetRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     features: list[str]
 
 
+class Shard(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Part ``index`` of ``count`` equal parts of a tensor along ``axis``, one for each rank (reserved)."""
+
+    axis: Few
+    index: Few
+    count: Few
+
+
 class TensorRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """One stored array inside the member ``weights``."""
+    """One stored array inside the member ``weights``; all programs and all code variants read the same one."""
 
     name: str
     shape: list[int]
     format: str  # logical: "f32", "bf16", "int8-g128", "int4-g32", "int4a-g128" …
     layout: str  # physical, e.g. "unit16x2h1"
-    offset: int
-    nbytes: int
+    offset: Size
+    nbytes: Size
+    shard: Shard | None = None
 
 
-class KvRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The paged cache. ``bytes_per_block`` covers keys and values of all layers."""
+class ExternalRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """An array that the pack does not hold: bound when the pack is loaded, or by each request (reserved: adapters)."""
 
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
-    block_size: int
+    name: str
+    shape: list[int]
+    format: str
+    layout: str
+    bound_by: Literal["load", "request"]
+
+
+class StateArray(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One array of a state: ``heads`` times ``width`` numbers for each token, row or sequence, as the state's kind says."""
+
+    name: str  # "k", "v", "latent", "conv" …
+    heads: Few
+    width: Few
     dtype: str
-    bytes_per_block: int
+
+
+class StateRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """What a sequence keeps between steps, of ``layers`` layers of one geometry.
+
+    =========  ============================  ==========================================================================
+    kind       ``unit_bytes`` are those of   and
+    =========  ============================  ==========================================================================
+    paged      a block of ``unit`` tokens    blocks are taken as the sequence grows
+    window     a block of ``unit`` tokens    released once the oldest query of a step has passed ``window`` tokens
+    slot       a sequence                    one per sequence; checkpointed every ``checkpoint`` tokens for prefix reuse
+    fixed      a row                         at most ``rows`` rows, written once, with their number
+    =========  ============================  ==========================================================================
+
+    States of one ``group`` have the same kind, window and unit: a block id (or a slot's number) stands for the same tokens
+    in all of them, in every program.
+    """
+
+    name: str
+    kind: Literal["paged", "window", "slot", "fixed"]
+    group: Few
+    layers: Few
+    arrays: list[StateArray]  # of one layer
+    unit: Annotated[int, Meta(ge=1, le=1 << 16)]
+    unit_bytes: Annotated[int, Meta(ge=1, le=1 << 40)]  # all layers
+    window: Count = 0
+    checkpoint: Count = 0
+    rows: Count = 0
 
 
 class MemoryRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """Bytes needed = weights + blocks * kv.bytes_per_block + fixed + max_tokens * per_token + max_samples * per_sample
+    """Bytes that a program needs beside weights and states = fixed + max_tokens * per_token + max_samples * per_sample
     + threads * per_thread."""
 
-    weights: int
-    fixed: int
-    per_token: int
-    per_sample: int
-    per_thread: int
+    fixed: Size
+    per_token: Part
+    per_sample: Part
+    per_thread: Part
+
+
+class KernelRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One generated kernel: its symbol, spec, parameters, cost per call as formula inputs, and why it was chosen."""
+
+    symbol: str
+    spec: str
+    params: dict[str, int | float | str | bool]
+    why: str
+    calls: Count  # launches in one step
+    weight_bytes: Size  # read once per step, all calls together
+    flops_per_token: Size  # all calls together
+    bytes_per_token: Size  # activations moved, all calls together
+
+
+class ProgramRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One function of the pack. ``name`` is its role: "step" (tokens to sampled tokens), "encode" (whole inputs to rows) …
+
+    ``rows``: what a call of it is a number of. ``inputs`` are filled by the engine, by the output of another program (link)
+    or from the request. ``whole``: a sequence enters in one call or not at all.
+    """
+
+    name: str
+    graph: str  # member: the graph's text form
+    plan: str  # member: launches, arena, workspace, for people
+    rows: list[Rows]
+    inputs: list[StepArray]
+    outputs: list[StepArray]
+    states: list[str]
+    memory: MemoryRecord
+    kernels: list[KernelRecord]
+    selftest: str = ""  # member: prompts and what the interpreter says; empty without
+    layers: str = ""  # member: sketches of what the layers compute for these prompts; empty without
+    whole: bool = False
+
+
+class CodeRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """One variant of the machine code. A machine takes the first of the list whose ``features`` it has.
+
+    ``entry``: by program the member that a device opens: a shared object, or a launch table that names its code.
+    ``members``: all that belong to the variant, sources among them.
+    """
+
+    name: str
+    features: list[str]  # beyond those of the target
+    entry: dict[str, str]
+    members: list[str]
+    toolchain: str
+
+
+class LinkRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """Another pack that belongs to this one, by its contract: a draft model, an adapter, an encoder (reserved)."""
+
+    role: str
+    contract: str
+    required: bool
+
+
+class FlowRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """When a program runs beside the others: ``times`` in a row after ``after``, ``feeds`` from outputs to inputs (reserved)."""
+
+    program: str
+    after: str
+    times: Count
+    feeds: dict[str, str]
 
 
 class TuningRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -82,19 +207,6 @@ class TuningRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     chunk_kib: int
     chosen: bool
     microseconds: dict[str, int]
-
-
-class KernelRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """One generated kernel: its symbol, spec, parameters, cost per call as formula inputs, and why it was chosen."""
-
-    symbol: str
-    spec: str
-    params: dict[str, int | float | str | bool]
-    why: str
-    calls: int  # launches in one step
-    weight_bytes: int  # read once per step, all calls together
-    flops_per_token: int  # all calls together
-    bytes_per_token: int  # activations moved, all calls together
 
 
 class TextRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -115,7 +227,6 @@ class Provenance(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     """Who made it: versions and digests only, nothing of the machine or the time (builds are byte-identical)."""
 
     compiler: str
-    toolchain: str
     templates_sha256: str
     source_sha256: str  # of the checkpoint: its tensors' names, shapes and bytes
     options: dict[str, str]
@@ -125,8 +236,8 @@ class MemberRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     """Another zip member: its exact size, position in the file and SHA-256 (hex)."""
 
     name: str
-    offset: int
-    nbytes: int
+    offset: Size
+    nbytes: Size
     sha256: str
 
 
@@ -140,18 +251,30 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     target: TargetRecord
     contract: str  # SHA-256 over names, shapes, formats and layouts of all tensors; repeated inside the code
     tensors: list[TensorRecord]
-    kv: KvRecord
-    memory: MemoryRecord
-    kernels: list[KernelRecord]
+    states: list[StateRecord]
+    programs: list[ProgramRecord]
+    code: list[CodeRecord]
     text: TextRecord
     endpoints: list[str]
-    selftest: bool  # whether the member "selftest.json" is there
     provenance: Provenance
     members: list[MemberRecord]
     tuning: list[TuningRecord] = []
+    external: list[ExternalRecord] = []
+    links: list[LinkRecord] = []
+    flow: list[FlowRecord] = []
+    launcher: Size = 0  # bytes in front of the archive (reserved)
+
+    @property
+    def weights_bytes(self) -> int:
+        """What a device reads of the member ``weights``: up to the end of the last tensor."""
+        return max((t.offset + t.nbytes for t in self.tensors), default=0)
+
+    def program(self, name: str = STEP) -> ProgramRecord | None:
+        return next((p for p in self.programs if p.name == name), None)
 
 
-KNOWN_SECTIONS = ("code", "graph", "plan", "weights", "text", "selftest")
+# what a reader must know to open a pack; each needs its records and members
+KNOWN_SECTIONS = ("weights", "programs", "code", "text")
 
 
 class SelfTestCase(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
-from ferrum.pack.layers import LAYERS_NAME, LayerTest, read_layer_test
+from ferrum.pack.layers import LayerTest, read_layer_test
 from ferrum.pack.one_sequence import block_table, chunks, describe
 from ferrum.pack.probe import LayerReport, probe_layers, shows_layers
 from ferrum.pack.reader import Pack, PackFile
@@ -99,7 +99,7 @@ def verify_pack(
         _check_machine(report, file, machine)
         if not numeric or make_executor is None:
             report.add("numeric", "skipped", "not asked for")
-        elif not file.manifest.selftest:
+        elif not (program := file.manifest.program()) or not program.selftest:
             report.add("numeric", "skipped", "the pack has no self-test")
         elif not report.ok:
             report.add("numeric", "skipped", "the checks before it failed")
@@ -142,9 +142,11 @@ def _check_machine(report: VerifyReport, file: PackFile, machine: tuple[str, Col
 
 def read_selftest(pack: Pack) -> SelfTest:
     """The self-test of a pack, every number checked. Raises FerrumError naming the field."""
-    where = f"{pack.path}: selftest.json"
+    program = pack.manifest.program()
+    name = program.selftest if program else ""
+    where = f"{pack.path}: {name or 'programs'}"
     try:
-        test = msgspec.json.decode(pack.member("selftest.json"), type=SelfTest)
+        test = msgspec.json.decode(pack.member(name), type=SelfTest)
     except (msgspec.MsgspecError, RecursionError, ValueError) as error:
         raise damaged(f"not a self-test: {error}", where) from None
     vocab, longest = pack.manifest.model.vocab_size, pack.manifest.model.max_model_len
@@ -163,9 +165,11 @@ def read_selftest(pack: Pack) -> SelfTest:
 
 def read_layers(pack: Pack) -> LayerTest | None:
     """What the layers of a pack compute in its self-test; None for a pack without it. Raises FerrumError naming the field."""
-    if LAYERS_NAME not in pack:
+    program = pack.manifest.program()
+    if program is None or not program.layers:
         return None
-    return read_layer_test(pack.member(LAYERS_NAME), len(read_selftest(pack).cases), str(pack.path))
+    where = f"{pack.path}: {program.layers}"
+    return read_layer_test(pack.member(program.layers), len(read_selftest(pack).cases), where)
 
 
 def _check_numbers(report: VerifyReport, pack: Pack, make_executor: Callable[[Pack], Executor]) -> None:

@@ -30,6 +30,7 @@ from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table
+from ferrum.pack.programs import kv_state, require_step
 from tests.bench import gpu_torch
 from tests.bench.gpu_models import SHAPES, PreparedPack, RandomExecutor, prepare
 from tests.bench.gpu_time import ceilings, middle, seconds, time_launches
@@ -124,7 +125,7 @@ def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict
     """For every kernel of the step that the buffers describe: launches, microseconds of one, bytes and operations of one."""
     executor.step()
     b = executor.buffers
-    records = {k.symbol: k for k in pack.manifest.kernels}
+    records = {k.symbol: k for k in require_step(pack.manifest).kernels}
     by_symbol = defaultdict(list)
     for step in executor._recordings.all[executor._recordings.find(b.num_tokens, b.num_seqs)].steps:
         by_symbol[step.symbol].append(step)
@@ -149,8 +150,8 @@ def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict
 
 def _kv_bytes_per_token(pack: PreparedPack) -> float:
     """Bytes of keys and values of one token in one layer."""
-    kv = pack.manifest.kv
-    return kv.bytes_per_block / kv.block_size / kv.num_layers
+    kv = kv_state(pack.manifest)
+    return kv.unit_bytes / kv.unit / kv.layers
 
 
 def rate(kernels: dict[str, dict[str, Any]], part: str, what: str) -> float:
@@ -189,7 +190,7 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
         found["consistency_error"] = error = consistent(executor)
         if not error <= 0.05:
             raise FerrumError("device-failed", f"{name} {quant}: decode and prefill differ by {error:.3f}", "bench", "")
-        weights = pack.manifest.memory.weights
+        weights = pack.manifest.weights_bytes
         read = report.raw["ceilings"].get("read_gb_per_s") or report.raw["ceilings"]["copy_gb_per_s"]
         for rows in ROWS:
             decode_state(executor, rows, 256)

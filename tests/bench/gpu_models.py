@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.backend import backend_of
 from ferrum.codegen.driver import compile_model
-from ferrum.codegen.manifest import make_manifest, tensor_records
+from ferrum.codegen.manifest import contract_of, make_manifest, program_record
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.row_layout import parse_rows
 from ferrum.codegen.target import GpuTarget
@@ -28,8 +28,7 @@ from ferrum.graphs.models.random_weights import SHAPES as SMALL_SHAPES
 from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import STAGE_NAMES, load_graph
 from ferrum.graphs.verify import verify
-from ferrum.pack.check import contract_hash
-from ferrum.pack.schema import Manifest, ModelRecord, TensorRecord, TextRecord
+from ferrum.pack.schema import STEP, CodeRecord, Manifest, ModelRecord, TensorRecord, TextRecord
 
 MAX_MODEL_LEN = 8192
 SHAPES: dict[str, dict[str, Any]] = {
@@ -57,14 +56,15 @@ def prepare(name: str, quant: str, target: GpuTarget, folder: Path) -> Path:
     backend = backend_of(target, quant, options.kv, {})
     graph = verify(layout.run(load_graph(dump), backend.policy()), "layout")
     made = backend.plan(graph, backend.select(graph))
-    contract = contract_hash(tensor_records(made))
+    contract = contract_of(made, MAX_MODEL_LEN)
     code = backend.build(made, backend.render(made, contract), contract, None)
     record = ModelRecord(
         name=name, family="qwen3", num_parameters=0, vocab_size=made.vocab_size, max_model_len=MAX_MODEL_LEN, quant=quant
     )
     manifest = make_manifest(
-        made, options, target, record, TextRecord(), backend.memory(made), backend.kernels(made), [], contract=contract,
-        toolchain=code.toolchain, source_sha256="", has_text=False, has_selftest=False,
+        made, options, target, record, TextRecord(), program_record(made, backend.memory(made), backend.kernels(made), False),
+        CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=list(code.members), toolchain=code.toolchain), [],
+        source_sha256="", has_text=False,
     )  # fmt: skip
     for member, data in code.members.items():
         path = made_at / member

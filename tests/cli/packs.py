@@ -8,22 +8,19 @@ from typing import Any
 import msgspec
 
 from tests.engine.null_pack import BLOCK_SIZE, BYTES_PER_BLOCK, EOS, TEMPLATE, VOCAB_SIZE, tokenizer_json
-from tests.pack.helpers import MEMBERS, minimal_manifest, write_minimal_pack
+from tests.pack.helpers import MEMBERS, minimal_manifest, paged_state, step_record, write_minimal_pack
 
 
 def write_pack(path: Path, **target: Any) -> Path:
     """A pack of the null engine's vocabulary and a context of 200; ``target``: changes of its target record."""
     plain = minimal_manifest()
     replace = msgspec.structs.replace
-    manifest = replace(
-        plain,
-        selftest=False,
-        required=[section for section in plain.required if section != "selftest"],
+    manifest = minimal_manifest(
+        programs=[step_record(selftest="")],
         model=replace(plain.model, vocab_size=VOCAB_SIZE, max_model_len=200),
         target=replace(plain.target, **target),
-        kv=replace(plain.kv, block_size=BLOCK_SIZE, bytes_per_block=BYTES_PER_BLOCK),
+        states=[paged_state(unit=BLOCK_SIZE, unit_bytes=BYTES_PER_BLOCK)],
         text=replace(plain.text, eos_token="<e>", eos_token_ids=[EOS], reasoning_start="", reasoning_end=""),
     )
     members = {**MEMBERS, "tokenizer.json": tokenizer_json(), "chat_template.jinja": TEMPLATE.encode()}
-    members.pop("selftest.json", None)
     return write_minimal_pack(path, manifest=manifest, members=members)

@@ -15,6 +15,7 @@ import pytest
 from ferrum.codegen.driver import STAGES, compile_model
 from ferrum.codegen.options import CompileOptions
 from ferrum.errors import FerrumError
+from ferrum.pack.programs import require_step
 from ferrum.pack.reader import open_pack, read_manifest
 from tests.codegen.folders import compile_folder, save
 from tests.models.test_parity import BASE, ROPES, reference
@@ -38,15 +39,16 @@ def test_two_builds_are_byte_identical(folder: Path, tmp_path: Path, quant: str)
 def test_what_was_packed_is_what_the_manifest_says(folder: Path) -> None:
     with open_pack(compile_folder(folder, "int4-g32", prove=True), check="full") as pack:
         manifest = pack.manifest
-        assert manifest.selftest and manifest.required == ["code", "graph", "plan", "weights", "selftest"]
-        assert {k.spec for k in manifest.kernels} == {
+        program = require_step(manifest)
+        assert program.selftest and program.layers and manifest.required == ["weights", "programs", "code"]
+        assert {k.spec for k in program.kernels} == {
             "embedding", "rms_norm", "linear", "rope_table", "paged_attention", "quantize", "gather_rows",
         }  # fmt: skip
-        assert all(k.why and k.calls > 0 for k in manifest.kernels)
+        assert all(k.why and k.calls > 0 for k in program.kernels)
         head = next(t for t in manifest.tensors if t.name == "lm_head.weight")
         assert head.format.startswith("int6")
         # every weight is read once per step; embeddings only by row
-        linear = sum(k.weight_bytes for k in manifest.kernels if k.spec == "linear")
+        linear = sum(k.weight_bytes for k in program.kernels if k.spec == "linear")
         assert linear == sum(t.nbytes for t in manifest.tensors if t.layout.startswith("unit") and "embed" not in t.name)
 
 

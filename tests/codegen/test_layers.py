@@ -13,7 +13,7 @@ import transformers
 
 from ferrum.codegen.prove import load_for_proof
 from ferrum.errors import FerrumError
-from ferrum.pack.layers import LAYERS_NAME, LayerTest
+from ferrum.pack.layers import LayerTest
 from ferrum.pack.reader import open_pack
 from ferrum.pack.verify import Check, VerifyReport, read_layers, verify_pack
 from tests.codegen.folders import compile_folder, save
@@ -107,5 +107,5 @@ def test_the_member_is_small(packs: Packs) -> None:
     """A few hundred bytes a value and case, however large the model is."""
     pack = packs("none")
     with open_pack(pack) as opened:
-        test = msgspec.json.decode(opened.member(LAYERS_NAME), type=LayerTest)
-        assert len(opened.member(LAYERS_NAME)) < 600 * len(test.points)
+        test = msgspec.json.decode(opened.member("step/layers.json"), type=LayerTest)
+        assert len(opened.member("step/layers.json")) < 600 * len(test.points)

@@ -19,6 +19,7 @@ from ferrum.devices.launching import StepLayout
 from ferrum.devices.null import null_logits
 from ferrum.engine.sampling import sample_reference
 from ferrum.pack.launches import (
+    LAUNCHES_NAME,
     InputArg,
     KvArg,
     Launch,
@@ -31,8 +32,17 @@ from ferrum.pack.launches import (
     WeightsArg,
     encode_table,
 )
-from ferrum.pack.schema import KvRecord, TargetRecord
-from tests.pack.helpers import MAX_MODEL_LEN, MEMBERS, VOCAB_SIZE, minimal_manifest, write_minimal_pack
+from ferrum.pack.schema import TargetRecord
+from tests.pack.helpers import (
+    MAX_MODEL_LEN,
+    MEMBERS,
+    VOCAB_SIZE,
+    code_record,
+    minimal_manifest,
+    paged_state,
+    step_record,
+    write_minimal_pack,
+)
 
 BLOCK_SIZE = 4
 BYTES_PER_BLOCK = 4 * BLOCK_SIZE
@@ -63,20 +73,17 @@ def launch_table(contract: str, code: str) -> LaunchTable:
 
 def write_launch_pack(path: Path, device: str, arch: str, member: str = "code/step.cubin", **table: object) -> Path:
     """A pack of the null model for ``device``; ``table`` replaces fields of its launch table."""
-    manifest = minimal_manifest()
-    manifest = msgspec.structs.replace(
-        manifest,
-        selftest=False,
-        required=["code", "graph", "plan", "weights"],
+    manifest = minimal_manifest(
+        programs=[step_record(selftest="")],
+        code=[code_record(LAUNCHES_NAME, member)],
+        required=["weights", "programs", "code"],
         target=TargetRecord(name=f"{device}-{arch}", device=device, arch=arch, features=[]),
-        kv=KvRecord(
-            num_layers=1, num_kv_heads=1, head_dim=1, block_size=BLOCK_SIZE, dtype="i32", bytes_per_block=BYTES_PER_BLOCK
-        ),
+        states=[paged_state(width=1, unit=BLOCK_SIZE, unit_bytes=BYTES_PER_BLOCK, dtype="i32")],
     )
     full = msgspec.structs.replace(launch_table(manifest.contract, member), **table)
     members = {name: data for name, data in MEMBERS.items() if not name.startswith(("code/", "tokenizer", "chat"))}
     return write_minimal_pack(
-        path, manifest=manifest, members={member: bytes(64), "code/launches.json": encode_table(full), **members}
+        path, manifest=manifest, members={member: bytes(64), LAUNCHES_NAME: encode_table(full), **members}
     )
 
 

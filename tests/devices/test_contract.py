@@ -11,6 +11,7 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.sampling import allow_bits, sample_reference
 from ferrum.errors import FerrumError
+from ferrum.pack.programs import kv_state
 from ferrum.pack.step import INPUTS, OUTPUTS
 from tests.devices.conftest import SMALL, Loader
 
@@ -56,7 +57,7 @@ def test_limits_and_buffers_are_what_was_asked_for(loader: Loader) -> None:
     limits = executor.limits
     assert (limits.max_seqs, limits.max_samples, limits.max_tokens) == (4, 8, 12)
     assert limits.vocab_size == loader.pack.manifest.model.vocab_size
-    assert limits.block_size == loader.pack.manifest.kv.block_size and limits.num_blocks >= 4
+    assert limits.block_size == kv_state(loader.pack.manifest).unit and limits.num_blocks >= 4
     plain = StepBuffers(limits)
     for name in ARRAYS:
         array, wanted = getattr(executor.buffers, name), getattr(plain, name)

@@ -131,7 +131,7 @@ def test_weights_go_through_two_pinned_pieces(tmp_path: Path, monkeypatch: pytes
     with open_pack(write_launch_pack(tmp_path / "null.fpk", "cuda", "sm_89"), trust=True) as pack:
         driver, kernels = fake_driver()
         executor = load_cuda(driver, kernels, pack)
-        size = pack.manifest.memory.weights
+        size = pack.manifest.weights_bytes
         copies = [args for name, args in driver.calls if name == "cuMemcpyHtoDAsync"][: -(-size // 100)]
         assert sum(args[2] for args in copies) == size and len({args[1] for args in copies}) == 2
         fill(executor, [(prompt(executor, 5), 0, [0, 1])])

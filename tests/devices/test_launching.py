@@ -25,6 +25,7 @@ from ferrum.devices.launching import (
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import ALIGNMENT, UPLOADED, InputArg, IntArg, KvArg, Launch, LaunchTable, Slot, SlotArg, Term
+from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import open_pack
 from ferrum.pack.step import OUTPUTS
 from tests.devices.null_model import launch_table, write_launch_pack
@@ -149,8 +150,8 @@ def test_kv_memory_is_what_the_rest_leaves() -> None:
     options = DeviceOptions(max_seqs=4, max_tokens=16)
     whole = choose_limits(manifest, TABLE, options, 1 << 30)
     assert whole.num_blocks == 4 * whole.max_blocks_per_seq
-    fixed = manifest.memory.weights + device_bytes(TABLE, whole)
-    tight = choose_limits(manifest, TABLE, options, fixed + 40 * manifest.kv.bytes_per_block)
+    fixed = manifest.weights_bytes + device_bytes(TABLE, whole)
+    tight = choose_limits(manifest, TABLE, options, fixed + 40 * kv_state(manifest).unit_bytes)
     assert tight.num_blocks == 36
     assert choose_limits(manifest, TABLE, replace(options, kv_cache_bytes=2560), 1 << 30).num_blocks == 10
     with pytest.raises(FerrumError, match="KV blocks"):

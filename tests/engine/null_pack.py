@@ -9,7 +9,7 @@ import msgspec
 
 from ferrum.pack.schema import TextRecord
 from ferrum.text.tokenizer import byte_alphabet
-from tests.pack.helpers import MEMBERS, minimal_manifest, write_minimal_pack
+from tests.pack.helpers import MEMBERS, minimal_manifest, paged_state, step_record, write_minimal_pack
 
 EOS = 0
 CHARS = [chr(c) for c in range(0x20, 0x7F)]
@@ -50,12 +50,11 @@ def tokenizer_json() -> bytes:
 def write_null_pack(path: Path, tokenizer: bool = True, **text: object) -> Path:
     """A pack of ``VOCAB_SIZE`` tokens and a context of 200; ``text``: changes of its text record."""
     plain = minimal_manifest()
-    manifest = msgspec.structs.replace(
-        plain,
-        selftest=False,
-        required=[section for section in plain.required if section != "selftest" and (tokenizer or section != "text")],
+    manifest = minimal_manifest(
+        programs=[step_record(selftest="")],
+        required=[section for section in plain.required if tokenizer or section != "text"],
         model=msgspec.structs.replace(plain.model, vocab_size=VOCAB_SIZE, max_model_len=200),
-        kv=msgspec.structs.replace(plain.kv, block_size=BLOCK_SIZE, bytes_per_block=BYTES_PER_BLOCK),
+        states=[paged_state(unit=BLOCK_SIZE, unit_bytes=BYTES_PER_BLOCK)],
         text=msgspec.structs.replace(TextRecord(eos_token="<e>", eos_token_ids=[EOS]), **text),
     )
     members = {**MEMBERS, "tokenizer.json": tokenizer_json(), "chat_template.jinja": TEMPLATE.encode()}

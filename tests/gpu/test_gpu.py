@@ -21,6 +21,7 @@ from ferrum.engine.load import LoadedModel, load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.sampling import sample_reference
+from ferrum.pack.programs import kv_state
 from ferrum.pack.verify import read_selftest, run_case
 from tests.codegen.folders import compile_folder, save
 from tests.devices.test_contract import fill, prompt
@@ -156,7 +157,7 @@ def test_steps_ahead_and_preemption_change_nothing(gpu: str, compiled: Compile) 
     wide, none = generate(model.engine, prompts, params)
     model.close()
     assert none == 0
-    block = model.pack.manifest.kv.bytes_per_block
+    block = kv_state(model.pack.manifest).unit_bytes
     tight = load(path, replace(OPTIONS, kv_cache_bytes=30 * block), prefix_cache=False)
     found, preemptions = generate(tight.engine, prompts, params)
     tight.close()

@@ -9,23 +9,28 @@ import msgspec
 from ferrum.pack.check import contract_hash
 from ferrum.pack.schema import (
     FORMAT_VERSION,
+    STEP,
+    CodeRecord,
     KernelRecord,
-    KvRecord,
     Manifest,
     MemoryRecord,
     ModelRecord,
+    ProgramRecord,
     Provenance,
     SelfTest,
     SelfTestCase,
+    StateArray,
+    StateRecord,
     TargetRecord,
     TensorRecord,
     TextRecord,
 )
+from ferrum.pack.step import INPUTS, OUTPUTS
 from ferrum.pack.writer import PackWriter
 
 VOCAB_SIZE = 16
 MAX_MODEL_LEN = 64
-MANIFEST_ROOM = 8192
+MANIFEST_ROOM = 16384
 
 TENSORS = [
     TensorRecord(name="embed", shape=[VOCAB_SIZE, 8], format="f32", layout="plain", offset=0, nbytes=512),
@@ -33,8 +38,8 @@ TENSORS = [
 ]
 WEIGHTS = bytes(range(256)) * 2 + bytes(32)
 MEMBERS = {
-    "graph.txt": b"graph tiny\n",
-    "plan.json": b"{}",
+    "step/graph.txt": b"graph tiny\n",
+    "step/plan.json": b"{}",
     "code/step.so": b"\x7fELF" + bytes(100),
     "code/step.c": b"int step(void) { return 0; }\n",
     "weights": WEIGHTS,
@@ -47,25 +52,22 @@ SELFTEST = SelfTest(
 )
 
 
-def minimal_manifest(**changes: object) -> Manifest:
-    """A manifest without members; ``changes`` replace its fields."""
-    manifest = Manifest(
-        format=FORMAT_VERSION,
-        reader_min=1,
-        required=["code", "graph", "plan", "weights", "text", "selftest"],
-        model=ModelRecord(
-            name="minimal",
-            family="qwen3",
-            num_parameters=136,
-            vocab_size=VOCAB_SIZE,
-            max_model_len=MAX_MODEL_LEN,
-            quant="f32",
-        ),
-        target=TargetRecord(name="cpu-x86_64-avx2", device="cpu", arch="x86_64", features=["avx2", "fma"]),
-        contract=contract_hash(TENSORS),
-        tensors=TENSORS,
-        kv=KvRecord(num_layers=1, num_kv_heads=1, head_dim=8, block_size=4, dtype="f32", bytes_per_block=256),
-        memory=MemoryRecord(weights=len(WEIGHTS), fixed=4096, per_token=64, per_sample=64, per_thread=1024),
+def paged_state(heads: int = 1, width: int = 8, unit: int = 4, unit_bytes: int = 256, dtype: str = "f32") -> StateRecord:
+    """The keys and values of one layer."""
+    arrays = [StateArray(name=name, heads=heads, width=width, dtype=dtype) for name in ("k", "v")]
+    return StateRecord(name="kv", kind="paged", group=0, layers=1, arrays=arrays, unit=unit, unit_bytes=unit_bytes)
+
+
+def step_record(**changes: object) -> ProgramRecord:
+    program = ProgramRecord(
+        name=STEP,
+        graph="step/graph.txt",
+        plan="step/plan.json",
+        rows=["tokens", "seqs", "samples"],
+        inputs=list(INPUTS),
+        outputs=list(OUTPUTS),
+        states=["kv"],
+        memory=MemoryRecord(fixed=4096, per_token=64, per_sample=64, per_thread=1024),
         kernels=[
             KernelRecord(
                 symbol="rms_norm_8",
@@ -78,13 +80,44 @@ def minimal_manifest(**changes: object) -> Manifest:
                 bytes_per_token=64,
             )
         ],
+        selftest="step/selftest.json",
+    )
+    return msgspec.structs.replace(program, **changes)
+
+
+def code_record(entry: str = "code/step.so", *members: str) -> CodeRecord:
+    return CodeRecord(name="main", features=[], entry={STEP: entry}, members=[entry, *members], toolchain="none")
+
+
+def minimal_manifest(**changes: object) -> Manifest:
+    """A manifest without members; ``changes`` replace its fields, and the contract follows them."""
+    manifest = Manifest(
+        format=FORMAT_VERSION,
+        reader_min=1,
+        required=["weights", "programs", "code", "text"],
+        model=ModelRecord(
+            name="minimal",
+            family="qwen3",
+            num_parameters=136,
+            vocab_size=VOCAB_SIZE,
+            max_model_len=MAX_MODEL_LEN,
+            quant="f32",
+        ),
+        target=TargetRecord(name="cpu-x86_64-avx2", device="cpu", arch="x86_64", features=["avx2", "fma"]),
+        contract="",
+        tensors=TENSORS,
+        states=[paged_state()],
+        programs=[step_record()],
+        code=[code_record("code/step.so", "code/step.c")],
         text=TextRecord(eos_token="<e>", eos_token_ids=[0], generation={"temperature": 0.5, "top_k": 20}),
         endpoints=["chat", "completions"],
-        selftest=True,
-        provenance=Provenance(compiler="ferrum test", toolchain="none", templates_sha256="", source_sha256="", options={}),
+        provenance=Provenance(compiler="ferrum test", templates_sha256="", source_sha256="", options={}),
         members=[],
     )
-    return msgspec.structs.replace(manifest, **changes)
+    changed = msgspec.structs.replace(manifest, **changes)
+    model = changed.model
+    contract = contract_hash(changed.tensors, changed.states, model.vocab_size, model.max_model_len)
+    return msgspec.structs.replace(changed, **({"contract": contract} | changes))
 
 
 def write_minimal_pack(
@@ -96,10 +129,10 @@ def write_minimal_pack(
 ) -> Path:
     """A valid pack of about 180 KB at ``path``; recorded as built here only if ``state_dir`` is given.
 
-    ``members`` replaces the default ones (``selftest.json`` is added to the default ones only).
+    ``members`` replaces the default ones (``step/selftest.json`` is added to the default ones only).
     """
     if members is None:
-        members = {**MEMBERS, "selftest.json": msgspec.json.encode(SELFTEST)}
+        members = {**MEMBERS, "step/selftest.json": msgspec.json.encode(SELFTEST)}
     with PackWriter(path, manifest_room=manifest_room) as writer:
         for name, data in members.items():
             writer.add(name, data)

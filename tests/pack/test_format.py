@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from ferrum.pack.check import contract_hash
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import TensorRecord
-from tests.pack.helpers import MANIFEST_ROOM, MEMBERS, SELFTEST, minimal_manifest, write_minimal_pack
+from tests.pack.helpers import MANIFEST_ROOM, MEMBERS, SELFTEST, minimal_manifest, paged_state, write_minimal_pack
 
 
 def stranger_writes(members: dict[str, bytes], manifest: dict[str, object]) -> bytes:
@@ -45,13 +45,19 @@ def stranger_writes(members: dict[str, bytes], manifest: dict[str, object]) -> b
 
 def test_the_description_is_complete(tmp_path: Path) -> None:
     path = write_minimal_pack(tmp_path / "x.fpk")
-    members = {**MEMBERS, "selftest.json": msgspec.json.encode(SELFTEST)}
+    members = {**MEMBERS, "step/selftest.json": msgspec.json.encode(SELFTEST)}
     assert path.read_bytes() == stranger_writes(members, msgspec.to_builtins(minimal_manifest()))
 
 
 def test_contract_of_the_description() -> None:
     tensor = TensorRecord(name="embed", shape=[16, 8], format="f32", layout="plain", offset=64, nbytes=512)
-    assert contract_hash([tensor]) == hashlib.sha256(b'[["embed",[16,8],"f32","plain"]]').hexdigest()
+    described = (
+        b'{"max_model_len":64,"states":[{"arrays":[{"dtype":"f32","heads":1,"name":"k","width":8},'
+        b'{"dtype":"f32","heads":1,"name":"v","width":8}],"checkpoint":0,"group":0,"kind":"paged","layers":1,"name":"kv",'
+        b'"rows":0,"unit":4,"unit_bytes":256,"window":0}],"tensors":[{"format":"f32","layout":"plain","name":"embed",'
+        b'"nbytes":512,"offset":64,"shape":[16,8],"shard":null}],"vocab_size":16}'
+    )
+    assert contract_hash([tensor], [paged_state()], 16, 64) == hashlib.sha256(described).hexdigest()
 
 
 def test_signature_of_the_description(tmp_path: Path) -> None:

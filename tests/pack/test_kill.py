@@ -37,7 +37,7 @@ os.pwrite, os.fsync, os.replace = counted(os.pwrite), counted(os.fsync), counted
 print("ready", flush=True)
 while True:
     for fill in (1, 2):
-        write_minimal_pack(Path(sys.argv[1]), members={**MEMBERS, "weights": bytes([fill]) * 544, "selftest.json": b"{}"})
+        write_minimal_pack(Path(sys.argv[1]), members={**MEMBERS, "weights": bytes([fill]) * 544, "step/selftest.json": b"{}"})
 """
 
 

@@ -106,5 +106,5 @@ def test_the_first_layer_at_fault(deviations: list[float], first: int) -> None:
 def test_a_bad_member_is_named(change: dict[str, object], named: str) -> None:
     raw = msgspec.to_builtins(layer_test(2)) | msgspec.to_builtins(change)
     with pytest.raises(FerrumError) as caught:
-        read_layer_test(msgspec.json.encode(raw), 1, "x.fpk")
+        read_layer_test(msgspec.json.encode(raw), 1, "x.fpk: layers.json")
     assert named in str(caught.value) and "x.fpk: layers.json" in str(caught.value)

@@ -25,9 +25,9 @@ from tests.pack.helpers import MEMBERS, write_minimal_pack
 
 FIELDS = (
     *archive.LOCAL_FIELDS, *archive.CENTRAL_FIELDS, *archive.END_FIELDS, "SHA-256", "manifest", "central directory",
-    "end of central directory", "bytes", "members", *MEMBERS, "selftest.json",
+    "end of central directory", "bytes", "members", *MEMBERS, "step/selftest.json",
 )  # fmt: skip
-ROOM = 4096
+ROOM = 8192
 
 
 @pytest.fixture(scope="module")
@@ -207,15 +207,17 @@ def test_forged_manifests_never_raise_anything_else(tmp_path: Path, sound: Path)
 def edits() -> Iterator[tuple[str, object, str]]:
     """(path in the manifest, new value, what the error names)."""
     big = 1 << 62
-    yield from (("kv.block_size", 0, "kv.block_size"), ("model.vocab_size", big, "vocab_size"))
+    yield from (("states.0.unit", 0, "states[0].unit"), ("states.0.unit_bytes", 0, "states[0].unit_bytes"))
+    yield "model.vocab_size", big, "vocab_size"
     yield from (
-        ("memory.per_token", -1, "per_token"),
+        ("programs.0.memory.per_token", -1, "per_token"),
         ("model.name", "a\nb", "model.name"),
         ("target.features", ["\x1b[2J"], "target.features"),
     )
-    yield from (("reader_min", 2, "reader_min"), ("reader_min", 0, "reader_min"), ("format", 0, "reader_min"))
+    yield from (("reader_min", 3, "reader_min"), ("reader_min", 0, "reader_min"), ("format", 0, "reader_min"))
     yield from (("required", ["weights", "lasers"], "lasers"), ("required", ["text", "text"], "required"))
-    yield from (("selftest", False, "selftest"), ("contract", "0" * 64, "contract"), ("text.eos_token_ids", [16], "text"))
+    yield from (("programs.0.selftest", "x", "selftest"), ("contract", "0" * 64, "contract"))
+    yield "text.eos_token_ids", [16], "text"
     yield from (("text.bos_token_id", -1, "text"), ("surprise", 1, "surprise"), ("model.surprise", 1, "surprise"))
     for value in ([0], [-1], [1 << 40, 1 << 40], [1] * 9, [17, 8], [big]):
         yield "tensors.0.shape", value, "shape" if value != [17, 8] else "nbytes"
@@ -223,13 +225,16 @@ def edits() -> Iterator[tuple[str, object, str]]:
         yield "tensors.0.offset", value, "offset"
     yield from (("tensors.0.nbytes", value, "nbytes") for value in (0, -1, 511, big))
     yield from (("tensors.0.nbytes", 544, "overlaps"), ("tensors.1.offset", 0, "overlaps"), ("tensors.1.offset", 448, "overlaps"))
-    yield from (("members.0.name", value, "name") for value in ("../x", "plan.json"))
+    yield from (("members.0.name", value, "name") for value in ("../x", "step/plan.json"))
     yield from (("tensors.1.name", value, "name") for value in ("embed", "", "a b", "é", "\x7f", "a" * 1025))
     yield "tensors.1.format", "\x1b", "format"
     yield from (("members.0.offset", value, "offset") for value in (0, -16384, 5, 49152, big))
     yield from (("members.0.nbytes", value, "nbytes") for value in (-1, 12, big))
     yield from (("members.0.sha256", value, "sha256") for value in ("", "F" * 64, "0" * 63))
-    yield from (("members.0.sha256", "0" * 64, "graph.txt"), ("members", [], "required"), ("kernels.0.calls", 1.5, "calls"))
+    yield from (("members.0.sha256", "0" * 64, "graph.txt"), ("members", [], "required"))
+    yield "programs.0.kernels.0.calls", 1.5, "calls"
+    yield from (("states.0.kind", "lava", "kind"), ("states.0.window", 7, "window"), ("programs.0.states", ["x"], "states"))
+    yield from (("code.0.entry", {}, "code[0]"), ("code.0.members", ["x"], "code[0]"), ("programs.0.plan", "", "plan"))
 
 
 @pytest.mark.parametrize("field, value, named", list(edits()), ids=lambda x: str(x)[:30])
@@ -252,11 +257,11 @@ def test_every_field_is_checked_and_named(tmp_path: Path, sound: Path, field: st
         lambda text: b" " + text,
         lambda text: text + b"\n",
         lambda text: text + b" {}",
-        lambda text: text.replace(b'"format":1', b'"format": 1'),
-        lambda text: text.replace(b'"format":1', b'"format":1,"format":1'),
+        lambda text: text.replace(b'"format":2', b'"format": 2'),
+        lambda text: text.replace(b'"format":2', b'"format":2,"format":2'),
         lambda text: text.replace(b'"contract"', b'"\\u0063ontract"'),
         lambda text: b'{"x":' + b"[" * 3000,
-        lambda text: b'{"format":1,"reader_min":1,"required":[],"x":' + b"[" * 1500 + b"]" * 1500 + b"}",
+        lambda text: b'{"format":2,"reader_min":1,"required":[],"x":' + b"[" * 1500 + b"]" * 1500 + b"}",
         lambda text: text[:-1],
         lambda text: b"\xff" + text[1:],
         lambda text: b"",

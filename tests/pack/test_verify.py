@@ -9,12 +9,12 @@ import pytest
 
 from ferrum.devices.base import Executor, Limits, StepBuffers
 from ferrum.errors import FerrumError
-from ferrum.pack.layers import LAYERS_NAME, LayerPoint, LayerTest, sketch, stored
+from ferrum.pack.layers import LayerPoint, LayerTest, sketch, stored
 from ferrum.pack.reader import Pack, open_pack, read_manifest
 from ferrum.pack.schema import SelfTest, SelfTestCase
 from ferrum.pack.trust import generate_key, sign_pack
 from ferrum.pack.verify import VerifyReport, read_selftest, verify_pack
-from tests.pack.helpers import MEMBERS, VOCAB_SIZE, minimal_manifest, write_minimal_pack
+from tests.pack.helpers import MEMBERS, VOCAB_SIZE, minimal_manifest, step_record, write_minimal_pack
 
 LIMITS = Limits(max_tokens=4, max_seqs=2, max_samples=2, num_blocks=8, block_size=4, max_blocks_per_seq=8, vocab_size=VOCAB_SIZE)
 TABLE = np.random.default_rng(0).standard_normal((VOCAB_SIZE, VOCAB_SIZE)).astype(np.float32)
@@ -80,7 +80,7 @@ def case(tokens: list[int], length: int) -> SelfTestCase:
 
 
 def write(path: Path, test: SelfTest) -> Path:
-    return write_minimal_pack(path, members={**MEMBERS, "selftest.json": msgspec.json.encode(test)})
+    return write_minimal_pack(path, members={**MEMBERS, "step/selftest.json": msgspec.json.encode(test)})
 
 
 @pytest.fixture
@@ -147,8 +147,9 @@ def layered_pack(tmp_path: Path) -> Path:
     points = [LayerPoint(layer=i, part="mlp", launch=i, slot=0, width=8, row_bytes=32, dtype="f32") for i in range(3)]
     sketches = [[stored(sketch(v)) for v in layer_values(np.array(c.tokens), np.arange(len(c.tokens)))] for c in test.cases]
     layers = LayerTest(tolerance=1e-4, limit=1e-2, points=points, sketches=sketches)
-    made = {"selftest.json": msgspec.json.encode(test), LAYERS_NAME: msgspec.json.encode(layers)}
-    return write_minimal_pack(tmp_path / "layers.fpk", members={**MEMBERS, **made})
+    made = {"step/selftest.json": msgspec.json.encode(test), "step/layers.json": msgspec.json.encode(layers)}
+    manifest = minimal_manifest(programs=[step_record(layers="step/layers.json")])
+    return write_minimal_pack(tmp_path / "layers.fpk", None, manifest, {**MEMBERS, **made})
 
 
 def test_layers_are_compared_over_all_steps_of_a_prompt(layered_pack: Path, tmp_path: Path) -> None:
@@ -203,7 +204,7 @@ def test_damaged_members_are_all_listed_and_no_code_runs(pack: Path, tmp_path: P
     pack.write_bytes(data)
     report = verify(pack, tmp_path)
     found = states(report)
-    assert found["member weights"] == found["member code/step.so"] == "failed" and found["member plan.json"] == "ok"
+    assert found["member weights"] == found["member code/step.so"] == "failed" and found["member step/plan.json"] == "ok"
     assert found["numeric"] == "skipped" and not report.ok
 
 
@@ -234,7 +235,7 @@ def test_code_of_an_untrusted_pack_is_not_run(pack: Path, tmp_path: Path) -> Non
 
 
 def test_without_a_selftest(tmp_path: Path) -> None:
-    manifest = minimal_manifest(selftest=False, required=["weights"])
+    manifest = minimal_manifest(programs=[step_record(selftest="")], required=["weights"])
     path = write_minimal_pack(tmp_path / "x.fpk", None, manifest, MEMBERS)
     report = verify(path, tmp_path)
     assert report.ok and report.checks[-1].detail == "the pack has no self-test"
@@ -262,10 +263,10 @@ def test_a_structure_fault_is_raised(tmp_path: Path, pack: Path) -> None:
 def test_selftests_are_checked(tmp_path: Path, change: dict[str, object], named: str) -> None:
     raw = msgspec.to_builtins(SelfTest(tolerance=0.1, cases=[case([1], 1)]))
     raw["cases"][0].update(change)
-    path = write_minimal_pack(tmp_path / "x.fpk", members={**MEMBERS, "selftest.json": msgspec.json.encode(raw)})
+    path = write_minimal_pack(tmp_path / "x.fpk", members={**MEMBERS, "step/selftest.json": msgspec.json.encode(raw)})
     with open_pack(path, trust=True) as opened, pytest.raises(FerrumError) as caught:
         read_selftest(opened)
-    assert named in str(caught.value) and "selftest.json" in str(caught.value)
+    assert named in str(caught.value) and "step/selftest.json" in str(caught.value)
 
 
 def test_too_little_memory_for_a_case(tmp_path: Path) -> None:

@@ -22,14 +22,14 @@ from ferrum.errors import FerrumError
 from ferrum.pack import atomic
 from ferrum.pack.archive import Entry, central_directory, data_offset, local_header
 from ferrum.pack.atomic import AtomicFile
-from ferrum.pack.check import contract_hash
 from ferrum.pack.reader import PackFile, open_pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT, MemberRecord, TensorRecord
 from ferrum.pack.writer import PackWriter, encode_manifest
-from tests.pack.helpers import MEMBERS, minimal_manifest, write_minimal_pack
+from tests.pack.helpers import MANIFEST_ROOM, MEMBERS, minimal_manifest, write_minimal_pack
 
 part = st.text("abcdefghijklmnopqrstuvwxyz0123456789_-.", min_size=1, max_size=12).filter(lambda s: s[0] not in ".-")
-TAKEN = ("manifest.json", "weights", "selftest.json")
+BARE: dict = {"required": [], "programs": [], "code": []}
+TAKEN = ("manifest.json", "weights", "step/selftest.json")
 names = st.lists(part, min_size=1, max_size=3).map("/".join).filter(lambda name: name not in TAKEN)
 numbers = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53)
 
@@ -49,7 +49,7 @@ def test_round_trip(tmp_path: Path, members: dict, shapes: list, generation: dic
         place = {"offset": len(weights), "nbytes": len(data)}
         tensors.append(TensorRecord(name=f"t{index}", shape=shape, format="f32", layout="x", **place))
         weights += data
-    base = minimal_manifest(tensors=tensors, contract=contract_hash(tensors), required=[], selftest=False)
+    base = minimal_manifest(tensors=tensors, **BARE)
     manifest = msgspec.structs.replace(base, text=msgspec.structs.replace(base.text, generation=generation, eos_token=text))
     path = write_minimal_pack(tmp_path / "x.fpk", None, manifest, {**members, "weights": bytes(weights)}, 32 << 10)
     with open_pack(path, trust=True, check="full") as pack:
@@ -68,7 +68,7 @@ def test_standard_tools_read_it(tmp_path: Path) -> None:
     path = write_minimal_pack(tmp_path / "x.fpk")
     with zipfile.ZipFile(path) as archive:
         assert archive.testzip() is None
-        assert archive.namelist() == ["manifest.json", *MEMBERS, "selftest.json"]
+        assert archive.namelist() == ["manifest.json", *MEMBERS, "step/selftest.json"]
         assert archive.read("weights") == MEMBERS["weights"]
         assert all(info.date_time == (1980, 1, 1, 0, 0, 0) for info in archive.infolist())
     if shutil.which("unzip"):
@@ -89,7 +89,7 @@ def test_pieces_do_not_matter(tmp_path: Path) -> None:
             assert member.write(data) == data.nbytes
             assert member.align(4096) == -(-data.nbytes // 4096) * 4096
             member.write_at(13_000_000, b"end")
-        writer.finish(minimal_manifest(tensors=[], contract=contract_hash([]), required=[], selftest=False), record=False)
+        writer.finish(minimal_manifest(tensors=[], **BARE), record=False)
     with open_pack(tmp_path / "a.fpk", trust=True, check="full") as pack:
         stored = pack.member("data")
         assert len(stored) == 13_000_003 and bytes(stored[-3:]) == b"end"
@@ -100,8 +100,8 @@ def test_pieces_do_not_matter(tmp_path: Path) -> None:
 def test_more_than_four_gigabytes(tmp_path: Path) -> None:
     """zip64, with a hole in place of the weights so that nothing large is written."""
     size = (5 << 30) + 12345
-    names_sizes = [("manifest.json", 8192), ("weights", size), ("tokenizer.json", 2), ("far.bin", 0)]
-    manifest = minimal_manifest(tensors=[], contract=contract_hash([]), required=[], selftest=False)
+    names_sizes = [("manifest.json", MANIFEST_ROOM), ("weights", size), ("tokenizer.json", 2), ("far.bin", 0)]
+    manifest = minimal_manifest(tensors=[], **BARE)
     entries, records, position = [], [], 0
     for name, nbytes in names_sizes:
         entry = Entry(name, position, nbytes, 0)
@@ -110,7 +110,7 @@ def test_more_than_four_gigabytes(tmp_path: Path) -> None:
             records.append(MemberRecord(name=name, offset=entry.data_offset, nbytes=nbytes, sha256=sha))
         entries.append(entry)
         position = entry.end
-    data = encode_manifest(msgspec.structs.replace(manifest, members=records), 8192)
+    data = encode_manifest(msgspec.structs.replace(manifest, members=records), MANIFEST_ROOM)
     crcs = [zlib.crc32(data), 0, zlib.crc32(b"{}"), 0]
     entries = [Entry(e.name, e.offset, e.nbytes, crc) for e, crc in zip(entries, crcs, strict=True)]
     path = tmp_path / "big.fpk"
@@ -179,7 +179,7 @@ def test_an_error_leaves_the_old_pack_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(FerrumError, match="not good"), PackWriter(path) as writer:
         for name, data in MEMBERS.items():
             writer.add(name, data)
-        writer.add("selftest.json", b"{}")
+        writer.add("step/selftest.json", b"{}")
 
         def prove(hidden: Path) -> None:
             with open_pack(hidden, trust=True, check="full"):
@@ -320,7 +320,7 @@ def test_permissions_follow_the_umask(tmp_path: Path) -> None:
 def test_an_open_pack_outlives_its_replacement(tmp_path: Path) -> None:
     path = write_minimal_pack(tmp_path / "x.fpk")
     with open_pack(path, trust=True) as pack:
-        write_minimal_pack(path, members={**MEMBERS, "weights": bytes(544), "selftest.json": b"{}"})
+        write_minimal_pack(path, members={**MEMBERS, "weights": bytes(544), "step/selftest.json": b"{}"})
         assert bytes(pack.weights) == MEMBERS["weights"]
     with PackFile(path) as file:
         assert file.size == path.stat().st_size

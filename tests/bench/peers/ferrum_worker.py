@@ -43,7 +43,7 @@ def main(order: dict[str, Any]) -> list[dict[str, Any]]:
 def measure(model: LoadedModel, prompt: int, new: int) -> dict[str, Any]:
     """``prefill``: tokens/s; ``decode``: tokens/s of equal parts; ``kernels``: seconds of each kind of kernel, if known."""
     profile = getattr(model.executor, "profile", None)
-    kinds = launch_kinds(json.loads(bytes(model.pack.member("plan.json"))))
+    kinds = launch_kinds(json.loads(bytes(model.pack.member("step/plan.json"))))
     seconds = np.zeros(len(kinds), np.float64)
     if profile is not None:
         profile(seconds)

@@ -1,0 +1,136 @@
+"""Manifests of format 1, which had one program, one cache and one variant of its code: read, and turned into format 2.
+
+Such packs are listed, explained and verified. Their code is not run: it takes other records.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+from ferrum.pack.schema import (
+    STEP,
+    CodeRecord,
+    KernelRecord,
+    Manifest,
+    MemberRecord,
+    MemoryRecord,
+    ModelRecord,
+    ProgramRecord,
+    Provenance,
+    StateArray,
+    StateRecord,
+    TargetRecord,
+    TensorRecord,
+    TextRecord,
+    TuningRecord,
+)
+from ferrum.pack.step import INPUTS, OUTPUTS
+
+SECTIONS_1 = ("code", "graph", "plan", "weights", "text", "selftest")
+_ENTRIES = ("code/launches.json", "code/step.so")
+
+
+class Tensor1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    name: str
+    shape: list[int]
+    format: str
+    layout: str
+    offset: int
+    nbytes: int
+
+
+class Kv1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    dtype: str
+    bytes_per_block: int
+
+
+class Memory1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    weights: int
+    fixed: int
+    per_token: int
+    per_sample: int
+    per_thread: int
+
+
+class Provenance1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    compiler: str
+    toolchain: str
+    templates_sha256: str
+    source_sha256: str
+    options: dict[str, str]
+
+
+class Manifest1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    format: int
+    reader_min: int
+    required: list[str]
+    model: ModelRecord
+    target: TargetRecord
+    contract: str
+    tensors: list[Tensor1]
+    kv: Kv1
+    memory: Memory1
+    kernels: list[KernelRecord]
+    text: TextRecord
+    endpoints: list[str]
+    selftest: bool
+    provenance: Provenance1
+    members: list[MemberRecord]
+    tuning: list[TuningRecord] = []
+
+
+def contract_hash_1(tensors: list[TensorRecord]) -> str:
+    """SHA-256 (hex) over ``[[name, shape, format, layout], ...]`` as JSON without spaces."""
+    rows = [[tensor.name, tensor.shape, tensor.format, tensor.layout] for tensor in tensors]
+    return hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
+
+
+def upgrade(old: Manifest1) -> Manifest:
+    """The same pack in the words of format 2; ``format`` stays 1."""
+    kv, names = old.kv, [member.name for member in old.members]
+    state = StateRecord(
+        name="kv",
+        kind="paged",
+        group=0,
+        layers=kv.num_layers,
+        arrays=[StateArray(name=name, heads=kv.num_kv_heads, width=kv.head_dim, dtype=kv.dtype) for name in ("k", "v")],
+        unit=kv.block_size,
+        unit_bytes=kv.bytes_per_block,
+    )
+    program = ProgramRecord(
+        name=STEP,
+        graph="graph.txt",
+        plan="plan.json",
+        rows=["tokens", "seqs", "samples"],
+        inputs=list(INPUTS),
+        outputs=list(OUTPUTS),
+        states=[state.name],
+        memory=MemoryRecord(**{name: getattr(old.memory, name) for name in MemoryRecord.__struct_fields__}),
+        kernels=old.kernels,
+        selftest="selftest.json" if old.selftest else "",
+        layers="layers.json" if "layers.json" in names else "",
+    )
+    code = CodeRecord(
+        name="main",
+        features=[],
+        entry={STEP: next((name for name in _ENTRIES if name in names), "")},
+        members=[name for name in names if name.startswith("code/")],
+        toolchain=old.provenance.toolchain,
+    )
+    required = ["weights", "programs", "code", *(["text"] if "text" in old.required else [])]
+    kept = ("format", "reader_min", "model", "target", "contract", "text", "endpoints", "members", "tuning")
+    return Manifest(
+        required=required,
+        tensors=[TensorRecord(**msgspec.structs.asdict(tensor)) for tensor in old.tensors],
+        states=[state],
+        programs=[program],
+        code=[code],
+        provenance=Provenance(**{name: getattr(old.provenance, name) for name in Provenance.__struct_fields__}),
+        **{name: getattr(old, name) for name in kept},
+    )

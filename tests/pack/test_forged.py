@@ -1,0 +1,113 @@
+"""A manifest that was edited by somebody who is trusted: nothing of it reaches code that was made for other numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ferrum.errors import FerrumError
+from ferrum.pack.check import contract_hash
+from ferrum.pack.programs import step_program
+from ferrum.pack.schema import ExternalRecord, FlowRecord, LinkRecord, Manifest, Shard
+from tests.codegen.folders import compile_folder, save
+from tests.models.test_parity import BASE, ROPES, reference
+from tests.pack import forged
+from tests.pack.build import parts_of, with_manifest
+from tests.pack.helpers import TENSORS, minimal_manifest, paged_state, step_record
+
+COUNT = int(os.environ.get("FORGED_MANIFESTS", "300"))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A compiled model of two layers, with its self-test."""
+    values = BASE | {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "rope_parameters": dict(ROPES["default"])}
+    return compile_folder(save(reference("qwen3", values), tmp_path_factory.mktemp("forged")), "f32", prove=True)
+
+
+@pytest.mark.timeout(60 + COUNT)
+def test_no_edit_is_a_crash(real: Path) -> None:
+    command = [sys.executable, "-m", "tests.pack.forged", str(real), str(COUNT), "7"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    lines = [json.loads(line) for line in run.stdout.splitlines()]
+    assert run.returncode == 0, f"{lines[-1] if lines else ''}: {run.returncode}\n{run.stderr[-2000:]}"
+    done, said = lines[0::2], lines[1::2]
+    assert len(said) == COUNT
+    refused = [text for text in said if text]
+    assert COUNT // 3 < len(refused) < COUNT and all(text.count(" · ") >= 1 for text in refused)
+    # what only describes the pack may be anything
+    ran = {what.split(".")[0].split(":")[0] for what, text in zip(done, said, strict=True) if not text}
+    assert ran <= {"programs", "text", "model", "provenance", "endpoints", "tuning", "members", "target", "code", "reader_min"}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("states.0.unit", 32), ("states.0.unit", 8), ("states.0.unit_bytes", 1), ("states.0.unit_bytes", 1 << 20),
+        ("model.vocab_size", 97), ("model.vocab_size", 95), ("model.max_model_len", 1 << 20), ("tensors.0.offset", 64),
+    ],
+)  # fmt: skip
+def test_numbers_that_reach_code_are_refused_even_with_a_contract_that_fits(
+    real: Path, tmp_path: Path, path: str, value: int
+) -> None:
+    def edit(text: bytes) -> bytes:
+        manifest = msgspec.json.decode(text)
+        *parents, last = path.split(".")
+        record = manifest
+        for key in parents:
+            record = record[int(key)] if isinstance(record, list) else record[key]
+        record[last] = value
+        made = msgspec.convert(manifest, Manifest)
+        manifest["contract"] = contract_hash(made.tensors, made.states, made.model.vocab_size, made.model.max_model_len)
+        return msgspec.json.encode(manifest, order="sorted")
+
+    (tmp_path / "x.fpk").write_bytes(with_manifest(parts_of(real), edit))
+    said = forged.outcome(tmp_path / "x.fpk")
+    assert any(words in said for words in ("do not belong together", "offset", "not below vocab_size"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"external": [ExternalRecord(name="a", shape=[1], format="f32", layout="rows", bound_by="request")]}, "from outside"),
+        ({"tensors": [msgspec.structs.replace(TENSORS[0], shard=Shard(axis=0, index=0, count=2))]}, "several devices"),
+        ({"links": [LinkRecord(role="draft", contract="0" * 64, required=True)]}, "other packs"),
+        ({"flow": [FlowRecord(program="step", after="step", times=3, feeds={})]}, "in turn"),
+        ({"launcher": 16384}, "launcher"),
+        ({"programs": [step_record(whole=True)]}, "whole sequences"),
+        ({"programs": [step_record(inputs=[])]}, "other arrays"),
+        ({"programs": [step_record(name="encode")]}, "no program 'step'"),
+        ({"states": [msgspec.structs.replace(paged_state(), kind="slot")]}, "other kinds"),
+        ({"format": 1}, "compile it again"),
+    ],
+)  # fmt: skip
+def test_what_is_reserved_is_refused_in_words(changes: dict[str, object], named: str) -> None:
+    with pytest.raises(FerrumError) as caught:
+        step_program(minimal_manifest(**changes), "x.fpk")
+    assert named in str(caught.value) and "x.fpk" in str(caught.value)
+
+
+def test_the_first_variant_that_runs_here_is_taken() -> None:
+    plain = minimal_manifest().code[0]
+    fast = msgspec.structs.replace(plain, name="fast", features=["amx"], entry={"step": "code/step.c"})
+    manifest: Manifest = minimal_manifest(code=[fast, plain])
+    assert step_program(manifest, "x", {"amx", "avx2"}).entry == "code/step.c"
+    assert step_program(manifest, "x", {"avx2"}).entry == "code/step.so"
+    with pytest.raises(FerrumError, match="lacks amx"):
+        step_program(minimal_manifest(code=[fast]), "x", {"avx2"})
+
+
+def test_the_kinds_of_edits_are_all_drawn(real: Path) -> None:
+    import random
+
+    rng, seen = random.Random(1), set()
+    manifest = parts_of(real)[0].data.rstrip(b" ")
+    for _ in range(300):
+        seen.add(forged.forge(msgspec.json.decode(manifest), rng).split(".")[0].split(":")[0])
+    assert {"model", "states", "programs", "tensors", "members", "code", "target", "text"} <= seen

@@ -1,0 +1,82 @@
+"""Packs of format 1 are listed, explained and verified; running one says in one line what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from ferrum.cli.list import pack_status
+from ferrum.cli.main import main
+from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.options import DeviceOptions
+from ferrum.errors import FerrumError
+from ferrum.pack.format1 import Kv1, Manifest1, Memory1, Provenance1, Tensor1, contract_hash_1
+from ferrum.pack.programs import kv_state
+from ferrum.pack.reader import open_pack
+from ferrum.pack.verify import read_selftest, verify_pack
+from tests.pack.build import parts_of, with_manifest
+from tests.pack.helpers import MEMBERS, SELFTEST, TENSORS, minimal_manifest, step_record, write_minimal_pack
+
+OLD = {"step/graph.txt": "graph.txt", "step/plan.json": "plan.json"}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    members = {OLD.get(name, name): data for name, data in MEMBERS.items()} | {"selftest.json": msgspec.json.encode(SELFTEST)}
+    bare = minimal_manifest(programs=[], code=[], required=["weights"])
+    made = parts_of(write_minimal_pack(tmp_path / "old.fpk", None, bare, members))
+
+    def edit(text: bytes) -> bytes:
+        new = msgspec.json.decode(text)
+        tensors = [Tensor1(**{name: getattr(t, name) for name in Tensor1.__struct_fields__}) for t in TENSORS]
+        record = Manifest1(
+            format=1,
+            reader_min=1,
+            required=["code", "graph", "plan", "weights", "text", "selftest"],
+            model=bare.model,
+            target=bare.target,
+            contract=contract_hash_1(TENSORS),
+            tensors=tensors,
+            kv=Kv1(num_layers=1, num_kv_heads=1, head_dim=8, block_size=4, dtype="f32", bytes_per_block=256),
+            memory=Memory1(weights=544, fixed=4096, per_token=64, per_sample=64, per_thread=1024),
+            kernels=step_record().kernels,
+            text=bare.text,
+            endpoints=bare.endpoints,
+            selftest=True,
+            provenance=Provenance1(compiler="ferrum 0", toolchain="cc 1", templates_sha256="", source_sha256="", options={}),
+            members=[],
+        )
+        return msgspec.json.encode(msgspec.to_builtins(record) | {"members": new["members"]}, order="sorted")
+
+    (tmp_path / "old.fpk").write_bytes(with_manifest(made, edit))
+    return tmp_path / "old.fpk"
+
+
+def test_it_is_read_in_the_words_of_today(old: Path) -> None:
+    with open_pack(old, trust=True, check="full") as pack:
+        assert pack.manifest.format == 1 and kv_state(pack.manifest).unit_bytes == 256
+        assert read_selftest(pack).cases and pack.manifest.code[0].toolchain == "cc 1"
+
+
+def test_it_is_listed_explained_and_verified(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert pack_status(old) == "ready" and verify_pack(old).ok
+    assert main(["explain", str(old)]) == 0
+    said = capsys.readouterr().out
+    assert "pack format 1" in said and "rms_norm_8" in said and "kv (paged)" in said
+
+
+def test_it_is_not_run(old: Path) -> None:
+    with open_pack(old, trust=True) as pack, pytest.raises(FerrumError) as caught:
+        CpuDevice().load(pack, DeviceOptions())
+    assert caught.value.code in ("pack-version", "wrong-machine") and caught.value.next_step.startswith("compile")
+
+
+def test_a_field_of_today_is_unknown_to_it(old: Path, tmp_path: Path) -> None:
+    def edit(text: bytes) -> bytes:
+        return msgspec.json.encode(msgspec.json.decode(text) | {"states": []}, order="sorted")
+
+    (tmp_path / "x.fpk").write_bytes(with_manifest(parts_of(old), edit))
+    with pytest.raises(FerrumError, match="states"):
+        open_pack(tmp_path / "x.fpk", trust=True)
