@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import jinja2
@@ -40,6 +42,12 @@ def templates_digest(device: str) -> str:
     return digest.hexdigest()
 
 
+def _step_fields() -> list[tuple[str, list[str]]]:
+    """The arrays of a step as members of a C record: (type, names) of neighbours of one type."""
+    typed = [(f"const {_C_TYPES[a.dtype]}", a.name) for a in INPUTS] + [(_C_TYPES[a.dtype], a.name) for a in OUTPUTS]
+    return [(kind, [name for _, name in group]) for kind, group in groupby(typed, key=itemgetter(0))]
+
+
 def render_step(plan: Plan, target: Target, contract: str) -> str:
     """The whole step as one C source."""
     env = environment()
@@ -57,9 +65,7 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
         tile_tokens=plan.tile_tokens,
         kv=plan.kv,
         logits_slot=plan.logits_slot,
-        step_inputs=INPUTS,
-        step_outputs=OUTPUTS,
-        c_types=_C_TYPES,
+        step_fields=_step_fields(),
         max_logprobs=MAX_LOGPROBS,
     )
 

@@ -157,7 +157,7 @@ def test_bench(ferrum: CommandLine, pack: Path) -> None:
 
 def test_explain_a_pack(ferrum: CommandLine, pack: Path) -> None:
     text = ferrum("explain", str(pack)).stdout
-    assert "memory   weights + blocks" in text and "KV " in text
+    assert "state    kv (paged)" in text
     assert json.loads(ferrum("explain", str(pack), "--json").stdout)["model"]["vocab_size"] == VOCAB_SIZE
     done = ferrum("explain", str(pack), "--kernel", "none")
     assert done.returncode == 1 and done.stderr.startswith("error: the pack has no such kernel · none")

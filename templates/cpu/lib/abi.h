@@ -17,10 +17,7 @@ typedef struct {
 
 typedef struct {
   int32_t num_tokens, num_seqs, num_samples, unused;
-{%- for a in step_inputs %}
-  const {{ c_types[a.dtype] }} *{{ a.name }};
-{%- endfor %}
-{%- for a in step_outputs %}
-  {{ c_types[a.dtype] }} *{{ a.name }};
+{%- for type, names in step_fields %}
+  {{ type }} *{{ names | join(", *") }};
 {%- endfor %}
 } FerrumStep;
