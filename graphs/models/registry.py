@@ -1,29 +1,22 @@
-"""Architecture names of config.json → our modules, imported when asked for."""
+"""From a model folder to its configuration, its module and the checkpoint's names, by the family's record."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrum.errors import FerrumError
+from ferrum.families import FAMILIES, NAMES, Family, family_of
 from ferrum.graphs.models.config import ModelConfig, from_hf
 
 if TYPE_CHECKING:
     from ferrum.graphs.models.blocks import Decoder
 
 MAX_CONFIG_BYTES = 1 << 20
-
-# architecture → (module, class)
-ARCHITECTURES: dict[str, tuple[str, str]] = {
-    "LlamaForCausalLM": ("ferrum.graphs.models.llama", "LlamaForCausalLM"),
-    "MistralForCausalLM": ("ferrum.graphs.models.mistral", "MistralForCausalLM"),
-    "Qwen2ForCausalLM": ("ferrum.graphs.models.qwen2", "Qwen2ForCausalLM"),
-    "Qwen3ForCausalLM": ("ferrum.graphs.models.qwen3", "Qwen3ForCausalLM"),
-}
-_BY_FAMILY = {path.rpartition(".")[2]: (path, name) for path, name in ARCHITECTURES.values()}
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -47,14 +40,23 @@ def build(config: ModelConfig, device: str = "meta") -> Decoder:
     """The module in evaluation mode, without weights; on the meta device it takes no memory, for tracing."""
     import torch
 
-    path, name = _BY_FAMILY[config.family]
+    from ferrum.graphs.models.blocks import Decoder
+
     with torch.device(device):
-        module: Decoder = getattr(import_module(path), name)(config)
+        module = Decoder(config)
     return module.eval()
 
 
-def checkpoint_names(config: ModelConfig) -> Callable[[str], str]:
-    """The family's map from our parameter names to the checkpoint's."""
-    path, _ = _BY_FAMILY[config.family]
-    function: Callable[[str], str] = import_module(path).checkpoint_name
-    return function
+def checkpoint_names(config: ModelConfig, families: tuple[Family, ...] = FAMILIES) -> Callable[[str], str]:
+    """The family's map from our parameter names to the checkpoint's; KeyError for a parameter that has none there."""
+    family = family_of(config.family, families)
+    assert family is not None
+    return lambda parameter: tensor_name(family, parameter)
+
+
+def tensor_name(family: Family, parameter: str) -> str:
+    """The name in the checkpoint of ``layers.3.attention.query.weight``. KeyError: the record says none."""
+    layer = next(iter(_LAYER.findall(parameter)), "")
+    stem, _, part = _LAYER.sub("{}", parameter, count=1).rpartition(".")
+    table = {**NAMES, **family.tensors}
+    return table[f"{stem}.*"].replace("*", part).replace("{}", layer)
