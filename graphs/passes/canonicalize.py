@@ -208,7 +208,7 @@ FORM: Rules = (
 
 
 def is_weight(s: Scope, name: str) -> bool:
-    return name in s.params and bool(s.params[name].sources)
+    return name in s.params and s.params[name].is_weight
 
 
 def product_to_linear(s: Scope, m: Match) -> str | None:
