@@ -75,7 +75,9 @@ def parse_expression(line: Line, depth: int = 0) -> e.Expr:
     if name not in FORMS:
         line.at = at
         raise line.fault("one of " + ", ".join(FORMS))
-    form, parts, attrs = FORMS[name], [], {}
+    form = FORMS[name]
+    parts: list[e.Expr] = []
+    attrs: dict[str, Any] = {}
     while not line.take(")"):
         if parts or attrs:
             line.expect(",")

@@ -156,7 +156,11 @@ def parse_external(line: Line, value: Value, constants: Constants) -> External:
 
 
 Constants: TypeAlias = Mapping[str, Floats]
-SOURCES: Mapping[str, Callable[[Line, Value, Constants], Source]] = {"from": parse_from, "data": parse_data, "external": parse_external}
+SOURCES: Mapping[str, Callable[[Line, Value, Constants], Source]] = {
+    "from": parse_from,
+    "data": parse_data,
+    "external": parse_external,
+}
 
 
 def parse_node(line: Line) -> Node:

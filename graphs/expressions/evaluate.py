@@ -94,6 +94,19 @@ class Blocks:
     size: int
     axis: int
 
+    def __getitem__(self, rows: slice) -> Blocks:
+        """Rows of the first axis, which is not the blocks' own."""
+        zeros = None if self.zeros is None else self.zeros[rows]
+        return Blocks(self.codes[rows], self.scales[rows], zeros, self.size, self.axis)
+
+    @staticmethod
+    def joined(pieces: Sequence[Blocks]) -> Blocks:
+        """Pieces one after the other along the first axis."""
+        first = pieces[0]
+        zeros = None if first.zeros is None else np.concatenate([p.zeros for p in pieces if p.zeros is not None])
+        codes, scales = np.concatenate([p.codes for p in pieces]), np.concatenate([p.scales for p in pieces])
+        return Blocks(codes, scales, zeros, first.size, first.axis)
+
     def values(self) -> NDArray[np.float32]:
         """float32, in the order that kernels compute in."""
         codes = self.codes.astype(np.float32)
@@ -279,7 +292,7 @@ class Source:
 def pick(source: Source, ids: Sequence[int] | NDArray[np.int64]) -> Array:
     """Chosen rows in the order of ``ids``; each is read once."""
     wanted, where = np.unique(np.asarray(ids, np.int64), return_inverse=True)
-    starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)
-    runs = zip(wanted[starts], [*starts[1:], len(wanted)], starts, strict=True)
-    pieces = [source.values(slice(int(first), int(first) + int(end - start))) for first, end, start in runs]
-    return np.concatenate(pieces)[where] if pieces else np.empty((0, *source.shape[1:]), np.float32)
+    if not len(wanted):
+        return np.empty((0, *source.shape[1:]), np.float32)
+    runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+    return np.concatenate([source.values(slice(int(run[0]), int(run[-1]) + 1)) for run in runs])[where]

@@ -33,7 +33,7 @@ class ExpressionFault(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point of their own."""
+    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too."""
 
     scheme: str
     size: int

@@ -219,7 +219,7 @@ class Importer:
                     raise Unsupported(
                         f"parameter {target} without a checkpoint name", "a line in the module's CHECKPOINT_NAMES"
                     ) from None
-            self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), Tensor(name, shape)))
+            self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), Tensor(name, tuple(map(int, shape)))))
             return
         data = self.buffer(target)
         if data is None:

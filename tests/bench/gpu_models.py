@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.backend import backend_of
 from ferrum.codegen.driver import compile_model
+from ferrum.codegen.layouts import parse_rows
 from ferrum.codegen.manifest import make_manifest, tensor_records
 from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.row_layout import parse_rows
 from ferrum.codegen.target import GpuTarget
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, Gpu
