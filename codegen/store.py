@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from ferrum.codegen.layouts import InMemory, Parallel, Source, parse_layout
+from ferrum.codegen.layouts import Parallel, parse_layout
 from ferrum.codegen.plan import Tensor
 from ferrum.errors import FerrumError
 from ferrum.graphs.expressions import evaluate
@@ -46,10 +46,10 @@ def refuse_external(graph: Graph) -> Graph:
     return graph
 
 
-def source_of(param: Param, reader: evaluate.Reader) -> Source:
+def source_of(param: Param, reader: evaluate.Reader) -> evaluate.Pieces:
     """What a layout encodes; an expression that lies across its tensors is read in wide runs."""
     if param.data is not None:
-        return InMemory(param.data.astype(np.float32))
+        return evaluate.in_memory(param.data.astype(np.float32))
     assert param.is_weight and not isinstance(param.source, External)
     source = evaluate.Source(param.source, reader)  # type: ignore[arg-type]
     return Wide(source) if evaluate.lies_across(source.expr) else source

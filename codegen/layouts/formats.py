@@ -57,9 +57,10 @@ class Format:
 
     def holds(self, blocked: Blocked | None) -> bool:
         """Whether codes of a checkpoint's blocks along rows are codes of this format, with the same scales."""
-        if blocked is None or blocked.axis != 1 or blocked.size != self.group:
+        kinds = {(8, False): "int8", (4, True): "int4a"}
+        if blocked is None or (blocked.axis, blocked.scales) != (1, "f16"):
             return False
-        return (blocked.bits, blocked.zeros) == {"int8": (8, False), "int4a": (4, True)}.get(self.kind)
+        return (kinds.get((blocked.bits, blocked.zeros)), blocked.size) == (self.kind, self.group)
 
     def span(self, k: int) -> int:
         """K values of a row of ``k`` that share a float scale."""

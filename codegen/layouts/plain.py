@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ferrum.codegen.layouts.base import CHUNK_VALUES, Ids, Parallel, Source
+from ferrum.codegen.layouts.base import CHUNK_VALUES, Ids, Parallel
 from ferrum.codegen.layouts.formats import F32, Array
+from ferrum.graphs.expressions.evaluate import Pieces
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class PlainLayout:
     def nbytes(self) -> int:
         return 4 * math.prod(self.shape)
 
-    def encode(self, source: Source, parallel: Parallel) -> Iterator[Array]:
+    def encode(self, source: Pieces, parallel: Parallel) -> Iterator[Array]:
         step = max(1, CHUNK_VALUES // math.prod(self.shape[1:]))
         for first in range(0, self.shape[0], step):
             yield np.ascontiguousarray(source.values(slice(first, min(first + step, self.shape[0]))), np.float32)

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.formats import F32, Format, to_bf16, to_f32
-from ferrum.graphs.expressions.evaluate import Blocks
 
 # What the largest whole scale of a span may be: 8 * 15 is a signed byte, and less rounds others better now and then.
 _LARGEST = (15, 14, 13, 12)
@@ -14,12 +13,6 @@ _LARGEST = (15, 14, 13, 12)
 _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 
 Quantized = tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8] | None]
-
-
-def codes_of(blocks: Blocks, fmt: Format) -> tuple[NDArray[np.uint8], NDArray[np.generic], NDArray[np.generic] | None]:
-    """A checkpoint's codes as ``fmt`` stores them, their scales and zero points. ``fmt`` holds them."""
-    codes = (blocks.codes.astype(np.int16) + fmt.zero).astype(np.uint8) if blocks.zeros is None else blocks.codes
-    return codes, blocks.scales, blocks.zeros
 
 
 def quantize_groups(w: F32, fmt: Format) -> Quantized:

@@ -30,8 +30,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts import float8
-from ferrum.codegen.layouts.base import Ids, MatrixLayout, Parallel, Source
+from ferrum.codegen.layouts.base import Ids, MatrixLayout, Parallel
 from ferrum.codegen.layouts.formats import F32, Array, Format, parse_format, to_bf16, to_f32
+from ferrum.graphs.expressions.evaluate import Pieces
 
 TILE_ROWS = 16
 _NIBBLES = (0, 2, 4, 6, 1, 3, 5, 7)
@@ -105,7 +106,7 @@ class RowLayout(MatrixLayout):
             return self.scale_offset + self.padded_n * self.groups * 2
         return self.zero_offset + self.padded_n * self.groups
 
-    def encode(self, source: Source, parallel: Parallel) -> Iterator[Array]:
+    def encode(self, source: Pieces, parallel: Parallel) -> Iterator[Array]:
         scales: list[Array] = []
         zeros: list[Array] = []
         for data, scale, zero in self.by_units(lambda first, count: self._encode_tiles(source, first, count), parallel):
@@ -120,7 +121,7 @@ class RowLayout(MatrixLayout):
             yield np.zeros(self.zero_offset - self.scale_offset - 2 * self.padded_n * self.groups, np.uint8)
             yield np.concatenate(zeros)
 
-    def _encode_tiles(self, source: Source, first: int, count: int) -> tuple[Array, Array | None, Array | None]:
+    def _encode_tiles(self, source: Pieces, first: int, count: int) -> tuple[Array, Array | None, Array | None]:
         """Row bytes, scales ``[rows, K/G]`` or ``[rows]``, zero points of whole tiles."""
         fmt = self.format
         if fmt.group:

@@ -34,9 +34,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.layouts.base import Ids, MatrixLayout, Parallel, Source
+from ferrum.codegen.layouts.base import Ids, MatrixLayout, Parallel
 from ferrum.codegen.layouts.formats import F32, Array, Format, parse_format, to_bf16, to_f32
 from ferrum.codegen.layouts.quantize import quantize_spans
+from ferrum.graphs.expressions.evaluate import Pieces
 
 _DECODED = 1 << 20  # values that are decoded at a time
 
@@ -101,10 +102,10 @@ class TiledLayout(MatrixLayout):
     def nbytes(self) -> int:
         return self.units * self.unit_bytes
 
-    def encode(self, source: Source, parallel: Parallel) -> Iterator[Array]:
+    def encode(self, source: Pieces, parallel: Parallel) -> Iterator[Array]:
         return self.by_units(lambda first, count: self._encode_units(source, first, count), parallel)
 
-    def _encode_units(self, source: Source, first: int, count: int) -> Array:
+    def _encode_units(self, source: Pieces, first: int, count: int) -> Array:
         r, k, fmt = self.unit_rows, self.padded_k, self.format
         if fmt.kind == "f32":
             return np.ascontiguousarray(self.floats(source, first, count).reshape(count, r, k).transpose(0, 2, 1))

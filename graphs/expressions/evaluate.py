@@ -49,6 +49,17 @@ class Reader(Protocol):
     def read(self, name: str) -> Array: ...
 
 
+class Pieces(Protocol):
+    """A parameter's rows, read piece by piece: as floats, or as codes with their scales where it is ``blocked``."""
+
+    @property
+    def shape(self) -> Ints: ...
+    @property
+    def blocked(self) -> Blocked | None: ...
+    def values(self, rows: slice) -> Array: ...
+    def blocks(self, rows: slice) -> Blocks: ...
+
+
 class Arrays:
     """A reader of arrays in memory."""
 
@@ -216,8 +227,8 @@ def _unpack(expr: Unpack, reader: Reader, box: Box) -> Array:
 
 
 _EVALUATE: dict[type, Callable[[Any, Reader, Box], Array]] = {
-    Tensor: _tensor, Rows: _rows, Cat: _cat, Stack: _stack, Reshape: _reshape, Permute: _permute, Map: _map, Dequant: _dequant,
-    View: _view, Unpack: _unpack,
+    Tensor: _tensor, Rows: _rows, Cat: _cat, Stack: _stack, Reshape: _reshape, Permute: _permute, Map: _map,
+    Dequant: _dequant, View: _view, Unpack: _unpack,
 }  # fmt: skip
 
 
@@ -287,6 +298,11 @@ class Source:
         box = (slice(rows.start, rows.stop, 1), *whole(self.shape[1:]))
         count = self.shape[blocked.axis] // blocked.size
         return _blocks_of(_components(self.expr), blocked, self.reader, box, (0, count))
+
+
+def in_memory(array: Array) -> Source:
+    """Floats as a source."""
+    return Source(Tensor("", array.shape), Arrays({"": array}))
 
 
 def pick(source: Source, ids: Sequence[int] | NDArray[np.int64]) -> Array:

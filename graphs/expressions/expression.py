@@ -33,13 +33,17 @@ class ExpressionFault(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too."""
+    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too.
+
+    ``scales`` is their dtype, ``f32`` where the checkpoint may store any float.
+    """
 
     scheme: str
     size: int
     axis: int
     bits: int
     zeros: bool
+    scales: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,7 @@ class Q8:
         check(parts[0].dtype == "u8" and len(shape) >= 1, f"q8 is made of bytes [.., K], not {parts[0].dtype}{list(shape)}")
         check(shape[-1] % unit == 0, f"q8: {shape[-1]} bytes are not whole blocks of {unit}")
         axis = len(shape) - 1
-        return Type((*shape[:-1], shape[-1] // unit * self.size), "f32", Blocked(self.name, self.size, axis, 8, False))
+        return Type((*shape[:-1], shape[-1] // unit * self.size), "f32", Blocked(self.name, self.size, axis, 8, False, "f16"))
 
     def components(self, parts: Sequence[Expr]) -> Components:
         (part,) = parts
@@ -63,14 +63,15 @@ class Int4:
     def type_of(self, parts: Sequence[Type]) -> Type:
         check(len(parts) == 3, f"int4 has words, scales and zero points, not {len(parts)} parts")
         words, scales, zeros = parts
-        check(words.dtype == zeros.dtype == "i32" and scales.dtype == "f32", "int4 is made of i32 words, scales and i32 words")
+        known = words.dtype == zeros.dtype == "i32" and scales.dtype in ("f16", "f32")
+        check(known, f"int4 is made of i32 words, float scales and i32 words, not {words.dtype}, {scales.dtype}, {zeros.dtype}")
         check(len(words.shape) == 2, f"int4 words of shape {list(words.shape)}, not [K / {_WORD}, N]")
         k, n = words.shape[0] * _WORD, words.shape[1]
         check(self.size >= 1 and k % self.size == 0 and n % _WORD == 0, f"int4 of [{k}, {n}] in blocks of {self.size}")
         groups = k // self.size
         check(scales.shape == (groups, n), f"int4 scales of shape {list(scales.shape)}, not {[groups, n]}")
         check(zeros.shape == (groups, n // _WORD), f"int4 zero points of shape {list(zeros.shape)}, not {[groups, n // _WORD]}")
-        return Type((k, n), "f32", Blocked(self.name, self.size, 0, 4, True))
+        return Type((k, n), "f32", Blocked(self.name, self.size, 0, 4, True, scales.dtype))
 
     def components(self, parts: Sequence[Expr]) -> Components:
         words, scales, zeros = parts
