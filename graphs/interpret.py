@@ -11,26 +11,41 @@ from typing import Any
 
 import numpy as np
 
+from ferrum.graphs.expressions.evaluate import Arrays, Reader, Source, evaluate, pick, whole
+from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import Graph, Param
 from ferrum.graphs.numpy_ops import KERNELS, Array, KvState, Rows, Run, Weights
 
 __all__ = ["Array", "ArrayWeights", "KvState", "Rows", "Weights", "interpret", "reference_greedy", "reference_logits"]
 
 
-class ArrayWeights:
-    """Weights held in memory, by checkpoint name."""
+class SourceWeights:
+    """Parameters as their expressions say, over a checkpoint or over arrays; ``bound`` are external ones by name."""
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        self.arrays = arrays
+    def __init__(self, reader: Reader, bound: Mapping[str, Array] | None = None) -> None:
+        self.reader = reader
+        self.bound = bound or {}
 
     def get(self, param: Param) -> Array:
         if param.data is not None:
-            return np.asarray(param.data, np.float64).reshape([int(d) for d in param.value.shape])
-        parts = [np.asarray(self.arrays[name]) for name in param.sources]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            return param.data
+        if isinstance(param.source, External):
+            return self.bound[param.name]
+        assert not isinstance(param.source, Constant)
+        return evaluate(param.source, self.reader, whole(param.shape))
 
     def rows(self, param: Param, ids: Rows) -> Array:
-        return np.asarray(self.get(param)[ids])
+        if isinstance(param.source, Constant | External):
+            return np.asarray(self.get(param)[ids])
+        source = Source(param.source, self.reader)
+        return source.values(slice(*ids.indices(param.shape[0]))) if isinstance(ids, slice) else pick(source, ids)
+
+
+class ArrayWeights(SourceWeights):
+    """Weights held in memory, by checkpoint name."""
+
+    def __init__(self, arrays: Mapping[str, Array], bound: Mapping[str, Array] | None = None) -> None:
+        super().__init__(Arrays(arrays), bound)
 
 
 def bind_dims(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:

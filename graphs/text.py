@@ -5,44 +5,30 @@
     graph qwen3
     input tokens: i64[batch, seq]
     param embed.weight: f32[100, 64] from(model.embed_tokens.weight)
+    param qkv: f32[12, 64] from(cat(q.weight[8, 64], k.weight[2, 64], v.weight[2, 64], axis=0))
     param inv_freq: f32[2] data(1.0, 0.01)
+    param adapter: f32[8, 64] external(request)
     embedding: f32[batch, seq, 64] = embedding(tokens, embed.weight) {scale=1.0} @ "embed_tokens model.py:12"
     return embedding
 
-A name that is not plain (letters, digits, ``_ . + -``) or that is one of the five leading words is written as a JSON string.
+A parameter's ``from`` holds an expression (``expression_text.py``); a tensor's name alone is a tensor of the parameter's shape. A
+name that is not plain (letters, digits, ``_ . + -``) or that is one of the leading words is written as a JSON string.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.expression_text import parse_expression, print_expression
+from ferrum.graphs.expressions.expression import Tensor
+from ferrum.graphs.expressions.sources import Constant, External, Floats, Source
 from ferrum.graphs.ir import Attr, Dim, Graph, Node, Param, Shape, Value
+from ferrum.graphs.lines import Line, parse_attr, print_attr, quote, tokenize
 
-KEYWORDS = frozenset({"graph", "input", "param", "return", "true", "false", "inf", "nan"})
-PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.+-]*\Z")
-TOKEN = re.compile(
-    r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")
-          |(?P<number>-?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|inf(?![A-Za-z0-9_.+-])))
-          |(?P<name>[A-Za-z_][A-Za-z0-9_.+-]*)
-          |(?P<mark>[\[\](){}:=,@]))""",
-    re.VERBOSE,
-)
-
-
-def quote(name: str) -> str:
-    return name if PLAIN.match(name) and name not in KEYWORDS else json.dumps(name)
-
-
-def print_attr(value: Attr) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, tuple):
-        return "(" + ", ".join(print_attr(item) for item in value) + ")"
-    return json.dumps(value) if isinstance(value, str) else repr(value)
+LONGEST_DATA = 256  # numbers of a constant in the text; longer ones are named by their digest
 
 
 def print_value(value: Value) -> str:
@@ -52,15 +38,26 @@ def print_value(value: Value) -> str:
 
 def print_param(param: Param) -> str:
     text = f"param {print_value(param.value)}"
-    if param.data is not None:
-        text += f" data({', '.join(map(repr, param.data))})"
-    if param.sources:
-        text += f" from({', '.join(map(quote, param.sources))})"
+    text += f" {print_source(param)}"
+    if param.shard is not None:
+        text += f" shard({param.shard})"
     if param.format:
         text += f" format({quote(param.format)})"
     if param.layout:
         text += f" layout({quote(param.layout)})"
     return text
+
+
+def print_source(param: Param) -> str:
+    """``from(..)``, ``data(..)`` or ``external(..)``; a tensor that is the whole parameter is its name alone."""
+    source, value = param.source, param.value
+    if isinstance(source, External):
+        return f"external({quote(source.bound)})"
+    if isinstance(source, Constant):
+        short = source.values.size <= LONGEST_DATA
+        return f"data({', '.join(map(repr, source.values.tolist())) if short else json.dumps(source.digest)})"
+    plain = isinstance(source, Tensor) and (source.shape, source.dtype) == (value.shape, "f32")
+    return f"from({quote(source.name) if plain and isinstance(source, Tensor) else print_expression(source)})"
 
 
 def print_node(node: Node, origins: bool = True) -> str:
@@ -78,84 +75,6 @@ def print_graph(graph: Graph, origins: bool = True) -> str:
     lines += [print_node(node, origins) for node in graph.nodes]
     lines.append("return " + ", ".join(map(quote, graph.outputs)) if graph.outputs else "return")
     return "\n".join(lines) + "\n"
-
-
-@dataclass
-class Line:
-    """The tokens of one line, read from left to right."""
-
-    number: int
-    text: str
-    tokens: list[tuple[str, str]]
-    at: int = 0
-
-    def fault(self, expected: str) -> FerrumError:
-        found = self.tokens[self.at][1] if self.at < len(self.tokens) else "the end of the line"
-        return FerrumError("graph-text", f"expected {expected}, found {found[:60]}", f"graph text, line {self.number}", "")
-
-    def peek(self, text: str) -> bool:
-        return self.at < len(self.tokens) and self.tokens[self.at] in (("mark", text), ("name", text))
-
-    def take(self, text: str) -> bool:
-        hit = self.peek(text)
-        self.at += hit
-        return hit
-
-    def expect(self, text: str) -> None:
-        if not self.take(text):
-            raise self.fault(f"'{text}'")
-
-    def done(self) -> None:
-        if self.at < len(self.tokens):
-            raise self.fault("the end of the line")
-
-    def string(self, what: str) -> str:
-        kind, text = self.tokens[self.at] if self.at < len(self.tokens) else ("", "")
-        if kind not in ("name", "string"):
-            raise self.fault(what)
-        self.at += 1
-        if kind == "name":
-            return text
-        try:
-            return str(json.loads(text))
-        except ValueError:
-            self.at -= 1
-            raise self.fault(what) from None
-
-    def number_or(self) -> int | float | None:
-        kind, text = self.tokens[self.at] if self.at < len(self.tokens) else ("", "")
-        if kind == "name" and text in ("inf", "nan"):
-            self.at += 1
-            return float(text)
-        if kind != "number":
-            return None
-        try:
-            value = float(text) if any(c in text for c in ".eEn") else int(text)
-        except ValueError:
-            raise self.fault("a number") from None
-        self.at += 1
-        return value
-
-    def names(self, end: str) -> tuple[str, ...]:
-        out: list[str] = []
-        while not self.take(end):
-            if out:
-                self.expect(",")
-            out.append(self.string("a name"))
-        return tuple(out)
-
-
-def tokenize(number: int, text: str) -> Line:
-    tokens: list[tuple[str, str]] = []
-    at, end = 0, len(text.rstrip())
-    while at < end:
-        match = TOKEN.match(text, at)
-        if match is None:
-            raise FerrumError("graph-text", f"cannot read {text[at : at + 20].strip()!r}", f"graph text, line {number}", "")
-        kind = match.lastgroup or ""
-        tokens.append((kind, match.group(kind)))
-        at = match.end()
-    return Line(number, text, tokens)
 
 
 def parse_dim(line: Line) -> Dim:
@@ -181,55 +100,67 @@ def parse_value(line: Line) -> Value:
     return Value(name, line.string("a dtype"), parse_shape(line))
 
 
-def parse_attr(line: Line) -> Attr:
-    if line.take("("):
-        items: list[Attr] = []
-        while not line.take(")"):
-            if items:
-                line.expect(",")
-            items.append(parse_attr(line))
-        kinds = {type(item) for item in items}
-        if len(kinds) > 1 or not kinds <= {int, float, str}:
-            raise line.fault("a tuple of one kind")
-        return tuple(items)  # type: ignore[return-value]
-    if line.take("true"):
-        return True
-    if line.take("false"):
-        return False
-    number = line.number_or()
-    return line.string("an attribute value") if number is None else number
-
-
-def parse_param(line: Line) -> Param:
+def parse_param(line: Line, constants: Constants) -> Param:
     value = parse_value(line)
-    data: tuple[float, ...] | None = None
-    sources: tuple[str, ...] = ()
+    source: Source | None = None
+    shard: int | None = None
     labels = {"format": "", "layout": ""}
     while line.at < len(line.tokens):
-        word = line.string("from, data, format or layout")
+        word = line.string("from, data, external, shard, format or layout")
         line.expect("(")
-        if word == "data" and data is None:
-            data = parse_data(line)
-        elif word == "from" and not sources:
-            sources = line.names(")")
+        if word in SOURCES and source is None:
+            source = SOURCES[word](line, value, constants)
+        elif word == "shard" and shard is None:
+            shard = line.integer("an axis")
         elif word in labels and not labels[word]:
             labels[word] = line.string("a label")
-            line.expect(")")
         else:
-            raise line.fault("from, data, format or layout, each once")
-    return Param(value, sources, data, **labels)
+            raise line.fault("a source, shard, format or layout, each once")
+        line.expect(")")
+    if source is None:
+        raise line.fault("from, data or external")
+    return Param(value, source, shard, **labels)
 
 
-def parse_data(line: Line) -> tuple[float, ...]:
+def parse_from(line: Line, value: Value, constants: Constants) -> Source:
+    at = line.at
+    name = line.string("an expression")
+    if line.peek(")"):
+        return Tensor(name, tuple(dim for dim in value.shape if isinstance(dim, int)))
+    line.at = at
+    return parse_expression(line)
+
+
+def parse_data(line: Line, value: Value, constants: Constants) -> Constant:
+    if not line.peek(")") and line.tokens[line.at][0] == "string":
+        digest = line.string("a digest")
+        if digest not in constants:
+            raise FerrumError(
+                "graph-text", f"the numbers of {value.name} are not there", f"graph text, line {line.number}",
+                "keep the file of constants beside the text",
+            )  # fmt: skip
+        return Constant(constants[digest])
     items: list[float] = []
-    while not line.take(")"):
+    while not line.peek(")"):
         if items:
             line.expect(",")
         number = line.number_or()
         if number is None:
             raise line.fault("a number")
         items.append(float(number))
-    return tuple(items)
+    return Constant(items)
+
+
+def parse_external(line: Line, value: Value, constants: Constants) -> External:
+    return External(line.string("when it is bound"))
+
+
+Constants: TypeAlias = Mapping[str, Floats]
+SOURCES: Mapping[str, Callable[[Line, Value, Constants], Source]] = {
+    "from": parse_from,
+    "data": parse_data,
+    "external": parse_external,
+}
 
 
 def parse_node(line: Line) -> Node:
@@ -252,13 +183,16 @@ def parse_node(line: Line) -> Node:
     return Node(op, inputs, output, attrs, origin)
 
 
-def parse_graph(text: str) -> Graph:
-    """The graph that ``text`` spells. Raises ``FerrumError`` (graph-text) with the line number; shapes are not checked here."""
+def parse_graph(text: str, constants: Constants | None = None) -> Graph:
+    """The graph that ``text`` spells, with long ``constants`` by digest.
+
+    Raises ``FerrumError`` (graph-text) with the line number; shapes are not checked here.
+    """
     lines = [tokenize(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return parse_lines(lines)
+    return parse_lines(lines, constants or {})
 
 
-def parse_lines(lines: Iterable[Line]) -> Graph:
+def parse_lines(lines: Iterable[Line], constants: Constants) -> Graph:
     name, outputs = "", None
     inputs: list[Value] = []
     params: list[Param] = []
@@ -273,7 +207,7 @@ def parse_lines(lines: Iterable[Line]) -> Graph:
         elif line.take("input"):
             inputs.append(parse_value(line))
         elif line.take("param"):
-            params.append(parse_param(line))
+            params.append(parse_param(line, constants))
         elif line.take("return"):
             outputs = parse_outputs(line)
         else:

@@ -20,6 +20,8 @@ from torch import fx
 from torch.export import Dim, ExportedProgram
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.expressions.expression import Tensor
+from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.aten import Unsupported
 from ferrum.graphs.frontend.aten_table import IGNORED, NEAREST, TABLE
@@ -217,7 +219,7 @@ class Importer:
                     raise Unsupported(
                         f"parameter {target} without a checkpoint name", "a line in the module's CHECKPOINT_NAMES"
                     ) from None
-            self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), sources=(name,)))
+            self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), Tensor(name, tuple(map(int, shape)))))
             return
         data = self.buffer(target)
         if data is None:
@@ -226,8 +228,7 @@ class Importer:
             raise Unsupported(f"buffer {target} of {data.size} elements", f"at most {MAX_CONSTANT}, or computed in forward()")
         if data.shape != shape:
             raise Unsupported(f"buffer {target} of {list(shape)}, but constants() gives {list(data.shape)}", "one shape")
-        values = tuple(float(x) for x in data.reshape(-1))
-        self.names[node] = self.scope.add_param(Param(Value(target, self.dtype(node), shape), data=values))
+        self.names[node] = self.scope.add_param(Param(Value(target, self.dtype(node), shape), Constant(data)))
 
     def buffer(self, target: str) -> np.ndarray[Any, Any] | None:
         if target in self.constants:

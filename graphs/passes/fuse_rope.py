@@ -6,6 +6,7 @@ The tables cos and sin are recognized by their values (``ferrum.graphs.tables``)
 from __future__ import annotations
 
 from ferrum.graphs import tables
+from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.ir import Graph, Param, Value
 from ferrum.graphs.passes.canonicalize import FORM
 from ferrum.graphs.rewrite import Match, P, Rules, Scope, rewrite
@@ -27,7 +28,7 @@ def rotation(s: Scope, cos: str, sin: str, x: str) -> tuple[int, Rotation] | Non
 
 
 def emit(s: Scope, x: str, axis: int, freq: tuple[float, ...], scale: float) -> str:
-    inv_freq = s.add_param(Param(Value("rope.inv_freq", "f32", (len(freq),)), data=freq))
+    inv_freq = s.add_param(Param(Value("rope.inv_freq", "f32", (len(freq),)), Constant(freq)))
     return s.emit("rope", x, inv_freq, seq_axis=axis, rope_dim=2 * len(freq), rope_scale=scale)
 
 
