@@ -39,7 +39,7 @@ from ferrum.graphs.constants import encode_constants, save_graph
 from ferrum.graphs.findings import Finding
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.config import ModelConfig
-from ferrum.graphs.models.registry import build, checkpoint_names, load_config
+from ferrum.graphs.models.registry import build, checkpoint_sources, load_config
 from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import STAGE_NAMES as GRAPH_STAGES
 from ferrum.graphs.pipeline import load_graph, run_pipeline
@@ -157,11 +157,16 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
 
 def check_model(options: CompileOptions) -> tuple[Finding, ...]:
     """Everything that keeps a model from being compiled, at once; empty when it can be."""
-    from ferrum.graphs.frontend.torch_export import import_module
-
     job = _open_job(options, lambda stage, done, total: None)
     with closing(open_checkpoint(job.folder)) as checkpoint:
-        return survey(lambda: import_module(build(job.config), job.config, job.name, checkpoint_names(job.config)), checkpoint)
+        return survey(lambda: _traced(job), checkpoint)
+
+
+def _traced(job: Job) -> Graph:
+    from ferrum.graphs.frontend.torch_export import import_module
+
+    module = build(job.config)
+    return import_module(module, job.config, job.name, checkpoint_sources(module))
 
 
 def _open_job(options: CompileOptions, progress: Progress) -> Job:
@@ -201,9 +206,7 @@ def _graph_stages(job: Job) -> Graph:
             else options.dump_dir / f"{STAGES.index(previous) + 1:02d}-{previous}.txt"
         )
     else:
-        from ferrum.graphs.frontend.torch_export import import_module
-
-        graph = import_module(build(job.config), job.config, job.name, checkpoint_names(job.config))
+        graph = _traced(job)
     if not start or start in GRAPH_STAGES:
         stop = options.stop_after if options.stop_after in GRAPH_STAGES else ""
         graph = run_pipeline(graph, start, stop, options.dump_dir)

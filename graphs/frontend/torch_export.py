@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
@@ -20,7 +19,7 @@ from torch import fx
 from torch.export import Dim, ExportedProgram
 
 from ferrum.errors import FerrumError
-from ferrum.graphs.expressions.expression import Tensor
+from ferrum.graphs.expressions.expression import Expr, Tensor
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.aten import Unsupported
@@ -34,7 +33,7 @@ TRACE_SHAPE = (2, 8)  # sizes of batch and seq while tracing; any two different 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 DTYPES = {torch.int64: "i64", torch.int32: "i32", torch.bool: "bool"}
 
-Names = Callable[[str], str]
+Names = Callable[[str], str | Expr]
 
 
 def import_module(
@@ -42,12 +41,11 @@ def import_module(
 ) -> Graph:
     """The graph of ``module(tokens: int64 [batch, seq]) -> logits [batch, seq, vocab]``, usually built on the meta device.
 
-    ``checkpoint_name`` maps a parameter's qualified name to the checkpoint's; without it the function of that name beside the
-    module's class is used, if there is one. Buffers take their values from ``module.constants()`` or from their own data.
+    ``checkpoint_name`` maps a parameter's qualified name to the checkpoint's, or to an expression over its tensors; without it
+    both have the same. Buffers take their values from ``module.constants()`` or from their own data.
     Raises ``UnsupportedOps`` with everything that has no form in the graph, ``FerrumError`` (export-failed) when
     ``torch.export`` cannot trace. ``config`` is not needed and only accepted for symmetry with the other frontends.
     """
-    names = checkpoint_name or getattr(sys.modules.get(type(module).__module__), "checkpoint_name", None)
     parameters = list(module.named_parameters(remove_duplicate=False))
     device = parameters[0][1].device if parameters else torch.device("cpu")
     tokens = torch.zeros(TRACE_SHAPE, dtype=torch.int64, device=device)
@@ -63,7 +61,7 @@ def import_module(
             "export-failed", what, f"model {name}", "write the forward pass without control flow on values"
         ) from error
     constants = module.constants() if hasattr(module, "constants") else {}
-    return import_program(program, name, names, constants, first_names(parameters))
+    return import_program(program, name, checkpoint_name, constants, first_names(parameters))
 
 
 def first_names(parameters: list[tuple[str, Any]]) -> dict[str, str]:
@@ -214,11 +212,15 @@ class Importer:
             name = self.tied.get(target, target)
             if self.checkpoint_name is not None:
                 try:
-                    name = self.checkpoint_name(name)
+                    found = self.checkpoint_name(name)
                 except KeyError:
                     raise Unsupported(
-                        f"parameter {target} without a checkpoint name", "a line in the module's CHECKPOINT_NAMES"
+                        f"parameter {target} without a checkpoint name", "a line in the family's record"
                     ) from None
+                if not isinstance(found, str):
+                    self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), found))
+                    return
+                name = found
             self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), Tensor(name, tuple(map(int, shape)))))
             return
         data = self.buffer(target)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ferrum.errors import FerrumError
 from ferrum.families import FAMILIES, NAMES, Family, family_of
+from ferrum.graphs.expressions.expression import Expr, Tensor, rows
 from ferrum.graphs.models.config import ModelConfig, from_hf
 
 if TYPE_CHECKING:
@@ -48,15 +49,44 @@ def build(config: ModelConfig, device: str = "meta") -> Decoder:
 
 
 def checkpoint_names(config: ModelConfig, families: tuple[Family, ...] = FAMILIES) -> Callable[[str], str]:
-    """The family's map from our parameter names to the checkpoint's; KeyError for a parameter that has none there."""
+    """The family's map from our parameter names to the checkpoint's; KeyError for a parameter that has none of its own there."""
     family = family_of(config.family, families)
     assert family is not None
     return lambda parameter: tensor_name(family, parameter)
 
 
+def checkpoint_sources(module: Decoder, families: tuple[Family, ...] = FAMILIES) -> Callable[[str], str | Expr]:
+    """Where each parameter of ``module`` lies in the checkpoint: the name of its tensor, or a cut of one that holds several."""
+    family = family_of(module.config.family, families)
+    assert family is not None
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    cuts: dict[str, Expr] = {}
+    for tensor, parts in family.joined.items():
+        for layer in map(str, range(module.config.num_layers)) if "{}" in tensor else [""]:
+            for kind in ("weight", "bias"):
+                names = [_filled(part, layer, kind) for part in parts]
+                if set(names) <= set(shapes):
+                    cuts |= _cuts(_filled(tensor, layer, kind), {name: shapes[name] for name in names})
+    return lambda parameter: cuts[parameter] if parameter in cuts else tensor_name(family, parameter)
+
+
+def _filled(pattern: str, layer: str, kind: str) -> str:
+    return pattern.replace("{}", layer).replace("*", kind)
+
+
+def _cuts(tensor: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Expr]:
+    """Parameters that lie one after the other along the first axis of ``tensor``."""
+    inner = next(iter(shapes.values()))[1:]
+    whole = Tensor(tensor, (sum(shape[0] for shape in shapes.values()), *inner))
+    found, at = {}, 0
+    for name, shape in shapes.items():
+        found[name] = rows(whole, 0, at, at + shape[0])
+        at += shape[0]
+    return found
+
+
 def tensor_name(family: Family, parameter: str) -> str:
     """The name in the checkpoint of ``layers.3.attention.query.weight``. KeyError: the record says none."""
     layer = next(iter(_LAYER.findall(parameter)), "")
-    stem, _, part = _LAYER.sub("{}", parameter, count=1).rpartition(".")
-    table = {**NAMES, **family.tensors}
-    return table[f"{stem}.*"].replace("*", part).replace("{}", layer)
+    stem, _, kind = _LAYER.sub("{}", parameter, count=1).rpartition(".")
+    return _filled({**NAMES, **family.tensors}[f"{stem}.*"], layer, kind)
