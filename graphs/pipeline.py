@@ -78,8 +78,9 @@ def run_pipeline(graph: Graph, start_from: str = "", stop_after: str = "", dump:
 
 
 def check_finished(graph: Graph) -> Graph:
-    """``graph`` itself. Raises ``UnsupportedOps`` when an op remains that a finished graph cannot have."""
+    """``graph`` itself. Raises ``UnsupportedOps`` for an op or a form of the whole that no plan can be made for."""
     rest = [page_attention.finding(node) for node in graph.nodes if node.op not in PAGED_OPS]
+    rest += page_attention.form_findings(graph)
     if rest:
         raise UnsupportedOps(rest, f"graph {graph.name}")
     return graph

@@ -259,11 +259,16 @@ class Importer:
     def tensor(self, arg: Any) -> str:
         if not isinstance(arg, fx.Node):
             raise Unsupported(f"an argument of type {type(arg).__name__} where a tensor is needed")
+        name = self.value(arg)
+        if not isinstance(name, str):
+            raise Unsupported(f"the value {arg.name}, which is not one tensor")
+        return name
+
+    def value(self, arg: fx.Node) -> str | tuple[str, ...]:
+        """The value that ``arg`` makes, or all of them."""
         name = self.names.get(arg)
         if name is None:
             raise Consequence(arg.name)
-        if not isinstance(name, str):
-            raise Unsupported(f"the value {arg.name}, which is not one tensor")
         return name
 
     def type(self, name: str) -> Value:
@@ -313,6 +318,8 @@ class Importer:
 
     def dim(self, dim: Any) -> int | str:
         if isinstance(dim, int):
+            if dim < 1:
+                raise Unsupported("a tensor without elements", "parts of one element or more")
             return dim
         text = str(dim.node.expr)
         if text not in self.symbols:

@@ -107,7 +107,10 @@ def describe(s: Scope, node: Node, layer: int) -> Heads:
         "eps": q[1].attrs["eps"] if normed else 0.0,
     }
     norms = (q[1].inputs[1], k[1].inputs[1]) if normed else ()
-    return Heads(qkv, (q[0].inputs[1], *norms), attrs)
+    params = (q[0].inputs[1], *norms)
+    if any(name not in s.params for name in params):
+        raise NotPaged("attention with a norm's weight or frequencies that are computed", "parameters as they are stored")
+    return Heads(qkv, params, attrs)
 
 
 def tail_of(graph: Graph, producers: Mapping[str, Node]) -> str:
@@ -201,6 +204,24 @@ def run(graph: Graph) -> Graph:
     outputs = tuple(names[name] for name in graph.outputs)
     nodes, used = live(out.nodes.values(), outputs)
     return Graph(graph.name, INPUTS, tuple(p for p in out.params.values() if p.name in used), tuple(nodes), outputs)
+
+
+def form_findings(graph: Graph) -> list[Finding]:
+    """What a paged graph as a whole has that cannot be planned: layers that share no cache, or an end that gives no logits."""
+    findings = []
+    attention = [node for node in graph.nodes if node.op == "paged_attention"]
+    if not attention:
+        findings.append(Finding("a model without causal attention", "", "", "a decoder"))
+    for node in attention[1:]:
+        unlike = [k for k in ("num_heads", "num_kv_heads", "head_dim") if node.attrs[k] != attention[0].attrs[k]]
+        if unlike:
+            sizes = ", ".join(f"{k} {node.attrs[k]} beside {attention[0].attrs[k]}" for k in unlike)
+            what = f"a layer of another geometry than the first: {sizes}"
+            findings.append(finding(node, what, "the same heads in every layer"))
+    last = next((node for node in graph.nodes if node.output.name in graph.outputs), None)
+    if last is None or last.op != "linear":
+        findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
+    return findings
 
 
 def leftovers(graph: Graph) -> list[Finding]:
