@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from ferrum.codegen.backend import AnyCall, AnyPlan, Backend, Code, backend_of
-from ferrum.codegen.kernels.linear import Blocking
+from ferrum.codegen.backend import Backend, Code, backend_of
+from ferrum.codegen.kernels.linear.cpu import Blocking
+from ferrum.codegen.layer_points import layer_points
 from ferrum.codegen.manifest import (
     CONSTANTS_NAME,
     GRAPH_NAME,
@@ -24,16 +25,19 @@ from ferrum.codegen.manifest import (
     contract_of,
     count_parameters,
     make_manifest,
+    plan_dump,
+    plan_json,
     program_record,
 )
 from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.plan_gpu import GpuPlan
+from ferrum.codegen.plan import Plan, gpu_kernels
 from ferrum.codegen.prove import Reference, StoredWeights, emulates, make_reference, prove, runs_here, tolerance
 from ferrum.codegen.prove_kernels import Known, prove_kernels
 from ferrum.codegen.render import kernel_source
 from ferrum.codegen.store import copy_weights, refuse_external, write_weights
 from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
 from ferrum.codegen.text import licence_of, read_text
+from ferrum.codegen.walk import Call
 from ferrum.errors import FerrumError
 from ferrum.graphs.constants import encode_constants, save_graph
 from ferrum.graphs.findings import Finding
@@ -233,7 +237,7 @@ def _machine_stages(jobs: list[Job], graph: Graph, checkpoint: Checkpoint) -> li
     return finished
 
 
-def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tuple[AnyPlan, str, str, Future[Code]]:
+def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tuple[Plan, str, str, Future[Code]]:
     """Plan, source, contract and the code under way; or the dump of the last stage that was to run."""
     options = job.options
     laid_out = graph
@@ -250,7 +254,7 @@ def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tup
     if job.stops("select"):
         return path
     made = backend.plan(laid_out, calls)
-    path = job.dump("plan", backend.plan_dump(made).decode(), "json")
+    path = job.dump("plan", plan_dump(made).decode(), "json")
     if job.stops("plan"):
         return path
     contract = contract_of(made, job.max_model_len)
@@ -275,20 +279,20 @@ def _tune(job: Job, graph: Graph) -> None:
     job.progress("tune", 1, 1)
 
 
-def _calls_text(calls: Sequence[AnyCall]) -> str:
+def _calls_text(calls: Sequence[Call]) -> str:
     """One line per call: what runs, where it came from, why."""
     return "".join(f"{c.kernel.symbol}  {c.output} <- {', '.join((*c.inputs, *c.params))}  # {c.kernel.why()}\n" for c in calls)
 
 
-def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, checkpoint: Checkpoint, shared: Shared) -> Path:
-    options, backend = job.options, job.backend
+def _pack(job: Job, graph: Graph, made: Plan, code: Code, contract: str, checkpoint: Checkpoint, shared: Shared) -> Path:
+    options = job.options
     text = read_text(job.folder)
     size = made.tensors[-1].offset + made.tensors[-1].nbytes
     with PackWriter(job.output, _manifest_room(made), expected_bytes=size + code.nbytes) as writer:
         writer.add(GRAPH_NAME, print_graph(made.graph).encode())
         if constants := encode_constants(made.graph):
             writer.add(CONSTANTS_NAME, constants)
-        writer.add(PLAN_NAME, backend.plan_json(made))
+        writer.add(PLAN_NAME, plan_json(made))
         for name, data in code.members.items():
             writer.add(name, data)
         code_members = list(code.members)
@@ -315,10 +319,10 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             )
             shared.references[contract] = reference
             writer.add(SELFTEST_NAME, msgspec.json.encode(reference.test, order="sorted"))
-            writer.add(LAYERS_NAME, msgspec.json.encode(reference.layers(backend.points(made)), order="sorted"))
-            if isinstance(made, GpuPlan) and isinstance(job.target, GpuTarget):
+            writer.add(LAYERS_NAME, msgspec.json.encode(reference.layers(layer_points(made)), order="sorted"))
+            if isinstance(job.target, GpuTarget):
                 whole = emulates(job.target.device, count_parameters(made))
-                proof = Proof(kernels=prove_kernels(made.kernels, job.target, shared.errors), whole_model=whole)
+                proof = Proof(kernels=prove_kernels(gpu_kernels(made), job.target, shared.errors), whole_model=whole)
                 writer.add(PROOF_NAME, msgspec.json.encode(proof, order="sorted"))
                 code_members.append(PROOF_NAME)
             job.progress("prove", 1, 2)
@@ -328,7 +332,7 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             job.target,
             _model_record(job, made),
             text.record,
-            program_record(made, backend.memory(made), backend.kernels(made), reference is not None, bool(constants)),
+            program_record(made, job.target, reference is not None, bool(constants)),
             CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=code_members, toolchain=code.toolchain),
             job.tuning,
             source_sha256=checkpoint.digest(),
@@ -340,7 +344,7 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
     return job.output
 
 
-def _prover(job: Job, made: AnyPlan, contract: str, has_test: bool, shared: Shared) -> Callable[[Path], None] | None:
+def _prover(job: Job, made: Plan, contract: str, has_test: bool, shared: Shared) -> Callable[[Path], None] | None:
     """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
 
     Of packs whose kernels, launches and weights are the same to the letter, one runs whole in emulation.
@@ -353,27 +357,27 @@ def _prover(job: Job, made: AnyPlan, contract: str, has_test: bool, shared: Shar
     return lambda path: (prove(path), None)[1]
 
 
-def _emulated(job: Job, made: AnyPlan, contract: str) -> tuple[str, ...]:
+def _emulated(job: Job, made: Plan, contract: str) -> tuple[str, ...]:
     """All that a run in emulation depends on; nothing where the pack is not emulated."""
     whole = emulates(job.target.device, count_parameters(made))
-    if not whole or not isinstance(made, GpuPlan) or not isinstance(job.target, GpuTarget):
+    if not whole or not isinstance(job.target, GpuTarget):
         return ()
     return contract, encode_table(made.table).decode(), *(kernel_source(kernel, job.target) for kernel in made.kernels)
 
 
-def _weights_of(writer: PackWriter, made: AnyPlan) -> StoredWeights:
+def _weights_of(writer: PackWriter, made: Plan) -> StoredWeights:
     """The weights of an unfinished pack, mapped until nothing refers to them."""
     path, start = writer.written("weights")
     with path.open("rb") as file:
         return StoredWeights(made.tensors, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), start)
 
 
-def _manifest_room(made: AnyPlan) -> int:
+def _manifest_room(made: Plan) -> int:
     """Bytes kept for the manifest: it grows with the number of tensors and kernels."""
     return -(-(64 * 1024 + 400 * len(made.tensors) + 4096 * len(made.kernels)) // 16384) * 16384
 
 
-def _model_record(job: Job, made: AnyPlan) -> ModelRecord:
+def _model_record(job: Job, made: Plan) -> ModelRecord:
     options = job.options
     return ModelRecord(
         name=job.name,

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ferrum.codegen.layouts import Format
 
+# Widest vector that a GPU's kernel loads: rows of activations start at multiples of it.
+ROW_ALIGNMENT = 8
+
 
 @dataclass(frozen=True)
 class ActFormat:
@@ -37,6 +40,14 @@ class ActFormat:
         per_group = 12 if self.asymmetric else 8
         size = self.padded_k(k) * {"f32": 4, "bf16": 2, "q8": 1}[self.kind] + self.groups(k) * per_group
         return -(-size // 4) * 4
+
+    def row_stride(self, k: int) -> int:
+        """Values from one row of f32 or bf16 to the next on a GPU: bf16 rows are zero behind their end."""
+        return -(-k // ROW_ALIGNMENT) * ROW_ALIGNMENT if self.kind == "bf16" else k
+
+    def stride_bytes(self, k: int) -> int:
+        """Bytes from one row to the next on a GPU."""
+        return self.row_stride(k) * (2 if self.kind == "bf16" else 4)
 
 
 def parse_act(name: str) -> ActFormat:

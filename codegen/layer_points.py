@@ -6,9 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
-from ferrum.codegen.kernels.paged_attention import PagedAttention
 from ferrum.codegen.plan import Plan
-from ferrum.codegen.plan_gpu import GpuPlan
 from ferrum.graphs.ir import Graph, Node
 from ferrum.pack.launches import SlotArg
 from ferrum.pack.layers import LayerPoint
@@ -18,25 +16,20 @@ _OPS = ("embedding", "linear", "paged_attention")
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)")
 
 
-def cpu_points(plan: Plan) -> dict[str, LayerPoint]:
-    """By the name of the value in the graph before formats were chosen, in the order of the launches."""
-    launch, placed = -1, []
-    for call in plan.calls:
-        launch += 2 if isinstance(call.kernel, PagedAttention) else 1  # attention is preceded by its write to the cache
-        assert plan.launches[launch].symbol == call.kernel.symbol
-        placed.append((call.output, call.row_bytes, launch, plan.launches[launch].output))
-    return dict(_points(plan.graph, placed))
+def layer_points(plan: Plan) -> dict[str, LayerPoint]:
+    """By the name of the value in the graph before formats were chosen, in the order of the launches.
 
-
-def gpu_points(plan: GpuPlan) -> dict[str, LayerPoint]:
-    """As ``cpu_points``; a call ends with its last variant, whichever of them a recording takes."""
-    launch, placed = -1, []
+    A call ends with its last launch, whichever of its variants a step takes.
+    """
+    last = {id(call): index for index, (call, _) in enumerate(plan.launched)}
+    placed = []
     for call in plan.calls:
-        launch += len(call.variants)
-        if "result" in call.kernel.args:
-            slot = plan.table.launches[launch].args[call.variants[-1].kernel.args.index("result")]
+        index = last[id(call)]
+        kernel = plan.launched[index][1]
+        if "result" in kernel.args:
+            slot = plan.table.launches[index].args[kernel.args.index("result")]
             assert isinstance(slot, SlotArg)
-            placed.append((call.output, call.row_bytes, launch, slot.slot))
+            placed.append((call.output, call.row_bytes, index, slot.slot))
     return dict(_points(plan.graph, placed))
 
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Protocol
 
 from ferrum import __version__
+from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.plan import REPLICATE_ROWS, KvPlan, Plan, Tensor
-from ferrum.codegen.plan_gpu import GpuPlan
+from ferrum.codegen.plan import Plan, thread_bytes
 from ferrum.codegen.render import templates_digest
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.pack.check import contract_hash
-from ferrum.pack.launches import encode_table
+from ferrum.pack.launches import ALIGNMENT, Rows, encode_table
 from ferrum.pack.schema import (
     FORMAT_VERSION,
     STEP,
@@ -36,86 +35,40 @@ from ferrum.pack.step import INPUTS, OUTPUTS
 
 GRAPH_NAME, CONSTANTS_NAME, PLAN_NAME = f"{STEP}/graph.txt", f"{STEP}/constants", f"{STEP}/plan.json"
 SELFTEST_NAME, LAYERS_NAME = f"{STEP}/selftest.json", f"{STEP}/layers.json"
+# Of a CPU's step: a query tile for each token and sequence, a counter for each launch and slot.
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
 
 
-class Stored(Protocol):
-    """A plan for any machine."""
-
-    @property
-    def tensors(self) -> list[Tensor]: ...
-    @property
-    def kv(self) -> KvPlan: ...
-    @property
-    def vocab_size(self) -> int: ...
-
-
-def tensor_records(plan: Stored) -> list[TensorRecord]:
+def tensor_records(plan: Plan) -> list[TensorRecord]:
     return [
         TensorRecord(name=t.name, shape=list(t.shape), format=t.format, layout=t.layout, offset=t.offset, nbytes=t.nbytes)
         for t in plan.tensors
     ]
 
 
-def memory_record(plan: Plan) -> MemoryRecord:
-    """The arena as a formula; rounding to cache lines is inside ``fixed``."""
-    per_row = [sum(s.row_bytes for s in plan.slots if s.rows == rows) for rows in (0, 1)]
-    private = REPLICATE_ROWS * sum(s.row_bytes for s in plan.slots)
+def memory_record(plan: Plan, target: Target | GpuTarget) -> MemoryRecord:
+    """The arena as a formula: bytes that grow with sequences count as samples, of which a sequence has one; rounding and all
+    that is of one size are inside ``fixed``.
+    """
+    slots = plan.table.slots
+    terms = [term for slot in slots for term in slot.bytes]
+
+    def rate(*rows: Rows) -> int:
+        return sum(-(-t.times // t.per) for t in terms if t.rows in rows)
+
+    fixed, per_token, per_sample = rate("one"), rate("tokens"), rate("samples", "seqs")
+    if isinstance(target, GpuTarget):
+        fixed += ALIGNMENT * len(slots)
+        return MemoryRecord(fixed=fixed, per_token=per_token, per_sample=per_sample, per_thread=0)
     return MemoryRecord(
-        fixed=_COUNTER_BYTES * (len(plan.launches) + len(plan.slots) + 4),
-        per_token=per_row[0] + _TILE_BYTES,
-        per_sample=per_row[1] + _TILE_BYTES,
-        per_thread=plan.scratch_bytes + private,
+        fixed=fixed + _COUNTER_BYTES * (len(plan.table.launches) + len(slots) + 4),
+        per_token=per_token + _TILE_BYTES,
+        per_sample=per_sample + _TILE_BYTES,
+        per_thread=thread_bytes(plan.kernels) + REPLICATE_ROWS * (per_token + per_sample),
     )
 
 
 def kernel_records(plan: Plan) -> list[KernelRecord]:
-    records = []
-    for kernel in plan.kernels:
-        calls = sum(call.kernel.symbol == kernel.symbol for call in plan.calls)
-        cost = kernel.cost()
-        records.append(
-            KernelRecord(
-                symbol=kernel.symbol,
-                spec=kernel.stem,
-                params=kernel.params,
-                why=kernel.why(),
-                calls=calls,
-                weight_bytes=calls * cost.weight_bytes,
-                flops_per_token=calls * cost.row_flops,
-                bytes_per_token=calls * cost.row_bytes,
-            )
-        )
-    return records
-
-
-def plan_json(plan: Plan) -> bytes:
-    """The launch table, the arena and the origin of each call, for ``explain``."""
-    launches = [vars(launch) | {"weights": list(launch.weights)} for launch in plan.launches]
-    calls = [
-        {
-            "symbol": c.kernel.symbol,
-            "spec": c.kernel.stem,
-            "inputs": list(c.inputs),
-            "output": c.output,
-            "params": list(c.params),
-            "rows": c.rows,
-            "origin": c.origin,
-        }
-        for c in plan.calls
-    ]
-    slots = [{"rows": "samples" if s.rows else "tokens", "row_bytes": s.row_bytes} for s in plan.slots]
-    value = {
-        "calls": calls,
-        "launches": launches,
-        "slots": slots,
-        "scratch_bytes": plan.scratch_bytes,
-        "logits_slot": plan.logits_slot,
-    }
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-
-
-def gpu_kernel_records(plan: GpuPlan) -> list[KernelRecord]:
     """Calls and costs are those of a step of one token; kernels of other size classes have none."""
     records = []
     for kernel in plan.kernels:
@@ -138,7 +91,7 @@ def gpu_kernel_records(plan: GpuPlan) -> list[KernelRecord]:
     return records
 
 
-def gpu_plan_json(plan: GpuPlan) -> bytes:
+def plan_json(plan: Plan) -> bytes:
     """The origin of each call and its kernels, for ``explain``; launches are a member of their own."""
     calls = [
         {
@@ -158,28 +111,28 @@ def gpu_plan_json(plan: GpuPlan) -> bytes:
     return json.dumps({"calls": calls}, sort_keys=True, separators=(",", ":")).encode()
 
 
-def gpu_plan_dump(plan: GpuPlan) -> bytes:
+def plan_dump(plan: Plan) -> bytes:
     """Calls and the table of launches, for people; in a pack they are two members."""
-    value = json.loads(gpu_plan_json(plan)) | {"table": json.loads(encode_table(plan.table))}
+    value = json.loads(plan_json(plan)) | {"table": json.loads(encode_table(plan.table))}
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-def state_records(plan: Stored) -> list[StateRecord]:
-    kv = plan.kv
-    arrays = [StateArray(name=name, heads=kv.num_kv_heads, width=kv.head_dim, dtype=kv.dtype) for name in ("k", "v")]
-    paged = StateRecord(
-        name="kv", kind="paged", group=0, layers=kv.num_layers, arrays=arrays, unit=BLOCK_SIZE, unit_bytes=kv.bytes_per_block
-    )
-    return [paged]
+def state_records(plan: Plan) -> list[StateRecord]:
+    """One paged state. Where layers differ, the most heads and the largest head; a block has what each of them needs."""
+    layers = list(plan.kv.layers.values())
+    heads, width = (max(number, default=0) for number in ([x.num_kv_heads for x in layers], [x.head_dim for x in layers]))
+    arrays = [StateArray(name=name, heads=heads, width=width, dtype=plan.kv.dtype) for name in ("k", "v")]
+    size = plan.kv.bytes_per_block
+    return [StateRecord(name="kv", kind="paged", group=0, layers=len(layers), arrays=arrays, unit=BLOCK_SIZE, unit_bytes=size)]
 
 
-def contract_of(plan: Stored, max_model_len: int) -> str:
+def contract_of(plan: Plan, max_model_len: int) -> str:
     """What code and manifest of a plan both carry."""
     return contract_hash(tensor_records(plan), state_records(plan), plan.vocab_size, max_model_len)
 
 
 def program_record(
-    plan: Stored, memory: MemoryRecord, kernels: list[KernelRecord], has_selftest: bool, has_constants: bool
+    plan: Plan, target: Target | GpuTarget, has_selftest: bool = False, has_constants: bool = False
 ) -> ProgramRecord:
     return ProgramRecord(
         name=STEP,
@@ -190,15 +143,15 @@ def program_record(
         inputs=list(INPUTS),
         outputs=list(OUTPUTS),
         states=[state.name for state in state_records(plan)],
-        memory=memory,
-        kernels=kernels,
+        memory=memory_record(plan, target),
+        kernels=kernel_records(plan),
         selftest=SELFTEST_NAME if has_selftest else "",
         layers=LAYERS_NAME if has_selftest else "",
     )
 
 
 def make_manifest(
-    plan: Stored,
+    plan: Plan,
     options: CompileOptions,
     target: Target | GpuTarget,
     model: ModelRecord,
@@ -240,5 +193,5 @@ def make_manifest(
     )
 
 
-def count_parameters(plan: Stored) -> int:
+def count_parameters(plan: Plan) -> int:
     return sum(math.prod(t.shape) for t in plan.tensors)

@@ -1,19 +1,24 @@
-"""From calls to a plan: where values live in the arena, which barriers are needed, where weights lie."""
+"""From calls to a launch table: where values live in the arena, what each launch gets, where barriers are, where weights lie."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from ferrum.codegen.kernels.base import Kernel, distinct
-from ferrum.codegen.kernels.linear import Linear
-from ferrum.codegen.kernels.paged_attention import PagedAttention
-from ferrum.codegen.layouts import parse_layout
-from ferrum.codegen.select import Call
-from ferrum.graphs.ir import Graph
-from ferrum.pack.schema import TENSOR_ALIGNMENT
+from msgspec.structs import replace
 
-REPLICATE_ROWS = 8
-SYNC_ALWAYS, SYNC_IF_SHARED, SYNC_IF_PREFILL = 0, 1, 2
+from ferrum.codegen.kernels.base import Kernel, distinct
+from ferrum.codegen.kernels.cpu import CpuKernel
+from ferrum.codegen.kernels.gpu import GpuKernel
+from ferrum.codegen.kernels.paged_attention import PagedAttention
+from ferrum.codegen.kernels.sample import Sample
+from ferrum.codegen.layouts import parse_layout
+from ferrum.codegen.target import GpuTarget, Target
+from ferrum.codegen.walk import Call, Variant
+from ferrum.graphs.ir import Graph
+from ferrum.pack import launches
+from ferrum.pack.launches import LAUNCHES_VERSION, Arg, Blocks, Launch, LaunchTable, Rows, SlotArg, Term, Threads
+from ferrum.pack.schema import TENSOR_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -28,95 +33,84 @@ class Tensor:
     nbytes: int
 
 
-@dataclass
-class Slot:
-    """A piece of the arena: ``row_bytes`` for each of the step's tokens (rows 0) or samples (rows 1)."""
-
-    rows: int
-    row_bytes: int
-    free_after: int
-
-
 @dataclass(frozen=True)
-class Launch:
-    """A row of the generated launch table."""
+class LayerKv:
+    """The part of a KV block that a layer has; layers may differ. ``offset``: bytes of the layers before it."""
 
-    symbol: str
-    rows: int
-    input: int
-    in_private: int
-    output: int
-    residual: int
-    layer: int
-    sync: int
-    weights: tuple[int, int, int]
+    num_kv_heads: int
+    head_dim: int
+    head_bytes: int
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.num_kv_heads * self.head_bytes
 
 
 @dataclass(frozen=True)
 class KvPlan:
-    num_layers: int
-    num_kv_heads: int
-    head_dim: int
+    """The paged cache, by layer in the order of the step."""
+
+    layers: dict[int, LayerKv]
     dtype: str
-    layer_block_bytes: int
 
     @property
     def bytes_per_block(self) -> int:
-        return self.num_layers * self.layer_block_bytes
+        return sum(layer.nbytes for layer in self.layers.values())
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything the renderer and the manifest need."""
+    """Everything the renderer and the manifest need; ``table`` is without contract and code until there is code.
+
+    ``launched``: the call and the kernel of each launch of the table.
+    """
 
     kernels: list[Kernel]
     calls: list[Call]
-    launches: list[Launch]
-    slots: list[Slot]
+    table: LaunchTable
+    launched: list[tuple[Call, Kernel]]
     tensors: list[Tensor]
     kv: KvPlan
     vocab_size: int
-    logits_slot: int
-    scratch_bytes: int
-    tile_tokens: int
     graph: Graph = field(repr=False)
 
 
-def plan(graph: Graph, calls: list[Call]) -> Plan:
+def plan(graph: Graph, calls: list[Call], target: Target | GpuTarget, kv_dtype: str) -> Plan:
     """Lay out weights and arena and build the launch table."""
     tensors = place_tensors(graph)
-    kernels = distinct(call.kernel for call in calls)
-    attention = [k for k in kernels if isinstance(k, PagedAttention)]
-    logits = next(c for c in calls if c.output == graph.outputs[0])
-    assert isinstance(logits.kernel, Linear)
-    vocab = logits.kernel.n
-    launches, slots, logits_slot = _launch(calls, {t.name: t.offset for t in tensors}, graph.outputs[0])
-    panel = max((k.panel_bytes for k in kernels if isinstance(k, Linear)), default=0)
-    return Plan(
-        kernels=kernels,
-        calls=calls,
-        launches=launches,
-        slots=slots,
-        tensors=tensors,
-        kv=_plan_kv(calls),
-        vocab_size=vocab,
-        logits_slot=logits_slot,
-        scratch_bytes=_align(max(panel, 4 * _align(vocab) + 8 * vocab), 4096),
-        tile_tokens=min((k.tile_tokens for k in attention), default=1),
-        graph=graph,
-    )
+    kv = plan_kv(calls, kv_dtype)
+    planner = _Planner(graph.outputs[0], calls, {t.name: t.offset for t in tensors}, kv, target)
+    table, launched = planner.table()
+    sample = calls[-1].kernel
+    assert isinstance(sample, Sample)
+    kernels = distinct(v.kernel for call in calls for v in call.variants)
+    return Plan(kernels, calls, table, launched, tensors, kv, sample.vocab_size, graph)
 
 
-def _align(n: int, to: int = 64) -> int:
+def align(n: int, to: int = 64) -> int:
     return -(-n // to) * to
 
 
-def _plan_kv(calls: list[Call]) -> KvPlan:
-    """All layers share one block geometry: the largest head count and head size among them."""
-    kernels = [c.kernel for c in calls if isinstance(c.kernel, PagedAttention)]
-    assert len({(k.num_kv_heads, k.head_bytes) for k in kernels}) <= 1, "layers differ in their KV geometry"
-    first = kernels[0]
-    return KvPlan(len(kernels), first.num_kv_heads, first.head_dim, first.kv_dtype, first.num_kv_heads * first.head_bytes)
+def thread_bytes(kernels: Iterable[Kernel]) -> int:
+    """Scratch memory of a CPU thread."""
+    return align(max((k.thread_bytes for k in kernels if isinstance(k, CpuKernel)), default=0), 4096)
+
+
+def plan_kv(calls: list[Call], dtype: str) -> KvPlan:
+    """The geometry of the cache in each layer: what its attention kernels say."""
+    layers: dict[int, LayerKv] = {}
+    at = 0
+    for call in calls:
+        kernel = call.kernel
+        if isinstance(kernel, PagedAttention) and call.layer not in layers:
+            layers[call.layer] = LayerKv(kernel.num_kv_heads, kernel.head_dim, kernel.head_bytes, at)
+            at += layers[call.layer].nbytes
+    return KvPlan(layers, dtype)
+
+
+def gpu_kernels(plan: Plan) -> list[GpuKernel]:
+    return [kernel for kernel in plan.kernels if isinstance(kernel, GpuKernel)]
 
 
 def place_tensors(graph: Graph) -> list[Tensor]:
@@ -133,87 +127,196 @@ def place_tensors(graph: Graph) -> list[Tensor]:
         param = params[name]
         nbytes = parse_layout(param.layout, param.format, param.shape).nbytes
         tensors.append(Tensor(name, param.shape, param.format, param.layout, at, nbytes))
-        at += _align(nbytes, TENSOR_ALIGNMENT)
+        at += align(nbytes, TENSOR_ALIGNMENT)
     return tensors
 
 
-def _sync_of(call: Call) -> int:
-    return SYNC_IF_SHARED if call.kernel.row_wise else SYNC_ALWAYS
+@dataclass
+class _Place:
+    """A slot under construction: the largest row that lies in it, and the last call that needs it."""
+
+    rows: Rows
+    row_bytes: int
+    free_after: int
 
 
-def _last_uses(calls: list[Call], outputs: tuple[str, ...]) -> dict[str, int]:
-    """Index of the last call during which each value must stay.
+class _Planner:
+    """``fenced``: of each call, whether all threads have ended it before any starts the next."""
 
-    After a replicated row-wise call there may be no barrier, so its inputs must outlive the next call that has one.
-    """
-    barrier_after = [0] * len(calls)
-    following = len(calls) - 1
-    for i in reversed(range(len(calls))):
-        if _sync_of(calls[i]) == SYNC_ALWAYS:
-            following = i
-        barrier_after[i] = following
-    last: dict[str, int] = {}
-    for i, call in enumerate(calls):
-        for name in (*call.inputs, call.output):
-            last[name] = barrier_after[i]
-    return last | dict.fromkeys(outputs, len(calls))
+    def __init__(self, logits: str, calls: list[Call], offsets: dict[str, int], kv: KvPlan, target: Target | GpuTarget) -> None:
+        self.logits, self.calls, self.offsets, self.kv = logits, calls, offsets, kv
+        self.early = isinstance(target, GpuTarget) and target.has_early_start
+        self.private = _private(calls) if isinstance(target, Target) else set()
+        self.cpu = isinstance(target, Target)
+        shared = _read_shared(calls)
+        self.fenced = [call.output not in self.private or call.output in shared for call in calls]
+        self.last = self._last_uses()
+        self.slots: list[_Place] = []
+        self.place: dict[str, int] = {}
+
+    def table(self) -> tuple[LaunchTable, list[tuple[Call, Kernel]]]:
+        for i, call in enumerate(self.calls):
+            if call.output:
+                self._allot(i, call)
+        self.scratch = _scratch(self.calls)
+        slots = [launches.Slot(bytes=[Term(s.rows, s.row_bytes)]) for s in self.slots]
+        made = [
+            (call, variant.kernel, launch)
+            for i, call in enumerate(self.calls)
+            for variant in call.variants
+            for launch in self._launches(i, variant)
+        ]
+        table = LaunchTable(
+            version=LAUNCHES_VERSION,
+            contract="",
+            code="",
+            slots=[*slots, *self.scratch.values()],
+            launches=[launch for _, _, launch in made],
+            logits_slot=self.place[self.logits],
+        )
+        return table, [(call, kernel) for call, kernel, _ in made]
+
+    def _last_uses(self) -> dict[str, int]:
+        """Index of the last call during which each value must stay; logits are read after the step.
+
+        After a call that is not fenced, slow threads may still read its inputs until the next one that is.
+        """
+        last: dict[str, int] = {}
+        following = len(self.calls) - 1
+        for i in reversed(range(len(self.calls))):
+            if self.fenced[i]:
+                following = i
+            for name in (*self.calls[i].inputs, self.calls[i].output):
+                last.setdefault(name, following)
+        return last | {self.logits: len(self.calls)}
+
+    def _unfenced(self, i: int) -> set[str]:
+        """Values that a slow thread may still read when call ``i`` starts: inputs since the last fence."""
+        names: set[str] = set()
+        while i and not self.fenced[i - 1]:
+            i -= 1
+            names.update(self.calls[i].inputs)
+        return names
+
+    def _allot(self, i: int, call: Call) -> None:
+        replaced = call.inputs[int(call.kernel.in_place[6:])] if call.kernel.in_place else ""
+        if replaced and self.last[replaced] <= i and replaced not in self._unfenced(i):
+            self.place[call.output] = self.place[replaced]
+            self.slots[self.place[replaced]].free_after = self.last[call.output]
+        else:
+            self.place[call.output] = self._take(call.rows, call.row_bytes, i, self.last[call.output])
+
+    def _take(self, rows: Rows, row_bytes: int, now: int, until: int) -> int:
+        """A free slot of the same kind, grown if needed (the one nearest in size), or a new one."""
+        free = [i for i, s in enumerate(self.slots) if s.rows == rows and s.free_after < now]
+        if free:
+            best = min(free, key=lambda i: (max(0, row_bytes - self.slots[i].row_bytes), self.slots[i].row_bytes))
+            self.slots[best] = _Place(rows, max(row_bytes, self.slots[best].row_bytes), until)
+            return best
+        self.slots.append(_Place(rows, row_bytes, until))
+        return len(self.slots) - 1
+
+    def _launches(self, i: int, variant: Variant) -> list[Launch]:
+        call, kernel = self.calls[i], variant.kernel
+        if self.cpu:
+            assert isinstance(kernel, CpuKernel)
+            private = [at for at, name in enumerate(kernel.args) if self._is_private(call, kernel, name)]
+            parts = [(suffix, "always" if sync == "shared" and self.fenced[i] else sync) for suffix, sync in kernel.parts]
+            return [
+                make_launch(kernel, self._bind(call), cpu_work(call.rows), Threads(private=private, sync=sync), suffix)
+                for suffix, sync in parts
+            ]
+        assert isinstance(kernel, GpuKernel)
+        geometry = kernel.geometry(call.rows)
+        on = Blocks(block=list(geometry.block), shared=geometry.shared, early=self.early)
+        launch = make_launch(kernel, self._bind(call), [list(axis) for axis in geometry.grid], on)
+        return [
+            replace(
+                launch,
+                phase=variant.phase,
+                class_rows=variant.class_rows,
+                min_rows=variant.fewest,
+                max_rows=variant.most,
+            )
+        ]
+
+    def _is_private(self, call: Call, kernel: CpuKernel, name: str) -> bool:
+        if name == "result":
+            return call.output in self.private
+        return name == "value:0" and kernel.reads_private and call.inputs[0] in self.private
+
+    def _bind(self, call: Call) -> Callable[[str], Arg]:
+        """What a kernel's argument is in a call."""
+
+        def bind(name: str) -> Arg:
+            kind, _, what = name.partition(":")
+            match kind:
+                case "value":
+                    return SlotArg(self.place[call.inputs[int(what)]])
+                case "weight":
+                    return launches.WeightsArg(self.offsets[call.params[int(what)]])
+                case "result":
+                    return SlotArg(self.place[call.output])
+                case "scratch":
+                    return SlotArg(len(self.slots) + list(self.scratch).index(what))
+                case "state":
+                    return launches.StateArg(self.kv.layers[call.layer].offset)
+            return step_arg(name, call.rows)
+
+        return bind
 
 
-def _unfenced(calls: list[Call], i: int) -> set[str]:
-    """Values that a slow thread may still read when call ``i`` starts: inputs since the last certain barrier."""
+def step_arg(name: str, rows: Rows) -> Arg:
+    """A kernel's argument that is the same in every call on ``rows``."""
+    kind, _, what = name.partition(":")
+    match kind:
+        case "count":
+            return launches.InputArg(f"num_{rows}")
+        case "input":
+            return launches.InputArg(what)
+        case "output":
+            return launches.OutputArg(what)
+        case "limit":
+            return launches.LimitArg(what)  # type: ignore[arg-type]
+    raise AssertionError(name)
+
+
+def make_launch(
+    kernel: Kernel, bind: Callable[[str], Arg], work: list[list[Term]], on: Blocks | Threads, suffix: str = ""
+) -> Launch:
+    """A launch of ``kernel``, or of the part of it that ``suffix`` names; ``bind`` says what each of its arguments is."""
+    return Launch(symbol=f"{kernel.symbol}{suffix}", work=work, args=[bind(name) for name in kernel.args], on=on)
+
+
+def cpu_work(rows: Rows) -> list[list[Term]]:
+    return [[Term(rows, 1)]]
+
+
+def _private(calls: list[Call]) -> set[str]:
+    """Values that every thread of a CPU computes for itself when rows are few."""
+    return {call.output for call in calls if isinstance(call.kernel, CpuKernel) and call.kernel.row_wise}
+
+
+def _read_shared(calls: list[Call]) -> set[str]:
+    """Values that some kernel for CPUs reads where all threads have them in common."""
     names: set[str] = set()
-    for call in reversed(calls[:i]):
-        if _sync_of(call) == SYNC_ALWAYS:
-            break
-        names.update(call.inputs)
+    for call in calls:
+        kernel = call.kernel
+        names.update(call.inputs[1:] if isinstance(kernel, CpuKernel) and kernel.reads_private else call.inputs)
     return names
 
 
-def _launch(calls: list[Call], offsets: dict[str, int], logits: str) -> tuple[list[Launch], list[Slot], int]:
-    last = _last_uses(calls, (logits,))
-    slots: list[Slot] = []
-    place: dict[str, int] = {}
-    private: set[str] = set()
-    launches: list[Launch] = []
-    for i, call in enumerate(calls):
-        kernel = call.kernel
-        residual = isinstance(kernel, Linear) and kernel.residual
-        if residual and last[call.inputs[1]] <= i and call.inputs[1] not in _unfenced(calls, i):
-            # the sum takes the place of what it is added to
-            place[call.output] = place[call.inputs[1]]
-            slots[place[call.output]].free_after = last[call.output]
-        else:
-            place[call.output] = _take_slot(slots, 0 if call.rows == "tokens" else 1, call.row_bytes, i, last[call.output])
-        if kernel.row_wise:
-            private.add(call.output)
-        source = call.inputs[0] if call.inputs else ""
-        weights = [offsets[name] for name in call.params]
-        second = place[call.inputs[1]] if len(call.inputs) > 1 else 0
-        base = Launch(
-            symbol=kernel.symbol,
-            rows=0 if call.rows == "tokens" else 1,
-            input=place.get(source, 0),
-            in_private=int(source in private),
-            output=place[call.output],
-            residual=second,
-            layer=call.layer,
-            sync=_sync_of(call),
-            weights=(*weights, *[0] * (3 - len(weights))),  # type: ignore[arg-type]
-        )
-        if isinstance(kernel, PagedAttention):
-            write = {"symbol": f"{kernel.symbol}_kv_write", "sync": SYNC_IF_PREFILL}
-            launches.append(Launch(**{**vars(base), **write}))
-        launches.append(base)
-    sample = Launch("sample_rows", 1, place[logits], 0, 0, 0, 0, SYNC_ALWAYS, (0, 0, 0))
-    return [*launches, sample], slots, place[logits]
-
-
-def _take_slot(slots: list[Slot], rows: int, row_bytes: int, now: int, until: int) -> int:
-    """A free slot of the same kind, grown if needed (the one nearest in size), or a new one."""
-    free = [i for i, s in enumerate(slots) if s.rows == rows and s.free_after < now]
-    if free:
-        best = min(free, key=lambda i: (max(0, row_bytes - slots[i].row_bytes), abs(slots[i].row_bytes - row_bytes)))
-        slots[best] = Slot(rows, max(row_bytes, slots[best].row_bytes), until)
-        return best
-    slots.append(Slot(rows, row_bytes, until))
-    return len(slots) - 1
+def _scratch(calls: list[Call]) -> dict[str, launches.Slot]:
+    """One slot for each name: launches follow each other, so all kernels may share it. Terms of equal rows: the largest."""
+    found: dict[str, dict[tuple[Rows, int], int]] = {}
+    zero: dict[str, bool] = {}
+    for kernel in (v.kernel for call in calls for v in call.variants):
+        for name, scratch in kernel.scratch().items() if isinstance(kernel, GpuKernel) else ():
+            terms = found.setdefault(name, {})
+            for term in scratch.terms:
+                terms[term.rows, term.per] = max(term.times, terms.get((term.rows, term.per), 0))
+            zero[name] = scratch.zero
+    return {
+        name: launches.Slot(bytes=[Term(rows, times, per) for (rows, per), times in terms.items()], zero=zero[name])
+        for name, terms in found.items()
+    }

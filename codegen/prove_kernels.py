@@ -8,10 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from ferrum.codegen.emulate import SCHEDULES, build
-from ferrum.codegen.kernels.gpu_base import GpuKernel
+from ferrum.codegen.kernels.cases import Bench
+from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.render import kernel_source, render_kernels
 from ferrum.codegen.target import GpuTarget
-from ferrum.codegen.trials import Bench, reduced, tolerance, trial_of
 from ferrum.errors import FerrumError
 from ferrum.pack.proof import KernelProof
 
@@ -28,7 +28,7 @@ def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: Known)
 
     Raises FerrumError when a kernel and its reference differ, or when a kernel does what a device would not survive.
     """
-    wanted = {kernel.symbol: reduced(kernel) for kernel in kernels}
+    wanted = {kernel.symbol: kernel.reduced() for kernel in kernels}
     sources = {k.symbol: (target.device, kernel_source(k, target)) for k in wanted.values()}
     new = {k.symbol: k for k in wanted.values() if sources[k.symbol] not in known}
     if new:
@@ -37,8 +37,8 @@ def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: Known)
             errors = {}
             for schedule in _SCHEDULES:
                 random = np.random.default_rng(zlib.crc32(kernel.symbol.encode()))
-                errors[str(schedule)] = found = float(trial_of(kernel)(kernel, Bench(module, schedule), random))
-                if not found <= tolerance(kernel):
+                errors[str(schedule)] = found = Bench(module, schedule).error(kernel, kernel.case(random))
+                if not found <= kernel.tolerance:
                     raise _differs(kernel, found, str(schedule))
             known[sources[kernel.symbol]] = errors
     return [
@@ -47,7 +47,7 @@ def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: Known)
             spec=kernel.stem,
             tried=kernel.symbol,
             errors=known[sources[kernel.symbol]],
-            tolerance=tolerance(kernel),
+            tolerance=kernel.tolerance,
         )
         for symbol, kernel in sorted(wanted.items())
     ]
@@ -56,7 +56,7 @@ def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: Known)
 def _differs(kernel: GpuKernel, found: float, schedule: str) -> FerrumError:
     return FerrumError(
         "proof-failed",
-        f"{kernel.symbol} and its reference differ by {found:.2e} (allowed {tolerance(kernel):.0e}; {schedule})",
+        f"{kernel.symbol} and its reference differ by {found:.2e} (allowed {kernel.tolerance:.0e}; {schedule})",
         "stage prove",
         "this is a fault of ferrum: report it with the model's config.json; --no-prove skips the check",
     )

@@ -8,17 +8,25 @@ from functools import cache
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
-from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.kernels.gpu_sample import GpuSample
-from ferrum.codegen.plan import REPLICATE_ROWS, Plan
+from ferrum.codegen.kernels.base import Kernel, distinct
+from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
+from ferrum.codegen.kernels.gpu import GpuKernel
+from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
+from ferrum.codegen.kernels.sample import GpuSample
+from ferrum.codegen.plan import KvPlan, Plan, thread_bytes
 from ferrum.codegen.target import GpuTarget, Target
+from ferrum.pack.launches import Launch, SlotArg, StateArg, Sync, Threads, WeightsArg
 from ferrum.pack.step import INPUTS, MAX_LOGPROBS, OUTPUTS
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 _C_TYPES = {"int32": "int32_t", "uint32": "uint32_t", "float32": "float", "uint64": "uint64_t"}
+# Least weights of a CPU's launch record: with them it fills a cache line.
+_WEIGHTS = 3
+_SYNC: dict[Sync, int] = {"always": 0, "shared": 1, "prefill": 2}
 
 
 @cache
@@ -33,13 +41,24 @@ def environment() -> jinja2.Environment:
     )
 
 
+SUFFIXES = {"cpu": "c", "cuda": "cu", "metal": "metal"}
+
+
 def templates_digest(device: str) -> str:
-    """SHA-256 over names and bytes of a device's templates."""
+    """SHA-256 over names and bytes of a device's templates, those that it shares with another included."""
     digest = hashlib.sha256()
-    for path in sorted((TEMPLATES / device).rglob("*")):
+    folders = (device,) if device == "cpu" else (device, "gpu")
+    for path in sorted(path for folder in folders for path in (TEMPLATES / folder).rglob("*")):
         if path.is_file():
             digest.update(f"{path.relative_to(TEMPLATES).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def kernel_source(kernel: Kernel, target: Target | GpuTarget) -> str:
+    """One kernel, without what all kernels share: from its device's template, else from the one that GPUs have in common."""
+    own = f"{target.device}/{kernel.stem}.{SUFFIXES[target.device]}.j2"
+    template = environment().select_template([own, f"gpu/{kernel.stem}.j2"])
+    return template.render(kernel.template_context() | {"target": target})
 
 
 def _step_fields() -> list[tuple[str, list[str]]]:
@@ -49,46 +68,74 @@ def _step_fields() -> list[tuple[str, list[str]]]:
 
 
 def render_step(plan: Plan, target: Target, contract: str) -> str:
-    """The whole step as one C source."""
-    env = environment()
-    sources = [env.get_template(f"{target.device}/{k.stem}.c.j2").render(k.template_context()) for k in plan.kernels]
-    return env.get_template(f"{target.device}/step.c.j2").render(
-        name=plan.graph.name.replace("*/", ""),
-        target=target,
-        contract=contract,
-        vocab_size=plan.vocab_size,
-        replicate_rows=REPLICATE_ROWS,
-        scratch_bytes=plan.scratch_bytes,
-        slots=plan.slots,
-        launches=plan.launches,
-        kernels=sources,
-        tile_tokens=plan.tile_tokens,
-        kv=plan.kv,
-        logits_slot=plan.logits_slot,
-        step_fields=_step_fields(),
-        max_logprobs=MAX_LOGPROBS,
+    """The whole step of a CPU as one C source."""
+    records = [_record(launch, kernel) for launch, (_, kernel) in zip(plan.table.launches, plan.launched, strict=True)]
+    attention = [k for k in plan.kernels if isinstance(k, CpuAttention)]
+    return (
+        environment()
+        .get_template("cpu/step.c.j2")
+        .render(
+            name=plan.graph.name.replace("*/", ""),
+            target=target,
+            contract=contract,
+            vocab_size=plan.vocab_size,
+            replicate_rows=REPLICATE_ROWS,
+            scratch_bytes=thread_bytes(plan.kernels),
+            slots=[slot.bytes[0] for slot in plan.table.slots],
+            launches=records,
+            others=max([1, *(len(r["others"]) for r in records)]),
+            weights=max([_WEIGHTS, *(len(r["weights"]) for r in records)]),
+            kernels=[kernel_source(k, target) for k in plan.kernels],
+            tile_tokens=min((k.tile_tokens for k in attention), default=1),
+            kv_runs=_kv_runs(plan.kv),
+            logits_slot=plan.table.logits_slot,
+            step_fields=_step_fields(),
+            max_logprobs=MAX_LOGPROBS,
+        )
     )
 
 
-_EXTENSION = {"cuda": "cu", "metal": "metal"}
+def _record(launch: Launch, kernel: Kernel) -> dict[str, Any]:
+    """A launch as the C record has it: slots, offsets into the weights, the layer's place in a KV block."""
+    assert isinstance(launch.on, Threads)
+    named = dict(zip(kernel.args, launch.args, strict=True))
+    values = [arg.slot for name, arg in named.items() if name.startswith("value:") and isinstance(arg, SlotArg)]
+    result, state = named.get("result"), named.get("state")
+    return {
+        "symbol": launch.symbol,
+        "rows": int(launch.work[0][0].rows == "samples"),
+        "first": values[0] if values else 0,
+        "private": int("value:0" in kernel.args and kernel.args.index("value:0") in launch.on.private),
+        "result": result.slot if isinstance(result, SlotArg) else 0,
+        "others": values[1:],
+        "state": state.offset if isinstance(state, StateArg) else 0,
+        "sync": _SYNC[launch.on.sync],
+        "weights": [arg.offset for arg in launch.args if isinstance(arg, WeightsArg)],
+    }
 
 
-def kernel_source(kernel: GpuKernel, target: GpuTarget) -> str:
-    """One kernel of a GPU, without what all kernels share."""
-    template = environment().get_template(f"{target.device}/{kernel.stem}.{_EXTENSION[target.device]}.j2")
-    return template.render(kernel.template_context() | {"target": target})
+def _kv_runs(kv: KvPlan) -> list[tuple[int, int]]:
+    """(KV heads, bytes of one in a block) of layers that follow each other with heads of one size."""
+    runs: list[tuple[int, int]] = []
+    for layer in kv.layers.values():
+        heads = runs.pop()[0] if runs and runs[-1][1] == layer.head_bytes else 0
+        runs.append((heads + layer.num_kv_heads, layer.head_bytes))
+    return runs
 
 
 def render_kernels(name: str, kernels: Sequence[GpuKernel], target: GpuTarget, contract: str) -> str:
     """The distinct kernels of a GPU as one source."""
     sample = next((k for k in kernels if isinstance(k, GpuSample)), GpuSample(1, 32))
-    template = environment().get_template(f"{target.device}/step.{_EXTENSION[target.device]}.j2")
-    return template.render(
-        name=name.replace("*/", ""),
-        target=target,
-        contract=contract,
-        vocab_size=sample.vocab_size,
-        sample_threads=sample.threads,
-        max_logprobs=MAX_LOGPROBS,
-        kernels=[kernel_source(kernel, target) for kernel in {k.symbol: k for k in kernels}.values()],
+    return (
+        environment()
+        .get_template(f"{target.device}/step.{SUFFIXES[target.device]}.j2")
+        .render(
+            name=name.replace("*/", ""),
+            target=target,
+            contract=contract,
+            vocab_size=sample.vocab_size,
+            sample_threads=sample.threads,
+            max_logprobs=MAX_LOGPROBS,
+            kernels=[kernel_source(kernel, target) for kernel in distinct(kernels)],
+        )
     )

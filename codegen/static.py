@@ -16,10 +16,11 @@ from pathlib import Path
 
 import msgspec
 
-from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.plan_gpu import GpuPlan
+from ferrum.codegen.kernels.gpu import GpuKernel
+from ferrum.codegen.plan import Plan, gpu_kernels
 from ferrum.codegen.target import GpuTarget
 from ferrum.errors import FerrumError
+from ferrum.pack.launches import Blocks
 from ferrum.pack.static import WAIT, KernelStatic, StaticProof
 
 # Matrix instructions (16-bit, integer), asynchronous copies, matrix loads, accesses to local memory, the wait of an early start.
@@ -83,12 +84,13 @@ def _version(tool: str) -> str:
     return f"{tool} {found[1] if found else ''}".strip()
 
 
-def static_record(code: bytes, plan: GpuPlan, target: GpuTarget) -> bytes:
+def static_record(code: bytes, plan: Plan, target: GpuTarget) -> bytes:
     """The member ``code/static.json`` of a CUDA pack; empty where there is no machine code or no tool to read it."""
     if target.device != "cuda" or not find_tool("cuobjdump") or not find_tool("nvdisasm"):
         return b""
     dynamic: dict[str, int] = {}
     for launch in plan.table.launches:
-        dynamic[launch.symbol] = max(launch.shared, dynamic.get(launch.symbol, 0))
-    kernels = {kernel.symbol: (kernel, dynamic[kernel.symbol]) for kernel in plan.kernels}
+        if isinstance(launch.on, Blocks):
+            dynamic[launch.symbol] = max(launch.on.shared, dynamic.get(launch.symbol, 0))
+    kernels = {kernel.symbol: (kernel, dynamic[kernel.symbol]) for kernel in gpu_kernels(plan)}
     return msgspec.json.encode(inspect(code, kernels, target), order="sorted")

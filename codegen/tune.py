@@ -17,17 +17,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.codegen.alone import launch_alone, plan_alone, slot_alone
 from ferrum.codegen.formats import act_for
-from ferrum.codegen.kernels.linear import Blocking, Linear
+from ferrum.codegen.kernels.linear.cpu import Blocking, CpuLinear
 from ferrum.codegen.layouts import Format, TiledLayout, parse_format, stored
-from ferrum.codegen.plan import KvPlan, Launch, Plan, Slot
 from ferrum.codegen.render import render_step
-from ferrum.codegen.select import blocking
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
+from ferrum.codegen.tuned import blocking
 from ferrum.devices.cpu import Config, Step
 from ferrum.devices.host import usable_cpus
-from ferrum.graphs.ir import Graph, Param
+from ferrum.graphs.ir import Param
 from ferrum.pack.schema import TuningRecord
 
 ROWS = (1, 4, 16, 64)
@@ -103,27 +103,25 @@ def measure(target: Target, fmt: Format, n: int, k: int, blockings: Sequence[Blo
     return [Trial(b, tuple(line)) for b, line in zip(blockings, best.tolist(), strict=True)]
 
 
-def _linear(target: Target, fmt: Format, n: int, k: int, block: Blocking) -> Linear:
+def _linear(target: Target, fmt: Format, n: int, k: int, block: Blocking) -> CpuLinear:
     layout = TiledLayout(n, k, fmt, target.lanes, block.tiles)
     act = act_for(fmt, k, target.has_bf16_dot)
-    return Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, block.chunk_kib)
+    return CpuLinear(n, k, layout, False, False, "", act, block.rows, block.tiles, block.chunk_kib)
 
 
 class _Runner:
     """One compiled candidate with its weights, several copies of them."""
 
-    def __init__(self, kernel: Linear, target: Target, w: NDArray[np.float32], x: NDArray[np.float32], path: Path) -> None:
+    def __init__(self, kernel: CpuLinear, target: Target, w: NDArray[np.float32], x: NDArray[np.float32], path: Path) -> None:
         layout, rows = kernel.weight, max(ROWS)
         stride = -(-layout.nbytes // 64) * 64
         self.copies = max(1, _COLD_BYTES // stride)
         self.weights = _aligned(stride * self.copies)
         self.weights.reshape(self.copies, stride)[:, : layout.nbytes] = stored(w, layout)
-        launches = [Launch(kernel.symbol, 0, 1, 0, 2, 0, 0, 0, (i * stride, 0, 0)) for i in range(self.copies)]
-        launches.append(Launch("sample_rows", 1, 0, 0, 0, 0, 0, 0, (0, 0, 0)))
-        slots = [Slot(1, 4 * _VOCAB, 0), Slot(0, kernel.act.row_bytes(kernel.k), 0), Slot(0, 4 * kernel.n, 0)]
-        graph = Graph("tune", (), (), (), ())
-        scratch = max(kernel.panel_bytes, 1 << 16)
-        plan = Plan([kernel], [], launches, slots, [], KvPlan(0, 0, 0, "f32", 0), _VOCAB, 0, scratch, 1, graph)
+        launches = [launch_alone(kernel, [1], 2, [i * stride]) for i in range(self.copies)]
+        row_bytes = kernel.act.row_bytes(kernel.k)
+        slots = [slot_alone(4 * _VOCAB, "samples"), slot_alone(row_bytes), slot_alone(4 * kernel.n)]
+        plan = plan_alone([kernel], launches, slots, _VOCAB)
         path.write_bytes(find_compiler(target.arch).compile(render_step(plan, target, "0" * 64), target))
         self.lib = ctypes.CDLL(str(path))
         self.lib.ferrum_arena_bytes.restype = ctypes.c_int64
@@ -136,7 +134,7 @@ class _Runner:
         self.config.num_threads, self.config.spin = len(cpus), 3000
         self.arena = _aligned(self.lib.ferrum_arena_bytes(ctypes.byref(self.config)))
         self.config.arena = self.config.kv = self.arena.ctypes.data
-        self._fill(x, kernel, slots)
+        self._fill(x, kernel, row_bytes)
         self.tokens, self.query_start = np.zeros(rows, np.int32), np.zeros(2, np.int32)
         self.step = Step(num_seqs=1, tokens=self.tokens.ctypes.data, query_start=self.query_start.ctypes.data)
         self.profile = np.zeros(len(launches))
@@ -146,10 +144,9 @@ class _Runner:
             raise OSError(error, os.strerror(error))
         self.lib.ferrum_profile(self.handle, self.profile.ctypes.data)
 
-    def _fill(self, x: NDArray[np.float32], kernel: Linear, slots: Sequence[Slot]) -> None:
+    def _fill(self, x: NDArray[np.float32], kernel: CpuLinear, width: int) -> None:
         """Bytes and scales of x; the values hardly matter for speed, but they must be numbers."""
-        start = -(-max(len(x), self.config.num_threads * 8) * slots[0].row_bytes // 64) * 64
-        width = slots[1].row_bytes
+        start = -(-max(len(x), self.config.num_threads * 8) * 4 * _VOCAB // 64) * 64
         raw = np.zeros((len(x), width), np.uint8)
         if kernel.act.kind == "q8":
             padded, groups = kernel.act.padded_k(kernel.k), kernel.act.groups(kernel.k)

@@ -17,10 +17,11 @@ from ferrum.codegen.emulate.memory import GuardedBuffer
 from ferrum.codegen.emulate.module import Address, Module, Prepared, Region, Schedule, build
 from ferrum.devices.base import Limits, StepBuffers, row_limits
 from ferrum.devices.host import free_memory
-from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits, read_table
+from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
+from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import HEADER, HEADER_WORDS, LaunchTable, total
 from ferrum.pack.layers import LayerPoint
 from ferrum.pack.programs import kv_state

@@ -1,4 +1,4 @@
-"""What a kernel spec is: frozen parameters, a symbol derived from them, a cost, a reference and a template."""
+"""What a kernel spec is: frozen parameters, a symbol derived from them, arguments, a cost, a reference and a template."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,27 @@ class Cost:
 
 @dataclass(frozen=True)
 class Kernel(ABC):
-    """One specialised kernel. Subclasses add parameters; ``stem`` is their file's and their template's name.
+    """One specialised kernel. Subclasses add parameters; ``stem`` is their template's name.
 
-    ``row_wise`` kernels are cheap and run on every thread when rows are few, instead of paying a barrier.
+    ``args`` names what the kernel gets, in order:
+
+    ================  ===================================================================
+    count             the number of rows (tokens or samples) of this step
+    input:NAME        an array of the step's inputs or a word of the header
+    output:NAME       an array of the step's outputs
+    value:I           the I-th value that the call reads
+    weight:I          the I-th stored tensor that the call reads
+    result            the rows that the call writes
+    scratch:NAME      a scratch slot
+    state             the layer's part of the KV cache
+    limit:ROWS        int32: rows by the limits
+    ================  ===================================================================
+
+    A GPU's function has them as its parameters, pointers but for the limits. A CPU's reads slots and offsets from its launch
+    record, and the rest from the context.
     """
 
     stem: ClassVar[str] = ""
-    row_wise: ClassVar[bool] = False
 
     @property
     def params(self) -> dict[str, int | float | str | bool]:
@@ -47,6 +61,16 @@ class Kernel(ABC):
         """A C identifier derived from every parameter: equal kernels share code, different ones never clash."""
         text = ";".join(f"{k}={v!r}" for k, v in sorted(self.params.items()))
         return f"{self.stem}_{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    @property
+    @abstractmethod
+    def args(self) -> tuple[str, ...]:
+        """What the kernel gets, in order."""
+
+    @property
+    def in_place(self) -> str:
+        """The argument whose rows the result may take the place of: the same thread reads and writes each value."""
+        return ""
 
     @abstractmethod
     def cost(self) -> Cost:
@@ -70,6 +94,14 @@ def c_float(value: float) -> str:
     return text if "." in text or "e" in text else text + ".0"
 
 
-def distinct(kernels: Iterable[Kernel]) -> list[Kernel]:
+def factor(scale: float) -> str:
+    """What multiplies a C expression by ``scale``; nothing for 1."""
+    return "" if scale == 1.0 else f" * {c_float(scale)}f"
+
+
+AnyKernel = TypeVar("AnyKernel", bound=Kernel)
+
+
+def distinct(kernels: Iterable[AnyKernel]) -> list[AnyKernel]:
     """Kernels in order of first appearance, one of each symbol."""
     return list({kernel.symbol: kernel for kernel in kernels}.values())

@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ferrum.codegen.formats import ActFormat
-from ferrum.codegen.kernels.base import F32, Cost, Kernel
+from ferrum.codegen.formats import ActFormat, parse_act
+from ferrum.codegen.kernels.base import F32, Cost
+from ferrum.codegen.kernels.cases import Case, normal, rows_case
+from ferrum.codegen.kernels.rows import RowKernel, narrower
 from ferrum.codegen.layouts import to_bf16, to_f32
+from ferrum.codegen.walk import Walk
+from ferrum.graphs.ir import Node
 
 
 @dataclass(frozen=True)
-class Quantize(Kernel):
-    """``x [rows, k] -> act [rows, k]``."""
+class Quantize(RowKernel):
+    """``x [rows, k] float32 -> act [rows, k]``."""
 
     stem: ClassVar[str] = "quantize"
     row_wise: ClassVar[bool] = True
+    reads_private: ClassVar[bool] = True
     k: int
     act: ActFormat
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        return ("count", "value:0", "result")
+
+    @property
+    def width(self) -> int:
+        return self.k
 
     def cost(self) -> Cost:
         return Cost(0, 4 * self.k + self.act.row_bytes(self.k), 3 * self.k)
 
     def why(self) -> str:
-        return f"{self.k} channels to {self.act.name}, once for all rows of the weight; few rows are converted by every thread"
+        return f"{self.k} channels to {self.act.name}, once for all rows of the weight: their producer has no format of its own"
+
+    def context(self) -> dict[str, object]:
+        return super().context() | {"stride": self.act.row_stride(self.k)}
 
     @staticmethod
     def reference(x: F32, act: ActFormat) -> F32:
@@ -39,3 +55,14 @@ class Quantize(Kernel):
         scale = np.abs(groups).max(-1, keepdims=True) / np.float32(127)
         q = np.rint(np.divide(groups, scale, out=np.zeros_like(groups), where=scale > 0))
         return (q * scale).reshape(padded.shape)[:, : x.shape[1]].astype(np.float32)
+
+    def case(self, random: np.random.Generator, rows: int = 3, **_: Any) -> Case:
+        x = normal(random, rows, self.k)
+        return rows_case({"value:0": x}, self.reference(x, self.act), self.act.kind)
+
+    reduced = narrower
+
+
+def choose(walk: Walk, node: Node) -> None:
+    k, act = walk.width(node.output.name), parse_act(str(node.attrs["act"]))
+    walk.add(node, Quantize(k, act), node.inputs, (), walk.row_bytes(act, k))

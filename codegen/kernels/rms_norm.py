@@ -3,34 +3,59 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ferrum.codegen.formats import ActFormat
-from ferrum.codegen.kernels.base import F32, Cost, Kernel, c_float
+from ferrum.codegen.kernels.base import F32, Cost, c_float
+from ferrum.codegen.kernels.cases import Case, far_apart, normal, rows_case
+from ferrum.codegen.kernels.rows import RowKernel, narrower
+from ferrum.codegen.walk import Walk, number
+from ferrum.graphs.ir import Node
 
 
 @dataclass(frozen=True)
-class RmsNorm(Kernel):
-    """``x [rows, k] -> act [rows, k]``; weight ``[k]`` float32."""
+class RmsNorm(RowKernel):
+    """``x [rows, k] float32 -> act [rows, k]``; weight ``[k]`` float32."""
 
     stem: ClassVar[str] = "rms_norm"
     row_wise: ClassVar[bool] = True
+    reads_private: ClassVar[bool] = True
     k: int
     eps: float
     act: ActFormat
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        return ("count", "value:0", "weight:0", "result")
+
+    @property
+    def width(self) -> int:
+        return self.k
 
     def cost(self) -> Cost:
         return Cost(4 * self.k, 4 * self.k + self.act.row_bytes(self.k), 4 * self.k)
 
     def why(self) -> str:
         stored = f"stored as {self.act.name} for the product that reads it" if self.act.kind != "f32" else "kept in float32"
-        return f"norm of {self.k} channels, {stored}; few rows are normalised by every thread, which saves a barrier"
+        return f"norm of {self.k} channels, read once, {stored}"
 
     def context(self) -> dict[str, object]:
-        return {"eps": c_float(self.eps)}
+        return super().context() | {"stride": self.act.row_stride(self.k), "eps": c_float(self.eps)}
 
     @staticmethod
     def reference(x: F32, w: F32, eps: float) -> F32:
         return (x / np.sqrt(np.square(x.astype(np.float64)).mean(-1, keepdims=True) + eps) * w).astype(np.float32)
+
+    def case(self, random: np.random.Generator, rows: int = 3, **_: Any) -> Case:
+        x, w = far_apart(random, rows, self.k), normal(random, self.k)
+        return rows_case({"value:0": x, "weight:0": w}, self.reference(x, w, self.eps), self.act.kind)
+
+    reduced = narrower
+
+
+def choose(walk: Walk, node: Node) -> None:
+    k, (act, output) = walk.width(node.output.name), walk.stored(node)
+    kernel = RmsNorm(k, float(number(node, "eps")), act)
+    walk.add(node, kernel, node.inputs[:1], node.inputs[1:2], walk.row_bytes(act, k), output)

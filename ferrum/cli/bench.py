@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import statistics
 import time
@@ -117,17 +116,19 @@ def _profile(model: LoadedModel, args: argparse.Namespace) -> list[dict[str, Any
     """Seconds of each kernel in one round, most first; kernels of one spec and shape together."""
     import numpy as np
 
+    from ferrum.pack.launch_check import read_table
+
     profile = getattr(model.executor, "profile", None)
     if profile is None:
         raise FerrumError("bad-option", "the device does not time its kernels", "--profile", "leave it out")
-    launches = json.loads(bytes(model.pack.member(require_step(model.pack.manifest).plan)))["launches"]
+    launches = read_table(model.pack).launches
     seconds = np.zeros(len(launches))
     profile(seconds)
     _round(model.engine, model.info.vocab_size, args, args.rounds + 1)
     profile(None)
     found: dict[str, list[float]] = {}
     for launch, value in zip(launches, seconds.tolist(), strict=True):
-        found.setdefault(launch["symbol"], []).append(value)
+        found.setdefault(launch.symbol, []).append(value)
     rows = [{"kernel": symbol, "launches": len(values), "seconds": sum(values)} for symbol, values in found.items()]
     return sorted(rows, key=lambda row: -row["seconds"])
 

@@ -29,10 +29,10 @@ from ferrum.devices.launching import (
     Step,
     StepMemory,
     choose_limits,
-    read_table,
 )
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
+from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack

@@ -16,8 +16,6 @@ true counts from the header of the inputs.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,33 +26,31 @@ from numpy.typing import NDArray
 from ferrum.devices.base import Limits, StepBuffers, row_limits
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
-from ferrum.pack.check import damaged
 from ferrum.pack.launches import (
     ALIGNMENT,
     HEADER,
     HEADER_WORDS,
-    LAUNCHES_VERSION,
     UPLOADED,
     Arg,
+    Blocks,
+    ExternalArg,
     InputArg,
     IntArg,
-    KvArg,
     Launch,
     LaunchTable,
     LimitArg,
     OutputArg,
     Slot,
     SlotArg,
+    StateArg,
     WeightsArg,
-    decode_table,
     grid_of,
     taken,
     total,
 )
-from ferrum.pack.programs import kv_state, step_program
-from ferrum.pack.reader import Pack
+from ferrum.pack.programs import kv_state
 from ferrum.pack.schema import Manifest
-from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, StepArray, shape_of
+from ferrum.pack.step import OUTPUTS, RowCounts, StepArray, shape_of
 
 Buffer = Literal["weights", "arena", "kv", "inputs", "outputs"]
 Phase = Literal["decode", "mixed"]
@@ -63,8 +59,6 @@ Phase = Literal["decode", "mixed"]
 KV_SHARE = 0.9
 # What a grid may be on every device: CUDA's limits of y and z, far below Metal's.
 _MAX_GRID = ((1 << 31) - 1, 65535, 65535)
-_MAX_THREADS = 1024
-_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 
 
 def align(n: int, to: int = ALIGNMENT) -> int:
@@ -242,12 +236,13 @@ class Resolver:
         self._limits = row_limits(limits)
 
     def step(self, launch: Launch, rows: RowCounts) -> Step:
-        x, y, z = launch.block
+        assert isinstance(launch.on, Blocks)  # read_table lets no other pass
+        x, y, z = launch.on.block
         grid = grid_of(launch, rows)
         if any(size > most for size, most in zip(grid, _MAX_GRID, strict=True)):
             what = f"{launch.symbol} needs a grid of {grid}, which no device runs"
             raise FerrumError("invalid-option", what, "--max-num-batched-tokens", "give smaller limits")
-        return Step(launch.symbol, grid, (x, y, z), launch.shared, tuple(map(self._arg, launch.args)), launch.early)
+        return Step(launch.symbol, grid, (x, y, z), launch.on.shared, tuple(map(self._arg, launch.args)), launch.on.early)
 
     def recording(self, phase: Phase, tokens: int) -> Recording:
         rows = bucket_rows(self.limits, tokens)
@@ -259,7 +254,7 @@ class Resolver:
         match arg:
             case WeightsArg():
                 return Pointer("weights", arg.offset)
-            case KvArg():
+            case StateArg():
                 return Pointer("kv", arg.offset)
             case SlotArg():
                 return Pointer("arena", self.arena.offsets[arg.slot])
@@ -271,6 +266,8 @@ class Resolver:
                 return arg.value
             case LimitArg():
                 return int(getattr(self._limits, arg.rows))
+            case ExternalArg():
+                raise AssertionError(arg)  # read_table lets none pass
 
 
 class Recordings:
@@ -368,70 +365,3 @@ def out_of_memory(what: str, device: str) -> FerrumError:
     return FerrumError(
         "out-of-memory", what, device, "give a smaller --kv-cache-memory, --max-num-batched-tokens or --max-num-seqs"
     )
-
-
-def read_table(pack: Pack) -> LaunchTable:
-    """The launch table of a pack, every number checked. Raises FerrumError naming the field."""
-    entry = step_program(pack.manifest, pack.path.name).entry
-    where = f"{pack.path.name}: {entry}"
-    try:
-        table = decode_table(pack.member(entry))
-    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
-        raise damaged(f"not a launch table: {error}", where) from None
-    if table.version != LAUNCHES_VERSION:
-        what = f"the launch table is of version {table.version} and this ferrum reads {LAUNCHES_VERSION}"
-        raise FerrumError("pack-version", what, where, "compile the pack again")
-    if table.contract != pack.manifest.contract:
-        raise FerrumError("contract-mismatch", "code and weights do not belong together", where, "compile the pack again")
-    if table.code not in pack:
-        raise damaged(f"the member {table.code[:80]!r} is missing", f"{where}: code")
-    for field, problem in _problems(table, pack.manifest):
-        raise damaged(problem, f"{where}: {field}")
-    return table
-
-
-def _problems(table: LaunchTable, manifest: Manifest) -> Iterator[tuple[str, str]]:
-    """What is wrong with the table: (field, problem)."""
-    if not table.launches or not 0 <= table.logits_slot < len(table.slots):
-        yield "logits_slot", f"{table.logits_slot} of {len(table.slots)} slots"
-        return
-    terms = [term for slot in table.slots for term in slot.bytes]
-    terms += [term for launch in table.launches for axis in launch.grid for term in axis]
-    for term in terms:
-        if not 1 <= term.per < 1 << 31 or not 0 <= term.times < 1 << 40:
-            yield "term", f"ceil({term.rows} / {term.per}) * {term.times} is out of range"
-    for index, launch in enumerate(table.launches):
-        if problem := _launch_problem(launch, table, manifest):
-            yield f"launches[{index}]", problem
-
-
-def _launch_problem(launch: Launch, table: LaunchTable, manifest: Manifest) -> str:
-    if not _SYMBOL.fullmatch(launch.symbol):
-        return "the symbol is not a plain name"
-    if len(launch.grid) != 3 or len(launch.block) != 3 or min(launch.block) < 1 or math.prod(launch.block) > _MAX_THREADS:
-        return f"a grid of {len(launch.grid)} axes and a block of {launch.block[:3]}"
-    if not 0 <= launch.shared <= 1 << 20:
-        return f"{launch.shared} bytes of shared memory"
-    return next((f"args[{i}]: {launch.args[i]} is out of range" for i in _bad_args(launch, table, manifest)), "")
-
-
-def _bad_args(launch: Launch, table: LaunchTable, manifest: Manifest) -> Iterator[int]:
-    inputs, outputs = {a.name for a in INPUTS} | set(HEADER), {a.name for a in OUTPUTS}
-    for index, arg in enumerate(launch.args):
-        match arg:
-            case WeightsArg():
-                good = 0 <= arg.offset < max(manifest.weights_bytes, 1)
-            case KvArg():
-                good = 0 <= arg.offset < kv_state(manifest).unit_bytes
-            case SlotArg():
-                good = 0 <= arg.slot < len(table.slots)
-            case InputArg():
-                good = arg.name in inputs
-            case OutputArg():
-                good = arg.name in outputs
-            case IntArg():
-                good = -(1 << 31) <= arg.value < 1 << 31
-            case LimitArg():
-                good = True
-        if not good:
-            yield index

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.devices.base import Limits, StepBuffers
-from ferrum.devices.launching import Pointer, Recording, Recordings, Resolver, Step, StepMemory, align, choose_limits, read_table
+from ferrum.devices.launching import Pointer, Recording, Recordings, Resolver, Step, StepMemory, align, choose_limits
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
+from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack

@@ -1,4 +1,5 @@
-"""The launch table of a GPU pack: member ``code/launches.json``, read by the CUDA and Metal devices and by the emulator.
+"""The launch table of a pack: member ``code/launches.json``. The CUDA and Metal devices and the emulator run it; a CPU's code
+holds the same table as C, made from it.
 
 A step is a list of kernel launches over five buffers. Nothing in it is decided by the host while it runs:
 
@@ -7,7 +8,8 @@ buffer    what lies in it
 ========  ==================================================================================================
 weights   the member ``weights`` of the pack
 arena     the slots, one after the other in their order, each at a multiple of ``ALIGNMENT``
-kv        ``num_blocks`` blocks of ``kv.bytes_per_block``: ``[block][layer][kv head][K 16 x head_dim | V 16 x head_dim]``
+kv        ``num_blocks`` blocks of the paged state. On GPUs ``[block][layer][kv head][K 16 x head_dim | V 16 x head_dim]``,
+          layer after layer in each block; on CPUs ``[layer][kv head][block]``, all blocks of a head side by side
 inputs    ``HEADER_WORDS`` int32 (``HEADER``), then ``UPLOADED`` in order, each at a multiple of ``ALIGNMENT``
 outputs   ``OUTPUTS`` in order, each at a multiple of ``ALIGNMENT``
 ========  ==================================================================================================
@@ -18,7 +20,8 @@ the limits themselves. Kernels read the true counts from the header, so a record
 
 A recording takes, in order, the launches whose ``phase`` is ``any`` or its own and whose size class holds its rows:
 ``decode`` is a step in which every sequence has one token, ``mixed`` any other. Launches run one after the other; each sees
-all that the ones before it wrote. The slots with ``zero`` hold counters that kernels leave at zero: cleared once, at load.
+all that the ones before it wrote, but where a CPU leaves out a barrier (``Threads``). The slots with ``zero`` hold counters that
+kernels leave at zero: cleared once, at load.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ import msgspec
 from ferrum.pack.step import INPUTS, RowCounts, Rows, by_use
 
 LAUNCHES_NAME = "code/launches.json"
-LAUNCHES_VERSION = 1
+LAUNCHES_VERSION = 2
 ALIGNMENT = 256
 
 # int32 words at the start of the inputs; the rest of the HEADER_WORDS is zero.
@@ -67,10 +70,20 @@ class SlotArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="slot
     slot: int
 
 
-class KvArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="kv", tag_field="kind"):
-    """A pointer: the KV cache plus ``offset`` bytes, which lead to a layer within each block."""
+class StateArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="state", tag_field="kind"):
+    """A pointer: the part of a state that belongs to a layer. ``offset``: the bytes of one block that belong to layers before it.
+
+    On GPUs that is where the layer starts within each block; on CPUs the layer starts at ``offset * num_blocks``.
+    """
 
     offset: int
+    state: Literal["kv"] = "kv"
+
+
+class ExternalArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="external", tag_field="kind"):
+    """A pointer to memory that is bound by ``name`` at load or by a request. Reserved: no device binds any yet."""
+
+    name: str
 
 
 class InputArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="input", tag_field="kind"):
@@ -97,33 +110,57 @@ class LimitArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="lim
     rows: Rows
 
 
-Arg = WeightsArg | SlotArg | KvArg | InputArg | OutputArg | IntArg | LimitArg
+Arg = WeightsArg | SlotArg | StateArg | ExternalArg | InputArg | OutputArg | IntArg | LimitArg
+Sync = Literal["always", "shared", "prefill"]
+
+
+class Blocks(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, tag="gpu", tag_field="device"):
+    """How a GPU runs a launch: threads of a ``block``, dynamic ``shared`` (threadgroup) bytes.
+
+    ``early``: the kernel itself waits for the launch before it (``griddepcontrol.wait``, sm_90 and later), so it may be started
+    before that one has ended. Before its wait it reads weights and inputs only; so the first launch of a recording, which follows
+    the copy of the inputs, is never started early.
+    """
+
+    block: list[int]
+    shared: int
+    early: bool = False
+
+
+class Threads(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, tag="cpu", tag_field="device"):
+    """How the threads of a CPU run a launch.
+
+    ``private``: indices of the slot arguments whose rows each thread has of its own when they are few. ``sync``: whether the
+    threads wait for each other afterwards: always, only when the rows are shared, or only when a sequence has several new tokens.
+    """
+
+    private: list[int]
+    sync: Sync
 
 
 class Launch(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """One launch. ``grid``: three sums of terms, each at least 1. ``shared``: dynamic shared (threadgroup) bytes.
+    """One launch. ``work``: sums of terms; on GPUs the three axes of the grid, each at least 1, on CPUs the rows.
 
     ``args`` in the order of the kernel's parameters: on CUDA one parameter each, on Metal buffer index 0, 1, ...
-    (an int32 through ``setBytes``). The size class: taken when ``min_rows <= r <= max_rows`` (0: no upper bound) for the
-    recording's ``class_rows``; "one" is always taken. ``early``: the kernel itself waits for the launch before it
-    (``griddepcontrol.wait``, sm_90 and later), so it may be started before that one has ended. Before its wait it reads weights
-    and inputs only; so the first launch of a recording, which follows the copy of the inputs, is never started early.
+    (an int32 through ``setBytes``), on CPUs what the record of the launch is made from. The size class: taken when
+    ``min_rows <= r <= max_rows`` (0: no upper bound) for the recording's ``class_rows``; "one" is always taken. The kind
+    ``collective`` (devices that exchange what they computed) is reserved: no device takes it yet.
     """
 
     symbol: str
-    grid: list[list[Term]]
-    block: list[int]
-    shared: int
+    work: list[list[Term]]
     args: list[Arg]
+    on: Blocks | Threads
+    kind: Literal["kernel", "collective"] = "kernel"
     phase: Literal["any", "decode", "mixed"] = "any"
     class_rows: Rows = "one"
     min_rows: int = 0
     max_rows: int = 0
-    early: bool = False
 
 
 class LaunchTable(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """The member ``code/launches.json``. ``code`` names the member with the kernels: a cubin, a metallib or MSL source."""
+    """The member ``code/launches.json``. ``code`` names the member with the kernels: a shared object, a cubin, a metallib or MSL
+    source."""
 
     version: int
     contract: str
@@ -139,7 +176,7 @@ def total(terms: Sequence[Term], rows: RowCounts) -> int:
 
 
 def grid_of(launch: Launch, rows: RowCounts) -> tuple[int, int, int]:
-    x, y, z = (max(1, total(axis, rows)) for axis in launch.grid)
+    x, y, z = (max(1, total(axis, rows)) for axis in launch.work)
     return x, y, z
 
 

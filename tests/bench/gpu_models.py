@@ -67,7 +67,7 @@ def prepare(name: str, quant: str, target: GpuTarget, folder: Path) -> Path:
         target,
         record,
         TextRecord(),
-        program_record(made, backend.memory(made), backend.kernels(made), False, False),
+        program_record(made, target),
         CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=list(code.members), toolchain=code.toolchain),
         [],
         source_sha256="",

@@ -136,8 +136,7 @@ def test_growth_and_attention_follow_from_two_lengths() -> None:
 
 def test_launches_are_named_by_their_kernel() -> None:
     symbols = ("linear_03e52f07c5", "paged_attention_51a4faab4b_kv", "sample")
-    plan = {"launches": [{"symbol": symbol} for symbol in symbols]}
-    assert ferrum_worker.launch_kinds(plan) == ["linear", "paged_attention_kv", "sample"]
+    assert ferrum_worker.launch_kinds(list(symbols)) == ["linear", "paged_attention_kv", "sample"]
 
 
 def test_a_long_prompt_is_timed_and_profiled(tiny_pack: Path) -> None:

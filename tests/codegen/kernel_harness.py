@@ -11,13 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.kernels.base import Kernel, distinct
-from ferrum.codegen.plan import KvPlan, Launch, Plan, Slot
+from ferrum.codegen.alone import launch_alone, plan_alone, slot_alone
+from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.render import render_step
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
 from ferrum.devices.cpu import Config, Step
-from ferrum.graphs.ir import Graph
 
 VOCAB = 16
 MAX_ROWS = 64
@@ -28,7 +27,7 @@ THREADS = 2
 class Call:
     """A launch: slots it reads and writes, byte offsets of its weights, whether its rows may be private to each thread."""
 
-    kernel: Kernel
+    kernel: CpuKernel
     input: int
     output: int
     weights: tuple[int, int, int] = (0, 0, 0)
@@ -46,25 +45,19 @@ def run(
     tokens: NDArray[np.int32] | None = None,
 ) -> list[NDArray[np.uint8]]:
     """All slots' bytes ``[rows, row_bytes]`` after running ``calls`` on ``rows`` token rows; slot 0 is kept for logits."""
-    launches = [
-        Launch(c.kernel.symbol, 0, c.input, int(c.in_private), c.output, c.residual, 0, int(c.kernel.row_wise), c.weights)
-        for c in calls
-    ]
-    launches.append(Launch("sample_rows", 1, 0, 0, 0, 0, 0, 0, (0, 0, 0)))
-    slots = [Slot(1, 4 * VOCAB, 0), *(Slot(0, n, 0) for n in row_bytes)]
-    graph = Graph("kernels", (), (), (), ())
-    kernels = distinct(c.kernel for c in calls)
-    plan = Plan(kernels, [], launches, slots, [], KvPlan(0, 0, 0, "f32", 0), VOCAB, 0, 1 << 20, 1, graph)
+    launches = [launch_alone(c.kernel, [c.input, c.residual], c.output, c.weights, c.in_private) for c in calls]
+    slots = [slot_alone(4 * VOCAB, "samples"), *(slot_alone(n) for n in row_bytes)]
+    plan = plan_alone([c.kernel for c in calls], launches, slots, VOCAB)
     code = find_compiler(target.arch).compile(render_step(plan, target, "0" * 64), target)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "step.so"
         path.write_bytes(code)
-        return _call(ctypes.CDLL(str(path)), slots, rows, inputs, weights, tokens)
+        return _call(ctypes.CDLL(str(path)), [4 * VOCAB, *row_bytes], rows, inputs, weights, tokens)
 
 
 def _call(
     lib: ctypes.CDLL,
-    slots: list[Slot],
+    sizes: Sequence[int],
     rows: int,
     inputs: dict[int, NDArray[np.generic]],
     weights: bytes,
@@ -80,9 +73,9 @@ def _call(
     arena = aligned(lib.ferrum_arena_bytes(ctypes.byref(config)))
     config.arena = config.kv = arena.ctypes.data
     starts, at = [], 0
-    for slot in slots:
+    for size in sizes:
         starts.append(at)
-        at += -(-max(MAX_ROWS, THREADS * 8) * slot.row_bytes // 64) * 64
+        at += -(-max(MAX_ROWS, THREADS * 8) * size // 64) * 64
     for slot, value in inputs.items():
         raw = np.ascontiguousarray(value).view(np.uint8).ravel()
         arena[starts[slot] : starts[slot] + raw.size] = raw
@@ -94,9 +87,7 @@ def _call(
     lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = [ctypes.c_void_p]
     lib.ferrum_step(handle)
     lib.ferrum_close(handle)
-    return [
-        arena[s : s + rows * slot.row_bytes].copy().reshape(rows, slot.row_bytes) for s, slot in zip(starts, slots, strict=True)
-    ]
+    return [arena[s : s + rows * size].copy().reshape(rows, size) for s, size in zip(starts, sizes, strict=True)]
 
 
 def aligned(nbytes: int) -> NDArray[np.uint8]:

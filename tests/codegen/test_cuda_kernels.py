@@ -9,38 +9,29 @@ import pytest
 
 from ferrum.codegen.emulate import SCHEDULES, build
 from ferrum.codegen.formats import ActFormat
-from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.kernels.gpu_convert import GpuConvert
-from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
-from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
-from ferrum.codegen.kernels.gpu_gather_rows import GpuGatherRows
-from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
-from ferrum.codegen.kernels.gpu_layer_norm import GpuLayerNorm
-from ferrum.codegen.kernels.gpu_matrix import GpuMatrix
-from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
-from ferrum.codegen.kernels.gpu_plain_linear import GpuPlainLinear
-from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
-from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
-from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
-from ferrum.codegen.kernels.gpu_rope_table import GpuRopeTable
-from ferrum.codegen.kernels.gpu_sample import GpuSample
-from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
-from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
+from ferrum.codegen.kernels.cases import Bench, counts, rows_in
+from ferrum.codegen.kernels.embedding import Embedding
+from ferrum.codegen.kernels.gather_rows import GatherRows
+from ferrum.codegen.kernels.gpu import GpuKernel
+from ferrum.codegen.kernels.layer_norm import LayerNorm
+from ferrum.codegen.kernels.linear.gpu import GpuLinear
+from ferrum.codegen.kernels.linear.large import LargeLinear
+from ferrum.codegen.kernels.linear.plain import PlainLinear
+from ferrum.codegen.kernels.linear.small import SmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
-from ferrum.codegen.layouts import RowLayout, parse_format
+from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
+from ferrum.codegen.kernels.paged_attention.gpu import Paged
+from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
+from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
+from ferrum.codegen.kernels.quantize import Quantize
+from ferrum.codegen.kernels.rms_norm import RmsNorm
+from ferrum.codegen.kernels.rope_kv import RopeKv
+from ferrum.codegen.kernels.rope_table import RopeTable
+from ferrum.codegen.kernels.sample import GpuSample
+from ferrum.codegen.kernels.schedule import Schedule
+from ferrum.codegen.layouts import RowLayout, parse_format, stored
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
-from ferrum.codegen.trials import (
-    Bench,
-    Paged,
-    counts,
-    rows_in,
-    stored,
-    tolerance,
-    trial_of,
-    try_linear,
-    try_schedule,
-)
 from ferrum.graphs.ops import GATES
 
 FORMATS = ("bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")
@@ -58,11 +49,11 @@ def check(kernels: Sequence[GpuKernel], seed: int) -> None:
     made = bench(kernels)
     for kernel in kernels:
         for schedule in SCHEDULES:
-            found = trial_of(kernel)(kernel, Bench(made.module, schedule), np.random.default_rng(seed))
-            assert found <= tolerance(kernel), (kernel, str(schedule), found)
+            found = Bench(made.module, schedule).error(kernel, kernel.case(np.random.default_rng(seed)))
+            assert found <= kernel.tolerance, (kernel, str(schedule), found)
 
 
-def draw_linear(random: np.random.Generator, fmt: str) -> list[GpuMatrix]:
+def draw_linear(random: np.random.Generator, fmt: str) -> list[GpuLinear]:
     """A small and a large product of one odd shape; float32 has one kernel for all."""
     activation = str(random.choice(["", *GATES]))
     halves = 2 if activation else 1
@@ -72,13 +63,13 @@ def draw_linear(random: np.random.Generator, fmt: str) -> list[GpuMatrix]:
     out = "f32" if residual or random.integers(2) or fmt == "f32" else "bf16"
     shape = (n, k, layout, bias, residual, activation, out)
     if fmt == "f32":
-        return [GpuPlainLinear(*shape, int(random.integers(1, 6)))]
+        return [PlainLinear(*shape, int(random.integers(1, 6)))]
     row_tiles, weight_tiles = (int(random.choice(c)) for c in ([1, 2, 4, 8], [1, 2]))
     warps, splits, stages = (int(random.choice(c)) for c in ([1, 2, 4, 8], [1, 2, 4], [2, 3, 5]))
     block_n, stages_x = int(random.choice([64, 128])), int(random.choice([3, 4]))
     return [
-        GpuSmallLinear(*shape, row_tiles, weight_tiles, warps, splits, stages),
-        GpuLargeLinear(*shape, block_n, 128, 2 if block_n == 64 else int(random.choice([2, 4])), stages_x),
+        SmallLinear(*shape, row_tiles, weight_tiles, warps, splits, stages),
+        LargeLinear(*shape, block_n, 128, 2 if block_n == 64 else int(random.choice([2, 4])), stages_x),
     ]
 
 
@@ -93,11 +84,11 @@ def test_linear_with_fewer_rows_than_the_recording(fmt: str) -> None:
     """One row, none, and a grid for more rows than the step has."""
     layout = RowLayout(40, 72, parse_format(fmt))
     shape = (40, 72, layout, True, True, "", "f32")
-    kernels: list[GpuMatrix] = [GpuSmallLinear(*shape, 2, 1, 2, 2, 2), GpuLargeLinear(*shape, 64, 128, 2, 3)]
+    kernels: list[GpuLinear] = [SmallLinear(*shape, 2, 1, 2, 2, 2), LargeLinear(*shape, 64, 128, 2, 3)]
     made = bench(kernels)
     for kernel in kernels:
-        assert try_linear(kernel, made, np.random.default_rng(0), 1, 300) <= 1e-2
-        assert try_linear(kernel, made, np.random.default_rng(0), 2, 16) <= 1e-2
+        assert made.error(kernel, kernel.case(np.random.default_rng(0), 1, 300)) <= 1e-2
+        assert made.error(kernel, kernel.case(np.random.default_rng(0), 2, 16)) <= 1e-2
         untouched = np.full((1, 40), 7, np.float32)
         arrays = {"weight:0": np.zeros(layout.nbytes, np.uint8), "value:0": np.zeros((1, 72), np.uint16), "result": untouched}
         arrays |= {"weight:1": np.zeros(40, np.float32), "value:1": np.zeros((1, 40), np.float32), "count": np.zeros(1, np.int32)}
@@ -109,7 +100,7 @@ def test_linear_with_fewer_rows_than_the_recording(fmt: str) -> None:
 def test_columns_far_apart_in_size(fmt: str) -> None:
     """A row of large values must not change the others: fragments that are swapped would show here."""
     layout = RowLayout(24, 160, parse_format(fmt))
-    kernel = GpuSmallLinear(24, 160, layout, False, False, "", "f32", 1, 1, 2, 1, 3)
+    kernel = SmallLinear(24, 160, layout, False, False, "", "f32", 1, 1, 2, 1, 3)
     x = np.zeros((3, 160), np.float32)
     x[0, 5], x[1, 70], x[2, 159] = 1, 1, 1
     w = np.arange(24 * 160, dtype=np.float32).reshape(24, 160) % 7 - 3
@@ -128,8 +119,8 @@ def test_attention(dim: int) -> None:
         shape = (group * kv_heads, kv_heads, dim, window, float(dim**-0.5), "bf16", str(random.choice(["f32", "bf16"])))
         block = 2 * kv_heads * 2 * BLOCK_SIZE * dim * 2
         warps, keys = (4, 64) if dim <= 128 else (2, 32)
-        kernels.append(GpuDecodeAttention(*shape, block, int(random.choice([1, 2, 32])), 0, warps, 2))
-        kernels.append(GpuPrefillAttention(*shape, block, 4, keys))
+        kernels.append(DecodeAttention(*shape, block, int(random.choice([1, 2, 32])), 0, warps, 2))
+        kernels.append(PrefillAttention(*shape, block, 4, keys))
     check(kernels, dim)
 
 
@@ -138,23 +129,23 @@ def test_plain_attention(kind: str) -> None:
     kernels = []
     for dim, window in ((16, 0), (80, 5), (200, 0)):
         block = 2 * 2 * BLOCK_SIZE * dim * (2 if kind == "bf16" else 4)
-        kernels.append(GpuPlainAttention(6, 2, dim, window, float(dim**-0.5), kind, kind, 2 * block))
+        kernels.append(PlainAttention(6, 2, dim, window, float(dim**-0.5), kind, kind, 2 * block))
     check(kernels, 3)
 
 
 def test_rows() -> None:
     kernels: list[GpuKernel] = []
     for fmt in ("f32", *FORMATS):
-        kernels.append(GpuEmbedding(37, 203, RowLayout(37, 203, parse_format(fmt)), 0.5))
+        kernels.append(Embedding(37, 203, RowLayout(37, 203, parse_format(fmt)), 0.5))
     for k in (1, 31, 203, 1000, 5120):
-        kernels += [GpuRmsNorm(k, 1e-5, ActFormat("bf16")), GpuRmsNorm(k, 1e-5, ActFormat("f32"))]
-        kernels += [GpuLayerNorm(k, 1e-5, True, ActFormat("bf16")), GpuLayerNorm(k, 1e-5, False, ActFormat("f32"))]
-        kernels += [GpuConvert(k, ActFormat("bf16")), GpuGatherRows(k)]
+        kernels += [RmsNorm(k, 1e-5, ActFormat("bf16")), RmsNorm(k, 1e-5, ActFormat("f32"))]
+        kernels += [LayerNorm(k, 1e-5, True, ActFormat("bf16")), LayerNorm(k, 1e-5, False, ActFormat("f32"))]
+        kernels += [Quantize(k, ActFormat("bf16")), GatherRows(k)]
     for half in (8, 64):
-        kernels.append(GpuRopeTable(half, 1.5))
+        kernels.append(RopeTable(half, 1.5))
     for dim, rope, norm, kind in ((64, 64, True, "bf16"), (128, 64, False, "bf16"), (80, 80, True, "f32"), (16, 8, False, "f32")):
-        kernels.append(GpuRopeKv(6, 2, dim, rope, norm, 1e-6, kind, 1 << 16))
-    kernels += [GpuSchedule(tile) for tile in (1, 4, 64)]
+        kernels.append(RopeKv(6, 2, dim, rope, norm, 1e-6, kind, 1 << 16))
+    kernels += [Schedule(tile) for tile in (1, 4, 64)]
     kernels.append(GpuSample(777, 128))
     check(kernels, 4)
 
@@ -162,13 +153,13 @@ def test_rows() -> None:
 @pytest.mark.parametrize("lengths", ((1,), (1, 1, 1), (500,), (2,) * 9, (1, 300, 1, 64, 65)))
 def test_schedule(lengths: tuple[int, ...]) -> None:
     for tile in (3, 64):
-        kernel = GpuSchedule(tile)
-        assert try_schedule(kernel, bench([kernel]), np.random.default_rng(0), lengths) == 0
+        kernel = Schedule(tile)
+        assert bench([kernel]).error(kernel, kernel.case(np.random.default_rng(0), lengths)) == 0
 
 
 def test_what_was_never_written_is_not_read() -> None:
     """The trials' caches hold NaN where no token is; one key more than there is would make every answer NaN."""
-    kernel = GpuDecodeAttention(1, 1, 64, 0, 0.125, "bf16", "f32", 2 * BLOCK_SIZE * 64 * 2, 1, 0, 4, 2)
+    kernel = DecodeAttention(1, 1, 64, 0, 0.125, "bf16", "f32", 2 * BLOCK_SIZE * 64 * 2, 1, 0, 4, 2)
     arrays, _, _ = Paged(kernel, ((17, 1),)).make(np.random.default_rng(0))
     arrays["input:context_len"] = np.array([18], np.int32)
     bench([kernel]).run(kernel, arrays, counts(1))

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.kernels.gpu_sample import GpuSample
+from ferrum.codegen.kernels.gpu import GpuKernel
+from ferrum.codegen.kernels.linear.choose import gpu_variants as linear_variants
+from ferrum.codegen.kernels.paged_attention.choose import gpu_variants as attention_variants
+from ferrum.codegen.kernels.sample import GpuSample
 from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.render import render_kernels
-from ferrum.codegen.select_gpu import linear_variants, matrix_attention
 from ferrum.codegen.static import find_tool, inspect
 from ferrum.codegen.target import GPU_TARGETS, GpuTarget
 from ferrum.codegen.toolchains.nvcc import find_nvcc
@@ -39,7 +40,7 @@ def kernels_of(target: GpuTarget) -> list[GpuKernel]:
     for dim, group in ((64, 4), (128, 2), (256, 4)):
         fields = {"num_heads": 8 * group, "num_kv_heads": 8, "head_dim": dim, "window": 0, "softmax_scale": dim**-0.5}
         fields |= {"kv_dtype": "bf16", "out": "bf16", "block_bytes": 28 * 8 * 2 * 16 * dim * 2}
-        made += [v.kernel for v in matrix_attention(fields)]
+        made += [v.kernel for v in attention_variants(fields, target)]
     return [*made, GpuSample(151936, 1024)]
 
 

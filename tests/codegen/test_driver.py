@@ -42,7 +42,7 @@ def test_what_was_packed_is_what_the_manifest_says(folder: Path) -> None:
         program = require_step(manifest)
         assert program.selftest and program.layers and manifest.required == ["weights", "programs", "code"]
         assert {k.spec for k in program.kernels} == {
-            "embedding", "rms_norm", "linear", "rope_table", "paged_attention", "quantize", "gather_rows",
+            "embedding", "rms_norm", "linear", "rope_table", "paged_attention", "quantize", "gather_rows", "sample",
         }  # fmt: skip
         assert all(k.why and k.calls > 0 for k in program.kernels)
         head = next(t for t in manifest.tensors if t.name == "lm_head.weight")

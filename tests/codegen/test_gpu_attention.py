@@ -10,18 +10,18 @@ import pytest
 from numpy.typing import NDArray
 
 from ferrum.codegen.emulate import SCHEDULES, GuardedBuffer, build
-from ferrum.codegen.kernels.gpu_attention import GpuAttention
-from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
-from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
-from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
-from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
+from ferrum.codegen.kernels.cases import Bench, counts, error, poison, rows_in, values_of
+from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.kernels.paged_attention.choose import gpu_variants
+from ferrum.codegen.kernels.paged_attention.gpu import GpuAttention
+from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
+from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
+from ferrum.codegen.kernels.rope_kv import RopeKv
+from ferrum.codegen.kernels.schedule import Schedule
 from ferrum.codegen.layouts import to_bf16, to_f32
 from ferrum.codegen.render import render_kernels
-from ferrum.codegen.select_gpu import copyless_attention, matrix_attention
 from ferrum.codegen.target import BY_NAME, GpuTarget
-from ferrum.codegen.trials import Bench, counts, error, poison, rows_in, try_attention, try_schedule, values_of
 from ferrum.pack.launches import total
 
 TARGETS = {"cuda": "cuda-sm80", "metal": "metal-m1"}
@@ -43,7 +43,7 @@ def chosen(device: str, group: int, dim: int, block_bytes: int = 0) -> list[GpuA
     fields: dict[str, Any] = {"num_heads": group, "num_kv_heads": 1, "head_dim": dim, "window": 0, "softmax_scale": dim**-0.5}
     fields |= {"kv_dtype": "bf16", "out": "bf16", "block_bytes": block_bytes or 2 * 2 * BLOCK_SIZE * dim * 2}
     target = target_of(device)
-    variants = matrix_attention(fields) if target.has_async_copy else copyless_attention(fields, target)
+    variants = gpu_variants(fields, target)
     return [v.kernel for v in (variants[0], variants[-1])]  # type: ignore[misc]
 
 
@@ -64,20 +64,20 @@ def test_groups_and_head_sizes(device: str, first: int) -> None:
     for i, kernel in enumerate(kernels):
         decode = (((1, 1), (16, 1), (17, 1)), ((300, 1), (5, 0), (33, 1), (2, 2)))
         prefill = (((2, 2), (40, 0), (70, 7), (3, 1)), ((5, 0), (65, 65)))
-        for j, lengths in enumerate(prefill if isinstance(kernel, GpuPrefillAttention) else decode):
+        for j, lengths in enumerate(prefill if isinstance(kernel, PrefillAttention) else decode):
             schedule = SCHEDULES[(i + j + first) % len(SCHEDULES)]
-            found = try_attention(kernel, Bench(made.module, schedule), random, lengths)
+            found = Bench(made.module, schedule).error(kernel, kernel.case(random, lengths))
             assert found <= 1e-2, (kernel, lengths, str(schedule), found)
 
 
 @pytest.mark.parametrize("device", TARGETS)
 def test_a_step_with_empty_sequences_is_scheduled(device: str) -> None:
-    kernels = [GpuSchedule(tile) for tile in (3, 64)]
+    kernels = [Schedule(tile) for tile in (3, 64)]
     made = bench(device, list(kernels))
     for kernel in kernels:
         for schedule in SCHEDULES:
             for lengths in ((0, 3), (1, 0, 0, 70, 0), (2, 0, 2)):
-                assert try_schedule(kernel, Bench(made.module, schedule), np.random.default_rng(0), lengths) == 0
+                assert Bench(made.module, schedule).error(kernel, kernel.case(np.random.default_rng(0), lengths)) == 0
 
 
 # A cache whose addresses pass 4 GiB; of its blocks only a few are touched.
@@ -87,8 +87,8 @@ STRIDE, BLOCKS, LENGTH, NEW = 3 << 20, 1500, 100_000, 3
 @cache
 def long_context(device: str) -> tuple[Bench, list[GpuKernel]]:
     kernels: list[GpuKernel] = [*chosen(device, 2, 64, STRIDE)]
-    kernels.append(GpuPlainAttention(2, 1, 64, 0, 0.125, "bf16", "bf16", STRIDE))
-    kernels.append(GpuRopeKv(2, 1, 64, 64, False, 1e-6, "bf16", STRIDE))
+    kernels.append(PlainAttention(2, 1, 64, 0, 0.125, "bf16", "bf16", STRIDE))
+    kernels.append(RopeKv(2, 1, 64, 64, False, 1e-6, "bf16", STRIDE))
     return bench(device, kernels), kernels
 
 
@@ -110,12 +110,13 @@ def test_attention_over_100k_tokens(device: str, which: int) -> None:
     rows = counts(new, blocks_per_seq=len(table))
     starts, tables = np.array([0, new], np.int32), places[table].astype(np.int32)[None]
     positions = np.arange(LENGTH - new, LENGTH, dtype=np.int32)
-    arrays: dict[str, Any] = {"value:0": q, "kv": cache, "result": poison((new, 128), "bf16"), "input:positions": positions}
+    arrays: dict[str, Any] = {"value:0": q, "state": cache, "result": poison((new, 128), "bf16"), "input:positions": positions}
     arrays |= {"input:query_start": starts, "input:context_len": np.array([LENGTH], np.int32), "input:block_table": tables}
     arrays |= {"scratch:token_seq": np.zeros(new, np.int32)}
-    if isinstance(kernel, GpuPrefillAttention):
-        count = total(GpuSchedule(kernel.tile_tokens).tiles, rows)
-        arrays["scratch:tiles"] = GpuSchedule.reference(positions, starts, tables, kernel.tile_tokens, count)[2]
+    if isinstance(kernel, PrefillAttention):
+        schedule = Schedule(kernel.tile_tokens)
+        count = total(schedule.tiles, rows)
+        arrays[f"scratch:{schedule.tiles_name}"] = Schedule.reference(positions, starts, tables, kernel.tile_tokens, count)[2]
     made.run(kernel, arrays, rows)
     blocks = to_f32(raw).reshape(len(places), 2, BLOCK_SIZE, 64)[table]
     keys, values = blocks.transpose(1, 0, 2, 3).reshape(2, -1, 1, 64)[:, :LENGTH]
@@ -127,14 +128,14 @@ def test_attention_over_100k_tokens(device: str, which: int) -> None:
 def test_new_keys_land_beyond_4_gib(device: str) -> None:
     made, kernels = long_context(device)
     kernel, random = kernels[3], np.random.default_rng(1)
-    assert isinstance(kernel, GpuRopeKv)
+    assert isinstance(kernel, RopeKv)
     slots = np.array([(BLOCKS - 1) * BLOCK_SIZE + 5, 700 * BLOCK_SIZE, 3], np.int32)
     x = random.normal(size=(3, 4, 64)).astype(np.float32)
     angle = random.uniform(0, 1e5, (3, 32))
     turns = np.concatenate([np.cos(angle), np.sin(angle)], -1).astype(np.float32)
     cache, q = GuardedBuffer(STRIDE * BLOCKS), poison((3, 128), "bf16")
     arrays: dict[str, Any] = {"value:0": x.reshape(3, -1), "value:1": turns, "scratch:token_slot": slots}
-    arrays |= {"kv": cache, "result": q}
+    arrays |= {"state": cache, "result": q}
     made.run(kernel, arrays, counts(3))
     expected = kernel.reference(x[:, :3], None, turns, 64, 1e-6)
     assert error(values_of(q, 128), expected[:, :2].reshape(3, -1)) <= 1e-2

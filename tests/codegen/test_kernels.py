@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from ferrum.codegen.formats import ActFormat, act_for
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.layer_norm import LayerNorm
-from ferrum.codegen.kernels.linear import Linear
+from ferrum.codegen.kernels.linear.cpu import CpuLinear
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.layouts import TiledLayout, parse_format, stored, to_f32
 from ferrum.codegen.prove import runs_here
-from ferrum.codegen.select import blocking
 from ferrum.codegen.target import TARGETS, Target
 from ferrum.codegen.toolchains.cxx import _zig_compiler
+from ferrum.codegen.tuned import blocking
 from ferrum.graphs.ops import GATES
 from tests.codegen import kernel_harness
 from tests.codegen.kernel_harness import Call, run
@@ -66,7 +66,7 @@ def test_linear(data: st.DataObject) -> None:
     bias, residual = draw(st.booleans()), not activation and draw(st.booleans())
     act = act_for(layout.format, k, target.has_bf16_dot)
     block = blocking(target, layout.format, {})
-    kernel = Linear(n, k, layout, act, bias, residual, activation, block.rows, block.tiles, block.chunk_kib)
+    kernel = CpuLinear(n, k, layout, bias, residual, activation, act, block.rows, block.tiles, block.chunk_kib)
     rng = np.random.default_rng(n * 1000 + k)
     x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
     b, r = rng.normal(size=n).astype(np.float32), rng.normal(size=(rows, kernel.n_out)).astype(np.float32)
@@ -75,7 +75,7 @@ def test_linear(data: st.DataObject) -> None:
     calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 4, (0, len(raw), 0), in_private=True, residual=3)]
     sizes = [4 * k, act.row_bytes(k), 4 * kernel.n_out, 4 * kernel.n_out]
     slots = run(calls, sizes, rows, {1: x, 3: r}, raw + b.tobytes(), target)
-    expected = Linear.reference(
+    expected = CpuLinear.reference(
         Quantize.reference(x, act), layout.decode(raw), b if bias else None, r if residual else None, activation
     )
     got = slots[4].view(np.float32)
@@ -93,7 +93,7 @@ def test_the_largest_sums_fit(target: Target, rows: int, name: str) -> None:
     layout = layout_for(target, n, k, name)
     act = act_for(layout.format, k, target.has_bf16_dot)
     block = blocking(target, layout.format, {})
-    kernel = Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, block.chunk_kib)
+    kernel = CpuLinear(n, k, layout, False, False, "", act, block.rows, block.tiles, block.chunk_kib)
     sign = np.where(np.arange(k) % 3 == 1, -1, 1).astype(np.float32)
     x, w = np.tile(sign, (rows, 1)), np.array([3.0, -3.0, 1e-3, 0.0, 7.5], np.float32)[:, None] * sign
     w[3] = -w[4]  # one more row of both signs
@@ -101,7 +101,7 @@ def test_the_largest_sums_fit(target: Target, rows: int, name: str) -> None:
     raw += bytes(-len(raw) % 64)
     calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
     slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
-    expected = Linear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
+    expected = CpuLinear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
     np.testing.assert_allclose(slots[3].view(np.float32), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -115,13 +115,13 @@ def test_products_of_another_compiler(target: Target, name: str, monkeypatch: py
     n, k, rows = 70, 256, 13
     layout, rng = layout_for(target, n, k, name), np.random.default_rng(0)
     act, block = act_for(layout.format, k, target.has_bf16_dot), blocking(target, layout.format, {})
-    kernel = Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, block.chunk_kib)
+    kernel = CpuLinear(n, k, layout, False, False, "", act, block.rows, block.tiles, block.chunk_kib)
     x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
     raw = stored(w, layout).tobytes()
     raw += bytes(-len(raw) % 64)
     calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
     slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
-    expected = Linear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
+    expected = CpuLinear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
     error = np.abs(slots[3].view(np.float32) - expected)
     assert error.max() <= (2e-2 if act.kind == "q8" else 2e-5) * np.abs(expected).max()
 

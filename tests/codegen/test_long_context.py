@@ -10,7 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from ferrum.codegen.kernels.paged_attention import PART
+from ferrum.codegen.kernels.paged_attention.cpu import PART
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS
 from ferrum.devices.base import Executor

@@ -67,7 +67,7 @@ def test_several_targets_share_what_they_can(tmp_path: Path, monkeypatch: pytest
             proof, table = decode_proof(pack.member(PROOF_NAME)), decode_table(pack.member(LAUNCHES_NAME))
             assert {k.symbol for k in proof.kernels} == {launch.symbol for launch in table.launches}
             assert proof.whole_model and all(max(k.errors.values()) <= k.tolerance for k in proof.kernels)
-            assert all(launch.shared <= 32 << 10 for launch in table.launches)
+            assert all(launch.on.shared <= 32 << 10 for launch in table.launches)
     assert [p.read_bytes() for p in compile_targets(options)] == first
 
 

@@ -20,14 +20,16 @@ from ferrum.devices.null import null_logits
 from ferrum.engine.sampling import sample_reference
 from ferrum.pack.launches import (
     LAUNCHES_NAME,
+    LAUNCHES_VERSION,
+    Blocks,
     InputArg,
-    KvArg,
     Launch,
     LaunchTable,
     LimitArg,
     OutputArg,
     Slot,
     SlotArg,
+    StateArg,
     Term,
     WeightsArg,
     encode_table,
@@ -47,7 +49,7 @@ from tests.pack.helpers import (
 BLOCK_SIZE = 4
 BYTES_PER_BLOCK = 4 * BLOCK_SIZE
 ONE = [Term("one", 1)]
-ARGS = [InputArg("num_tokens"), OutputArg("out_token"), KvArg(0), SlotArg(1), WeightsArg(512), LimitArg("blocks_per_seq")]
+ARGS = [InputArg("num_tokens"), OutputArg("out_token"), StateArg(0), SlotArg(1), WeightsArg(512), LimitArg("blocks_per_seq")]
 NUM_ARGS = len(ARGS)
 NUMBER_ARGS = (5,)
 
@@ -55,10 +57,11 @@ NUMBER_ARGS = (5,)
 def launch_table(contract: str, code: str) -> LaunchTable:
     def launch(symbol: str, rows: str, shared: int, phase: str = "any") -> Launch:
         grid = [[Term(rows, 1)], ONE, ONE]  # type: ignore[arg-type]
-        return Launch(symbol=symbol, grid=grid, block=[32, 1, 1], shared=shared, args=list(ARGS), phase=phase)  # type: ignore[arg-type]
+        on = Blocks(block=[32, 1, 1], shared=shared)
+        return Launch(symbol=symbol, work=grid, args=list(ARGS), on=on, phase=phase)  # type: ignore[arg-type]
 
     return LaunchTable(
-        version=1,
+        version=LAUNCHES_VERSION,
         contract=contract,
         code=code,
         slots=[Slot(bytes=[Term("tokens", 12)], zero=True), Slot(bytes=[Term("samples", 4 * VOCAB_SIZE)])],

@@ -20,11 +20,25 @@ from ferrum.devices.launching import (
     bucket_sizes,
     choose_limits,
     device_bytes,
-    read_table,
 )
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
-from ferrum.pack.launches import ALIGNMENT, UPLOADED, InputArg, IntArg, KvArg, Launch, LaunchTable, Slot, SlotArg, Term
+from ferrum.pack.launch_check import read_table
+from ferrum.pack.launches import (
+    ALIGNMENT,
+    UPLOADED,
+    Blocks,
+    ExternalArg,
+    InputArg,
+    IntArg,
+    Launch,
+    LaunchTable,
+    Slot,
+    SlotArg,
+    StateArg,
+    Term,
+    Threads,
+)
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import open_pack
 from ferrum.pack.step import OUTPUTS
@@ -112,10 +126,9 @@ def test_every_step_has_a_recording_that_holds_it(most: int) -> None:
 def test_grids_cover_the_bucket_and_arguments_are_places() -> None:
     launch = Launch(
         symbol="k",
-        grid=[[Term("tokens", 3, 8)], [Term("seqs", 1), Term("one", 2)], [Term("samples", 0)]],
-        block=[32, 2, 1],
-        shared=7,
-        args=[KvArg(64), SlotArg(1), InputArg("positions"), InputArg("num_seqs"), IntArg(-3)],
+        work=[[Term("tokens", 3, 8)], [Term("seqs", 1), Term("one", 2)], [Term("samples", 0)]],
+        on=Blocks(block=[32, 2, 1], shared=7),
+        args=[StateArg(64), SlotArg(1), InputArg("positions"), InputArg("num_seqs"), IntArg(-3)],
     )
     slots = [Slot(bytes=[Term("one", 1)]), Slot(bytes=[Term("one", 1)])]
     resolver = Resolver(msgspec.structs.replace(TABLE, slots=slots, launches=[launch]), LIMITS)
@@ -174,13 +187,16 @@ def bad_launch(**changes: object) -> dict[str, object]:
         ("term", {"slots": [Slot(bytes=[Term("tokens", 1, 0)])] * 2}),
         ("term", {"slots": [Slot(bytes=[Term("tokens", 1 << 41)])] * 2}),
         ("launches[0]", bad_launch(symbol="a b")),
-        ("launches[0]", bad_launch(block=[64, 64, 1])),
-        ("launches[0]", bad_launch(grid=[[Term("one", 1)]])),
-        ("launches[0]", bad_launch(shared=-1)),
+        ("launches[0]", bad_launch(on=Blocks(block=[64, 64, 1], shared=0))),
+        ("launches[0]", bad_launch(work=[[Term("one", 1)]])),
+        ("launches[0]", bad_launch(on=Blocks(block=[32, 1, 1], shared=-1))),
         ("launches[0]", bad_launch(args=[SlotArg(2)])),
-        ("launches[0]", bad_launch(args=[KvArg(1 << 30)])),
+        ("launches[0]", bad_launch(args=[StateArg(1 << 30)])),
         ("launches[0]", bad_launch(args=[InputArg("out_token")])),
         ("launches[0]", bad_launch(args=[IntArg(1 << 31)])),
+        ("launches[0]", bad_launch(args=[ExternalArg("adapter")])),
+        ("launches[0]", bad_launch(kind="collective")),
+        ("launches[0]", bad_launch(on=Threads(private=[], sync="always"))),
     ],
 )
 def test_a_bad_table_is_named_by_its_field(tmp_path: Path, field: str, changes: dict[str, object]) -> None:
@@ -200,7 +216,7 @@ def test_a_table_of_another_pack_is_refused(tmp_path: Path, code: str, changes: 
 
 def test_a_grid_that_no_device_runs_is_refused() -> None:
     launch = msgspec.structs.replace(
-        TABLE.launches[0], grid=[[Term("one", 1)], [Term("tokens", 2000)], [Term("one", 1)]], phase="any"
+        TABLE.launches[0], work=[[Term("one", 1)], [Term("tokens", 2000)], [Term("one", 1)]], phase="any"
     )
     table: LaunchTable = msgspec.structs.replace(TABLE, launches=[launch])
     with pytest.raises(FerrumError, match="grid"):

@@ -16,35 +16,35 @@ import pytest
 from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build
 from ferrum.codegen.emulate.compiler import Checks
 from ferrum.codegen.formats import ActFormat
-from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
-from ferrum.codegen.kernels.gpu_embedding import GpuEmbedding
-from ferrum.codegen.kernels.gpu_large_linear import GpuLargeLinear
-from ferrum.codegen.kernels.gpu_layer_norm import GpuLayerNorm
-from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
-from ferrum.codegen.kernels.gpu_rms_norm import GpuRmsNorm
-from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
-from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
-from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
+from ferrum.codegen.kernels.cases import Bench
+from ferrum.codegen.kernels.embedding import Embedding
+from ferrum.codegen.kernels.gpu import GpuKernel
+from ferrum.codegen.kernels.layer_norm import LayerNorm
+from ferrum.codegen.kernels.linear.large import LargeLinear
+from ferrum.codegen.kernels.linear.small import SmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
+from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
+from ferrum.codegen.kernels.rms_norm import RmsNorm
+from ferrum.codegen.kernels.rope_kv import RopeKv
+from ferrum.codegen.kernels.schedule import Schedule as ScheduleKernel
 from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
-from ferrum.codegen.trials import Bench, tolerance, trial_of
 
 _ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
 KERNELS: dict[str, GpuKernel] = {
-    "small": GpuSmallLinear(40, 200, RowLayout(40, 200, parse_format("bf16")), True, False, "", "f32", 2, 1, 2, 2, 3),
-    "small int4": GpuSmallLinear(40, 256, RowLayout(40, 256, parse_format("int4a-g32")), False, False, "", "f32", 1, 1, 2, 1, 2),
-    "large": GpuLargeLinear(70, 200, RowLayout(70, 200, parse_format("bf16")), False, True, "", "f32", 64, 128, 2, 3),
-    "decode": GpuDecodeAttention(*_ATTENTION, 4, 8, 4, 2),
-    "prefill": GpuPrefillAttention(*_ATTENTION, 4, 64),
-    "small fp8": GpuSmallLinear(40, 200, RowLayout(40, 200, parse_format("fp8")), False, False, "", "f32", 1, 1, 2, 1, 2),
-    "norm": GpuRmsNorm(1000, 1e-5, ActFormat("bf16")),
-    "layer norm": GpuLayerNorm(1000, 1e-5, True, ActFormat("bf16")),
-    "rope": GpuRopeKv(6, 2, 64, 64, True, 1e-6, "bf16", 1 << 16),
-    "schedule": GpuSchedule(16),
-    "embedding": GpuEmbedding(37, 203, RowLayout(37, 203, parse_format("int4-g32")), 1.0),
+    "small": SmallLinear(40, 200, RowLayout(40, 200, parse_format("bf16")), True, False, "", "f32", 2, 1, 2, 2, 3),
+    "small int4": SmallLinear(40, 256, RowLayout(40, 256, parse_format("int4a-g32")), False, False, "", "f32", 1, 1, 2, 1, 2),
+    "large": LargeLinear(70, 200, RowLayout(70, 200, parse_format("bf16")), False, True, "", "f32", 64, 128, 2, 3),
+    "decode": DecodeAttention(*_ATTENTION, 4, 8, 4, 2),
+    "prefill": PrefillAttention(*_ATTENTION, 4, 64),
+    "small fp8": SmallLinear(40, 200, RowLayout(40, 200, parse_format("fp8")), False, False, "", "f32", 1, 1, 2, 1, 2),
+    "norm": RmsNorm(1000, 1e-5, ActFormat("bf16")),
+    "layer norm": LayerNorm(1000, 1e-5, True, ActFormat("bf16")),
+    "rope": RopeKv(6, 2, 64, 64, True, 1e-6, "bf16", 1 << 16),
+    "schedule": ScheduleKernel(16),
+    "embedding": Embedding(37, 203, RowLayout(37, 203, parse_format("int4-g32")), 1.0),
 }
 
 
@@ -136,10 +136,10 @@ def caught(name: str, module: Module) -> Schedule | None:
     kernel = KERNELS[name]
     for schedule in SCHEDULES:
         try:
-            worst = trial_of(kernel)(kernel, Bench(module, schedule), np.random.default_rng(1))
+            worst = Bench(module, schedule).error(kernel, kernel.case(np.random.default_rng(1)))
         except (KernelFault, AssertionError):
             return schedule
-        if not worst <= tolerance(kernel):
+        if not worst <= kernel.tolerance:
             return schedule
     return None
 

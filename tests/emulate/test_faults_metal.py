@@ -10,14 +10,14 @@ import pytest
 
 from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build, metal
 from ferrum.codegen.emulate.compiler import Checks
-from ferrum.codegen.kernels.gpu_base import GpuKernel
-from ferrum.codegen.kernels.gpu_decode_attention import GpuDecodeAttention
-from ferrum.codegen.kernels.gpu_plain_attention import GpuPlainAttention
-from ferrum.codegen.kernels.gpu_prefill_attention import GpuPrefillAttention
+from ferrum.codegen.kernels.cases import Bench
+from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
+from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
+from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
-from ferrum.codegen.trials import Bench, tolerance, trial_of
 from tests.emulate.test_faults import KERNELS as CUDA_KERNELS
 from tests.emulate.test_faults import Fault
 
@@ -25,9 +25,9 @@ _BARRIER = r"threadgroup_barrier\(mem_flags::mem_threadgroup\);"
 _ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
 KERNELS: dict[str, GpuKernel] = {
     **{name: CUDA_KERNELS[name] for name in ("small", "large", "norm", "rope")},
-    "decode": GpuDecodeAttention(*_ATTENTION, 4, 8, 4, 0),
-    "prefill": GpuPrefillAttention(*_ATTENTION, 4, 32),
-    "attention": GpuPlainAttention(*_ATTENTION),
+    "decode": DecodeAttention(*_ATTENTION, 4, 8, 4, 0),
+    "prefill": PrefillAttention(*_ATTENTION, 4, 32),
+    "attention": PlainAttention(*_ATTENTION),
 }
 FAULTS = (
     Fault("small", "missing barrier before the sums are read", _BARRIER + r"(?=\n *device float \*part)", ""),
@@ -74,10 +74,10 @@ def caught(name: str, module: Module) -> Schedule | None:
     kernel = KERNELS[name]
     for schedule in SCHEDULES:
         try:
-            worst = trial_of(kernel)(kernel, Bench(module, schedule), np.random.default_rng(1))
+            worst = Bench(module, schedule).error(kernel, kernel.case(np.random.default_rng(1)))
         except (KernelFault, AssertionError):
             return schedule
-        if not worst <= tolerance(kernel):
+        if not worst <= kernel.tolerance:
             return schedule
     return None
 

@@ -32,7 +32,7 @@ static void run_launches(Ctx *c, const Launch *launches, int thread) {
   for (int i = c->first; i < last; ++i) {
     const Launch *l = &launches[i];
     l->run(c, l, thread);
-    const int skip = (l->row_wise == SYNC_IF_SHARED && replicated(launch_rows(c, l))) || (l->row_wise == SYNC_IF_PREFILL && c->decode_only);
+    const int skip = (l->sync == SYNC_IF_SHARED && replicated(launch_rows(c, l))) || (l->sync == SYNC_IF_PREFILL && c->decode_only);
     if (!skip) barrier_wait(&c->pool, thread);
     if (profile) {
       const double end = seconds();

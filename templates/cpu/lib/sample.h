@@ -172,22 +172,3 @@ static void log_probabilities(const FerrumStep *s, int row, const float *x, int 
     s->top_logprob[row * MAX_LOGPROBS + i] = best[i].logit - norm;
   }
 }
-
-static void sample_rows(const Ctx *c, const Launch *l, int thread) {
-  const FerrumStep *s = c->step;
-  float *x = (float *)(c->scratch + (size_t)thread * SCRATCH_BYTES);
-  Candidate *heap = (Candidate *)(x + (VOCAB_SIZE + 15) / 16 * 16);
-  for (int row; (row = claim(c, l, 1)) < s->num_samples;) {
-    const float *logits = (const float *)c->slot[l->in] + (size_t)row * VOCAB_SIZE;
-    const int adjusted = s->use_mask[row] || s->bias_start[row] < s->bias_start[row + 1] || s->penalty_start[row] < s->penalty_start[row + 1];
-    const float *chosen_from = logits;
-    if (adjusted || s->temperature[row] >= GREEDY_BELOW) {
-      memcpy(x, logits, VOCAB_SIZE * sizeof(float));
-      adjust(s, row, x);
-      chosen_from = x;
-    }
-    const int token = s->temperature[row] >= GREEDY_BELOW ? draw_token(s, row, x, heap) : arg_max(chosen_from);
-    s->out_token[row] = token;
-    if (s->num_logprobs[row] >= 0) log_probabilities(s, row, logits, token, min_int(s->num_logprobs[row], MAX_LOGPROBS));
-  }
-}

@@ -35,11 +35,12 @@ typedef struct Ctx {
   double *profile; /* seconds of each launch, summed over steps; NULL when nobody asks */
 } Ctx;
 
-/* One call of one kernel: slots of the arena, offsets into the weights, and the KV layer. */
+/* One call of one kernel: slots of the arena (of all inputs but the first, the rows are shared), the bytes of a KV block before the
+   layer's, offsets into the weights. */
 typedef struct Launch {
   void (*run)(const Ctx *, const struct Launch *, int thread);
-  int32_t index, rows, in, in_private, out, residual, layer, row_wise;
-  int64_t weight, weight2, weight3;
+  int32_t index, rows, in, in_private, out, other[LAUNCH_OTHERS], state, sync;
+  int64_t weight[LAUNCH_WEIGHTS];
 } Launch;
 
 INLINE int launch_rows(const Ctx *c, const Launch *l) {

@@ -30,6 +30,9 @@ INLINE void unpack_fp8(u32 word, u32 *pair) {
   pair[1] = fma_bf16x2((widen_bytes<1>(word) << 4) & 0x87f087f0u, BF16_2_TO_120, BF16_SIGN);
 }
 
+/* One e4m3 number: in a float16's places it is 2^8 too small. */
+INLINE float fp8_to_f32(u32 q) { return f16_to_f32((u16)((q & 0x80) << 8 | (q & 0x7f) << 7)) * 256.0f; }
+
 /* The pair 128 + zero for a zero point below 16. */
 INLINE u32 nibble_offset(u32 zero) { return BF16_128 | zero | zero << 16; }
 

@@ -20,13 +20,14 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
+from ferrum.pack.launch_check import read_table
 
 PIECES = 3  # samples of one long generation
 
 
-def launch_kinds(plan: dict[str, Any]) -> list[str]:
+def launch_kinds(symbols: list[str]) -> list[str]:
     """The kind of kernel of each launch: its symbol without the digest."""
-    return [re.sub("_[0-9a-f]{10}", "", launch["symbol"]) for launch in plan["launches"]]
+    return [re.sub("_[0-9a-f]{10}", "", symbol) for symbol in symbols]
 
 
 def main(order: dict[str, Any]) -> list[dict[str, Any]]:
@@ -43,7 +44,7 @@ def main(order: dict[str, Any]) -> list[dict[str, Any]]:
 def measure(model: LoadedModel, prompt: int, new: int) -> dict[str, Any]:
     """``prefill``: tokens/s; ``decode``: tokens/s of equal parts; ``kernels``: seconds of each kind of kernel, if known."""
     profile = getattr(model.executor, "profile", None)
-    kinds = launch_kinds(json.loads(bytes(model.pack.member("step/plan.json"))))
+    kinds = launch_kinds([launch.symbol for launch in read_table(model.pack).launches])
     seconds = np.zeros(len(kinds), np.float64)
     if profile is not None:
         profile(seconds)

@@ -1,0 +1,96 @@
+"""The product on CPUs: GEMV, small batches and prefill from one physical layout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ferrum.codegen.formats import ActFormat
+from ferrum.codegen.kernels.base import Cost
+from ferrum.codegen.kernels.cpu import CpuKernel
+from ferrum.codegen.kernels.linear import Linear
+from ferrum.codegen.layouts import TiledLayout
+from ferrum.graphs.ops import GATES
+
+# Rows of x between two passes over the weights: their sums stay in the first cache.
+_MANY = 48
+
+
+@dataclass(frozen=True)
+class Blocking:
+    """How a product is cut: ``rows`` of x by ``tiles`` of weights in registers, ``chunk_kib`` KiB of weights in the first cache.
+
+    The default chunk is half of the smallest first-level data cache in use.
+    """
+
+    rows: int
+    tiles: int
+    chunk_kib: int = 16
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.tiles}, {self.chunk_kib} KiB"
+
+
+@dataclass(frozen=True)
+class CpuLinear(Linear, CpuKernel):
+    """``mr`` rows of x and ``nr`` weight tiles are held in vector registers at once; with more rows, weights are used in chunks
+    of ``chunk_kib``.
+    """
+
+    stem: ClassVar[str] = "linear"
+    reads_private: ClassVar[bool] = True
+    weight: TiledLayout
+    act: ActFormat
+    mr: int
+    nr: int
+    chunk_kib: int = 16
+
+    @property
+    def steps(self) -> int:
+        """K steps (values, or pairs of bfloat16) of a span of floats; the span only paces chunks and prefetch."""
+        pair = 2 if self.weight.format.kind == "bf16" else 1
+        return math.gcd(self.weight.padded_k // pair, 16)
+
+    @property
+    def spans(self) -> int:
+        """Pieces of K that share a scale, or ``steps`` of floats."""
+        pair = 2 if self.weight.format.kind == "bf16" else 1
+        return self.weight.spans or self.weight.padded_k // pair // self.steps
+
+    @property
+    def chunk(self) -> int:
+        """Spans of a unit in one chunk, by the bytes of weights as they are multiplied."""
+        size = self.weight.unit_rows * (self.act.group or 4 * self.steps)
+        return max(1, min(self.spans, (self.chunk_kib << 10) // size))
+
+    @property
+    def thread_bytes(self) -> int:
+        """Scratch for one chunk unpacked to bytes (formats below 8 bits, many rows)."""
+        packed = self.weight.format.group and self.weight.format.bits < 8
+        return self.chunk * self.act.group * self.weight.unit_rows if packed else 0
+
+    def context(self) -> dict[str, object]:
+        pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
+        return {
+            "n_out": self.n_out,
+            "many": max(self.mr, _MANY // self.mr * self.mr),
+            "gate_function": GATES.get(self.activation, ""),
+            "steps": self.steps,
+            "x_step": 8 if pair else 4,
+            "spans": self.spans,
+            "fetch_steps": self.act.group // 8 or self.steps,
+            "span_bytes": self.weight.unit_bytes // self.spans,
+            "chunk": self.chunk,
+        }
+
+    def cost(self) -> Cost:
+        reads = self.act.row_bytes(self.k) + (4 * self.n_out if self.residual else 0)
+        return Cost(self.weight.nbytes, reads + 4 * self.n_out, 2 * self.n * self.k)
+
+    def why(self) -> str:
+        rows = f"{self.mr} rows x {self.nr * self.weight.lanes} outputs in registers"
+        unpack = ", above that in chunks of K that stay in the first cache" + ("; unpacked once" if self.thread_bytes else "")
+        return (
+            f"{self.weight.format.name} weights with {self.act.name} activations: 1 row streams the weights, up to {rows}{unpack}"
+        )

@@ -1,0 +1,97 @@
+"""Which kernels compute a ``paged_attention`` node: on CPUs one with everything in it, on GPUs rotation and attention apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ferrum.codegen.formats import ActFormat
+from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE, KV_BYTES
+from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
+from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
+from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
+from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
+from ferrum.codegen.kernels.rope_kv import RopeKv
+from ferrum.codegen.kernels.rope_table import RopeTable
+from ferrum.codegen.kernels.schedule import Schedule, tile_tokens
+from ferrum.codegen.target import GpuTarget, Target
+from ferrum.codegen.walk import Variant, Walk, number
+from ferrum.graphs.ir import Node
+
+# (fewest, most sequences, splits of a context): few sequences need many splits to fill a GPU.
+_SPLITS: tuple[tuple[int, int, int], ...] = ((1, 4, 32), (5, 16, 8), (17, 0, 4))
+_COPYLESS_SPLITS: tuple[tuple[int, int, int], ...] = ((1, 4, 8), (5, 0, 1))
+_PREFILL_WARPS = 4
+
+
+def on_cpu(walk: Walk, node: Node) -> None:
+    target = walk.target
+    assert isinstance(target, Target)
+    table = _table(walk, node)
+    kernel = CpuAttention(
+        **_heads(walk, node),
+        **_rotation(node),
+        bf16_dot=target.has_bf16_dot,
+        lanes=target.lanes,
+        sums=24 if target.registers >= 32 else 12,
+    )
+    walk.add(node, kernel, (node.inputs[0], table), node.inputs[2:], 4 * kernel.num_heads * kernel.head_dim)
+
+
+def on_gpu(walk: Walk, node: Node) -> None:
+    assert isinstance(walk.target, GpuTarget)
+    heads, block = _heads(walk, node), _block_bytes(walk)
+    width = heads["num_heads"] * heads["head_dim"]
+    tile = tile_tokens(heads["num_heads"] // heads["num_kv_heads"], _PREFILL_WARPS)
+    walk.once(("schedule", tile), node, Schedule(tile), (), 0, "")
+    shared = {name: heads[name] for name in ("num_heads", "num_kv_heads", "head_dim", "kv_dtype")}
+    rotate = RopeKv(**shared, **_rotation(node), block_bytes=block)
+    rotated, size = f"{node.output.name}.q", ActFormat(walk.kv_dtype).stride_bytes(width)
+    walk.add(node, rotate, (node.inputs[0], _table(walk, node)), node.inputs[2:], size, rotated)
+    out, name = walk.stored(node)
+    variants = gpu_variants(heads | {"out": out.kind, "block_bytes": block}, walk.target)
+    walk.add(node, variants, (rotated,), (), out.stride_bytes(width), name)
+
+
+def _heads(walk: Walk, node: Node) -> dict[str, Any]:
+    whole = {name: int(number(node, name)) for name in ("num_heads", "num_kv_heads", "head_dim", "window")}
+    return whole | {"softmax_scale": float(number(node, "scale")), "kv_dtype": walk.kv_dtype}
+
+
+def _rotation(node: Node) -> dict[str, Any]:
+    rope_dim = int(number(node, "rope_dim", number(node, "head_dim")))
+    return {"rope_dim": rope_dim, "qk_norm": bool(node.attrs.get("qk_norm")), "eps": float(number(node, "eps"))}
+
+
+def _table(walk: Walk, node: Node) -> str:
+    """The sines and cosines that the layer's frequencies give, shared by all layers that have the same."""
+    frequency, scale = node.inputs[1], float(number(node, "rope_scale", 1.0))
+    half = walk.width(frequency)
+    kernel = RopeTable(half, scale)
+    return walk.once((frequency, scale), node, kernel, (frequency,), 8 * half, f"{frequency}.{kernel.symbol}")
+
+
+def _block_bytes(walk: Walk) -> int:
+    """Bytes of a block of the cache with all its layers, which may differ."""
+    layers = [n for n in walk.graph.nodes if n.op == "paged_attention"]
+    values = sum(int(number(n, "num_kv_heads") * number(n, "head_dim")) for n in layers)
+    return 2 * BLOCK_SIZE * values * KV_BYTES[walk.kv_dtype]
+
+
+def gpu_variants(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ...]:
+    """Attention by phase and number of sequences; ``fields`` are those of a ``GpuAttention``."""
+    dim, group = fields["head_dim"], fields["num_heads"] // fields["num_kv_heads"]
+    # without copies, a head below 64 leaves no room for the scores where the keys were
+    least = 1 if target.has_async_copy else 64
+    if fields["kv_dtype"] != "bf16" or dim % 32 or not least <= dim <= 256 or group > 16:
+        return (Variant(PlainAttention(**fields)),)
+    splits = _SPLITS if target.has_async_copy else _COPYLESS_SPLITS
+    if target.has_async_copy:
+        warps, keys, stages = (4, 64, 2) if dim <= 128 else (2, 32, 2)
+    else:  # what shared memory holds bounds the warps and the keys
+        warps = max(w for w in (1, 2, 4) if w == 1 or 4 * w * group * (dim + 2) <= target.shared_bytes)
+        keys, stages = 32 if dim <= 64 else 16 if dim <= 128 else 8, 0
+    decode = [
+        Variant(DecodeAttention(**fields, splits=parts, max_seqs=most, warps=warps, stages=stages), "seqs", fewest, most)
+        for fewest, most, parts in splits
+    ]
+    return (*decode, Variant(PrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys), phase="mixed"))

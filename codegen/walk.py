@@ -1,0 +1,122 @@
+"""What the selection of every op shares: the walk over a laid-out graph, and the calls that it collects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ferrum.codegen.formats import ActFormat, parse_act
+from ferrum.codegen.kernels.base import Kernel
+from ferrum.codegen.kernels.linear.cpu import Blocking
+from ferrum.codegen.layouts import RowLayout, TiledLayout, parse_layout
+from ferrum.codegen.target import GpuTarget, Target
+from ferrum.graphs.ir import Graph, Node
+from ferrum.pack.launches import Rows
+
+Phase = Literal["any", "decode", "mixed"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A kernel for a phase and a size class of its call's rows (``most`` 0: no upper bound)."""
+
+    kernel: Kernel
+    class_rows: Rows = "one"
+    fewest: int = 0
+    most: int = 0
+    phase: Phase = "any"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node on the device: the kernels of which each step takes those that fit. ``params`` are the weights they read.
+
+    ``rows`` is "tokens" or "samples"; ``row_bytes`` of the output, which has no name where nothing is written to the arena.
+    """
+
+    variants: tuple[Variant, ...]
+    inputs: tuple[str, ...]
+    output: str
+    params: tuple[str, ...]
+    rows: Rows
+    row_bytes: int
+    layer: int = 0
+    origin: str = ""
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel for the fewest rows: what a decoding sequence runs."""
+        return self.variants[0].kernel
+
+
+@dataclass
+class Walk:
+    """A laid-out graph on its way to calls. ``tuned``: blockings by format, as the layout was made for."""
+
+    graph: Graph
+    target: Target | GpuTarget
+    kv_dtype: str
+    tuned: Mapping[str, Blocking] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.shapes = {name: value.shape for name, value in self.graph.values().items()}
+        self.users = self.graph.users()
+        self.calls: list[Call] = []
+        self.fused: set[str] = set()
+        self.made: dict[object, str] = {}
+
+    def add(
+        self,
+        node: Node,
+        variants: Kernel | tuple[Variant, ...],
+        inputs: tuple[str, ...],
+        params: tuple[str, ...],
+        row_bytes: int,
+        output: str | None = None,
+    ) -> None:
+        """Add the call of a node; ``output``: the value that is written, where it is not the node's own."""
+        made = (Variant(variants),) if isinstance(variants, Kernel) else variants
+        layer = node.attrs.get("layer", 0)
+        assert isinstance(layer, int)
+        written = node.output.name if output is None else output
+        self.calls.append(Call(made, inputs, written, params, self.rows(node), row_bytes, layer, node.origin))
+
+    def once(self, key: object, node: Node, kernel: Kernel, params: tuple[str, ...], row_bytes: int, output: str) -> str:
+        """The output of a call that all layers share, added when its ``key`` is new."""
+        if key not in self.made:
+            self.made[key] = output
+            self.calls.append(Call((Variant(kernel),), (), output, params, "tokens", row_bytes, 0, node.origin))
+        return self.made[key]
+
+    def rows(self, node: Node) -> Rows:
+        return "samples" if node.output.shape[0] == "samples" else "tokens"
+
+    def width(self, name: str) -> int:
+        return int(self.shapes[name][-1])
+
+    def layout(self, name: str) -> TiledLayout | RowLayout:
+        """How a matrix lies in the weights."""
+        param = self.graph.param(name)
+        layout = parse_layout(param.layout, param.format, param.shape)
+        assert isinstance(layout, (TiledLayout, RowLayout)), name
+        return layout
+
+    def row_bytes(self, act: ActFormat, k: int) -> int:
+        """Bytes from one row of an activation to the next on the target."""
+        return act.row_bytes(k) if isinstance(self.target, Target) else act.stride_bytes(k)
+
+    def stored(self, node: Node) -> tuple[ActFormat, str]:
+        """(format, value) that the node's kernel writes: what the only product that reads it wants, else float32."""
+        users = self.users.get(node.output.name, ())
+        if len(users) == 1 and users[0].op == "quantize":
+            self.fused.add(users[0].output.name)
+            return parse_act(str(users[0].attrs["act"])), users[0].output.name
+        return ActFormat("f32"), node.output.name
+
+
+def number(node: Node, name: str, default: float = 0.0) -> float:
+    """A numeric attribute."""
+    value = node.attrs.get(name, default)
+    assert isinstance(value, (int, float)), (node, name)
+    return value
