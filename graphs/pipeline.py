@@ -15,6 +15,7 @@ from ferrum.graphs.passes import (
     fuse_attention,
     fuse_mlp,
     fuse_norm,
+    fuse_paged,
     fuse_residual,
     fuse_rope,
     merge_linear,
@@ -47,6 +48,7 @@ PIPELINE: tuple[Stage, ...] = (
     Stage("merge_linear", merge_linear.run),
     Stage("page_attention", page_attention.run),
     Stage("fuse_residual", fuse_residual.run),
+    Stage("fuse_paged", fuse_paged.run),  # a machine stage: CPUs and GPUs fuse alike today
 )
 STAGE_NAMES = tuple(stage.name for stage in PIPELINE)
 

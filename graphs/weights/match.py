@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ferrum.errors import FerrumError
 from ferrum.graphs.ir import Graph, Param, Shape
-from ferrum.graphs.numpy_ops import Array, Rows
+from ferrum.graphs.numpy_run import Array, Rows
 from ferrum.graphs.weights.checkpoint import Checkpoint
 
 USABLE = ("f32", "bf16", "f16", "f64")
