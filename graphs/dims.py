@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from itertools import product as pairs
 from typing import TypeAlias
 
-MAX_TERMS = 64
-MAX_FACTORS = 16
+MAX_ATOMS = 100  # names and numbers in one expression, those in quotients and extremes counted
 
 
 class DimFault(ValueError):
@@ -67,8 +66,8 @@ def from_terms(terms: Mapping[Monomial, int]) -> Dim:
     kept = [(mono, factor) for mono, factor in terms.items() if factor]
     if not kept:
         return 0
-    if len(kept) > MAX_TERMS or any(len(mono) > MAX_FACTORS for mono, _ in kept):
-        raise DimFault(f"a size with more than {MAX_TERMS} terms or {MAX_FACTORS} factors")
+    if sum(1 + sum(map(_atoms, mono)) for mono, _ in kept) > MAX_ATOMS:
+        raise DimFault(f"a size of more than {MAX_ATOMS} parts")
     if len(kept) == 1:
         mono, factor = kept[0]
         if not mono:
@@ -76,6 +75,13 @@ def from_terms(terms: Mapping[Monomial, int]) -> Dim:
         if factor == 1 and len(mono) == 1 and isinstance(mono[0], str):
             return mono[0]
     return Expr(tuple(sorted(kept, key=lambda term: (not term[0], [_key(atom) for atom in term[0]]))))
+
+
+def _atoms(atom: Atom) -> int:
+    if isinstance(atom, str):
+        return 1
+    inner = (atom.numerator, atom.divisor) if isinstance(atom, Floor) else atom.of
+    return 1 + sum(sum(map(_atoms, mono)) + 1 for dim in inner for mono in terms_of(dim))
 
 
 def add(*dims: Dim) -> Dim:

@@ -218,7 +218,7 @@ class Scope:
         return name
 
     def keep(self, node: Node) -> tuple[str, ...]:
-        """Enter ``node``, which has several outputs or regions, as it is."""
+        """Enter ``node`` as it is, under no rule."""
         names = tuple(value.name for value in node.outputs)
         self.nodes[names[0]] = node
         self.types.update((value.name, value) for value in node.outputs)

@@ -105,7 +105,9 @@ def test_what_is_no_size_is_one_line(text: str) -> None:
 
 
 def test_expressions_are_bounded() -> None:
-    with pytest.raises(FerrumError):
-        read(" * ".join(f"(a{i} + b{i})" for i in range(30)))
+    products, sums = (sign.join(f"(a{i} + b{i})" for i in range(200)) for sign in (" * ", " + "))
+    for text in (products, sums, "a" + " // a // b" * 400):
+        with pytest.raises(FerrumError, match="more than 100 parts"):
+            read(text)
     with pytest.raises(DimFault):
         floor_divide("seq", 0)
