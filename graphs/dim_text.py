@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ferrum.graphs.dims import Dim, DimFault, add, floor_divide, largest, multiply, smallest
-
-if TYPE_CHECKING:
-    from ferrum.graphs.text import Line
+from ferrum.graphs.lines import Line
 
 MAX_DEPTH = 16
 EXTREMES = {"max": largest, "min": smallest}

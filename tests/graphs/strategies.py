@@ -40,8 +40,8 @@ def combined(parts: st.SearchStrategy[dims.Dim]) -> st.SearchStrategy[dims.Dim]:
     )
 
 
-EXPRESSIONS: st.SearchStrategy[dims.Dim] = st.recursive(st.one_of(st.integers(-5, 70), SYMBOLS), combined, max_leaves=5)
-DIMS = st.one_of(st.integers(-1, 70), SYMBOLS, NAMES, EXPRESSIONS)
+DIM_EXPRESSIONS: st.SearchStrategy[dims.Dim] = st.recursive(st.one_of(st.integers(-5, 70), SYMBOLS), combined, max_leaves=5)
+DIMS = st.one_of(st.integers(-1, 70), SYMBOLS, NAMES, DIM_EXPRESSIONS)
 VALUES = st.builds(Value, NAMES, st.one_of(st.sampled_from(DTYPES), NAMES), st.lists(DIMS, max_size=4).map(tuple))
 STATES = st.builds(
     State,

@@ -26,7 +26,7 @@ from ferrum.graphs.dims import (
     symbols,
 )
 from ferrum.graphs.text import parse_graph
-from tests.graphs.strategies import EXPRESSIONS
+from tests.graphs.strategies import DIM_EXPRESSIONS
 
 NAMES = ("batch", "seq", "tokens", "frames", "max")
 SIZES = st.fixed_dictionaries({name: st.integers(1, 50) for name in NAMES})
@@ -37,7 +37,7 @@ def read(text: str) -> Dim:
 
 
 @settings(max_examples=300, deadline=None)
-@given(EXPRESSIONS, EXPRESSIONS, st.integers(1, 9), SIZES)
+@given(DIM_EXPRESSIONS, DIM_EXPRESSIONS, st.integers(1, 9), SIZES)
 def test_what_the_functions_mean(a: Dim, b: Dim, n: int, sizes: dict[str, int]) -> None:
     x, y = evaluate(a, sizes), evaluate(b, sizes)
     assert evaluate(add(a, b), sizes) == x + y
@@ -54,7 +54,7 @@ def test_what_the_functions_mean(a: Dim, b: Dim, n: int, sizes: dict[str, int]) 
 
 
 @settings(max_examples=300, deadline=None)
-@given(EXPRESSIONS)
+@given(DIM_EXPRESSIONS)
 def test_the_text_comes_back(dim: Dim) -> None:
     assert read(print_dim(dim)) == dim
 
