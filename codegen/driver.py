@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,11 +12,11 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from ferrum.codegen.backend import AnyCall, AnyPlan, Backend, Code, backend_of
 from ferrum.codegen.kernels.linear import Blocking
 from ferrum.codegen.manifest import (
+    CONSTANTS_NAME,
     GRAPH_NAME,
     LAYERS_NAME,
     PLAN_NAME,
@@ -27,17 +28,18 @@ from ferrum.codegen.manifest import (
 )
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan_gpu import GpuPlan
-from ferrum.codegen.prove import Reference, emulates, make_reference, prove, runs_here, tolerance
+from ferrum.codegen.prove import Reference, StoredWeights, emulates, make_reference, prove, runs_here, tolerance
 from ferrum.codegen.prove_kernels import Known, prove_kernels
 from ferrum.codegen.render import kernel_source
-from ferrum.codegen.store import copy_weights, write_weights
+from ferrum.codegen.store import copy_weights, refuse_external, write_weights
 from ferrum.codegen.target import GpuTarget, Target, parse_target, parse_targets
 from ferrum.codegen.text import licence_of, read_text
 from ferrum.errors import FerrumError
+from ferrum.graphs.constants import encode_constants, save_graph
 from ferrum.graphs.findings import Finding
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.config import ModelConfig
-from ferrum.graphs.models.registry import build, checkpoint_names, load_config
+from ferrum.graphs.models.registry import build, checkpoint_sources, load_config
 from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import STAGE_NAMES as GRAPH_STAGES
 from ferrum.graphs.pipeline import load_graph, run_pipeline
@@ -95,10 +97,20 @@ class Job:
         """Where a stage's result is; written when the user asked for dumps or stops here."""
         folder = self.options.dump_dir or Path("build") / "dump" / self.name
         path = folder / f"{STAGES.index(stage) + 1:02d}-{stage}.{suffix}"
-        if self.options.dump_dir or self.options.stop_after == stage:
+        if self.dumps(stage):
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
         return path
+
+    def dump_graph(self, stage: str, graph: Graph) -> Path:
+        """The same of a graph, with its long constants."""
+        path = self.dump(stage, "")
+        if self.dumps(stage):
+            save_graph(graph, path)
+        return path
+
+    def dumps(self, stage: str) -> bool:
+        return bool(self.options.dump_dir) or self.options.stop_after == stage
 
 
 @dataclass
@@ -135,21 +147,26 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
         backend_of(target, options.quant, options.kv, {})
     job = _open_job(replace(options, target=targets[0].name), progress or (lambda stage, done, total: None))
     if job.stops(GRAPH_STAGES[-1]):
-        return [job.dump(options.stop_after, print_graph(_graph_stages(job)))]
+        return [job.dump_graph(options.stop_after, _graph_stages(job))]
     with closing(open_checkpoint(job.folder)) as checkpoint:  # before tracing: a damaged download is told at once
         graph = _graph_stages(job)
-        match(graph, checkpoint)
+        match(refuse_external(graph), checkpoint)
         jobs = [replace(job, target=target, options=replace(options, target=target.name)) for target in targets]
         return _machine_stages(jobs, graph, checkpoint)
 
 
 def check_model(options: CompileOptions) -> tuple[Finding, ...]:
     """Everything that keeps a model from being compiled, at once; empty when it can be."""
-    from ferrum.graphs.frontend.torch_export import import_module
-
     job = _open_job(options, lambda stage, done, total: None)
     with closing(open_checkpoint(job.folder)) as checkpoint:
-        return survey(lambda: import_module(build(job.config), job.config, job.name, checkpoint_names(job.config)), checkpoint)
+        return survey(lambda: _traced(job), checkpoint)
+
+
+def _traced(job: Job) -> Graph:
+    from ferrum.graphs.frontend.torch_export import import_module
+
+    module = build(job.config)
+    return import_module(module, job.config, job.name, checkpoint_sources(module))
 
 
 def _open_job(options: CompileOptions, progress: Progress) -> Job:
@@ -189,9 +206,7 @@ def _graph_stages(job: Job) -> Graph:
             else options.dump_dir / f"{STAGES.index(previous) + 1:02d}-{previous}.txt"
         )
     else:
-        from ferrum.graphs.frontend.torch_export import import_module
-
-        graph = import_module(build(job.config), job.config, job.name, checkpoint_names(job.config))
+        graph = _traced(job)
     if not start or start in GRAPH_STAGES:
         stop = options.stop_after if options.stop_after in GRAPH_STAGES else ""
         graph = run_pipeline(graph, start, stop, options.dump_dir)
@@ -227,7 +242,7 @@ def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tup
     backend = job.backend
     if options.start_from != "select":
         laid_out = verify(layout.run(graph, backend.policy()), "layout")
-    path = job.dump("layout", print_graph(laid_out))
+    path = job.dump_graph("layout", laid_out)
     if job.stops("layout"):
         return path
     calls = backend.select(laid_out)
@@ -271,6 +286,8 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
     size = made.tensors[-1].offset + made.tensors[-1].nbytes
     with PackWriter(job.output, _manifest_room(made), expected_bytes=size + code.nbytes) as writer:
         writer.add(GRAPH_NAME, print_graph(made.graph).encode())
+        if constants := encode_constants(made.graph):
+            writer.add(CONSTANTS_NAME, constants)
         writer.add(PLAN_NAME, backend.plan_json(made))
         for name, data in code.members.items():
             writer.add(name, data)
@@ -290,8 +307,7 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             job.progress("prove", 0, 2)
             reference = shared.references.get(contract) or make_reference(
                 graph,
-                made.tensors,
-                _weights_of(writer, size),
+                _weights_of(writer, made),
                 tolerance(options.quant, options.kv),
                 made.vocab_size,
                 count_parameters(made),
@@ -312,7 +328,7 @@ def _pack(job: Job, graph: Graph, made: AnyPlan, code: Code, contract: str, chec
             job.target,
             _model_record(job, made),
             text.record,
-            program_record(made, backend.memory(made), backend.kernels(made), reference is not None),
+            program_record(made, backend.memory(made), backend.kernels(made), reference is not None, bool(constants)),
             CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=code_members, toolchain=code.toolchain),
             job.tuning,
             source_sha256=checkpoint.digest(),
@@ -345,10 +361,11 @@ def _emulated(job: Job, made: AnyPlan, contract: str) -> tuple[str, ...]:
     return contract, encode_table(made.table).decode(), *(kernel_source(kernel, job.target) for kernel in made.kernels)
 
 
-def _weights_of(writer: PackWriter, size: int) -> memoryview:
-    """The member ``weights`` of an unfinished pack, mapped until the view is gone."""
+def _weights_of(writer: PackWriter, made: AnyPlan) -> StoredWeights:
+    """The weights of an unfinished pack, mapped until nothing refers to them."""
     path, start = writer.written("weights")
-    return np.memmap(path, np.uint8, "r", start, (size,)).data
+    with path.open("rb") as file:
+        return StoredWeights(made.tensors, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), start)
 
 
 def _manifest_room(made: AnyPlan) -> int:

@@ -34,7 +34,7 @@ from ferrum.pack.schema import (
 )
 from ferrum.pack.step import INPUTS, OUTPUTS
 
-GRAPH_NAME, PLAN_NAME = f"{STEP}/graph.txt", f"{STEP}/plan.json"
+GRAPH_NAME, CONSTANTS_NAME, PLAN_NAME = f"{STEP}/graph.txt", f"{STEP}/constants", f"{STEP}/plan.json"
 SELFTEST_NAME, LAYERS_NAME = f"{STEP}/selftest.json", f"{STEP}/layers.json"
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
 
@@ -178,10 +178,13 @@ def contract_of(plan: Stored, max_model_len: int) -> str:
     return contract_hash(tensor_records(plan), state_records(plan), plan.vocab_size, max_model_len)
 
 
-def program_record(plan: Stored, memory: MemoryRecord, kernels: list[KernelRecord], has_selftest: bool) -> ProgramRecord:
+def program_record(
+    plan: Stored, memory: MemoryRecord, kernels: list[KernelRecord], has_selftest: bool, has_constants: bool
+) -> ProgramRecord:
     return ProgramRecord(
         name=STEP,
         graph=GRAPH_NAME,
+        constants=CONSTANTS_NAME if has_constants else "",
         plan=PLAN_NAME,
         rows=["tokens", "seqs", "samples"],
         inputs=list(INPUTS),

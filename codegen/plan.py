@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ferrum.codegen.kernels.base import Kernel, distinct
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.kernels.paged_attention import PagedAttention
-from ferrum.codegen.select import Call, layout_of
+from ferrum.codegen.layouts import parse_layout
+from ferrum.codegen.select import Call
 from ferrum.graphs.ir import Graph
 from ferrum.pack.schema import TENSOR_ALIGNMENT
 
@@ -84,7 +84,7 @@ class Plan:
 
 def plan(graph: Graph, calls: list[Call]) -> Plan:
     """Lay out weights and arena and build the launch table."""
-    tensors = place_tensors(graph, lambda name: layout_of(graph, name).nbytes)
+    tensors = place_tensors(graph)
     kernels = distinct(call.kernel for call in calls)
     attention = [k for k in kernels if isinstance(k, PagedAttention)]
     logits = next(c for c in calls if c.output == graph.outputs[0])
@@ -119,11 +119,8 @@ def _plan_kv(calls: list[Call]) -> KvPlan:
     return KvPlan(len(kernels), first.num_kv_heads, first.head_dim, first.kv_dtype, first.num_kv_heads * first.head_bytes)
 
 
-def place_tensors(graph: Graph, matrix_bytes: Callable[[str], int]) -> list[Tensor]:
-    """Weights in the order in which a step reads them, so that a step is one forward sweep through the file.
-
-    ``matrix_bytes`` gives the stored size of a matrix; what is stored as plain rows is a float32 vector.
-    """
+def place_tensors(graph: Graph) -> list[Tensor]:
+    """Weights in the order in which a step reads them, so that a step is one forward sweep through the file."""
     order: dict[str, None] = {}
     for node in graph.nodes:
         for name in node.inputs:
@@ -134,9 +131,8 @@ def place_tensors(graph: Graph, matrix_bytes: Callable[[str], int]) -> list[Tens
         if name not in params:
             continue
         param = params[name]
-        shape = tuple(int(d) for d in param.value.shape)
-        nbytes = 4 * shape[0] if param.layout == "rows" else matrix_bytes(name)
-        tensors.append(Tensor(name, shape, param.format, param.layout, at, nbytes))
+        nbytes = parse_layout(param.layout, param.format, param.shape).nbytes
+        tensors.append(Tensor(name, param.shape, param.format, param.layout, at, nbytes))
         at += _align(nbytes, TENSOR_ALIGNMENT)
     return tensors
 

@@ -10,7 +10,7 @@ from ferrum.codegen.kernels.base import distinct
 from ferrum.codegen.kernels.gpu_base import GpuKernel
 from ferrum.codegen.kernels.gpu_sample import GpuSample
 from ferrum.codegen.plan import KvPlan, Tensor, place_tensors
-from ferrum.codegen.select_gpu import GpuCall, GpuSelector, Variant, rows_of
+from ferrum.codegen.select_gpu import GpuCall, GpuSelector, Variant
 from ferrum.codegen.target import GpuTarget
 from ferrum.graphs.ir import Graph
 from ferrum.pack import launches
@@ -42,7 +42,7 @@ class GpuPlan:
 
 def plan_gpu(graph: Graph, calls: list[GpuCall], target: GpuTarget, quant: str) -> GpuPlan:
     """Lay out weights and arena and build the launch table."""
-    tensors = place_tensors(graph, lambda name: rows_of(graph, name).nbytes)
+    tensors = place_tensors(graph)
     selector = GpuSelector(graph, target, quant)
     sample = calls[-1].kernel
     assert isinstance(sample, GpuSample)

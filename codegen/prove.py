@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.layouts import to_f32
+from ferrum.codegen.layouts import parse_layout
 from ferrum.codegen.plan import Tensor
-from ferrum.codegen.row_layout import decode_any, parse_layout
 from ferrum.devices.base import Executor
 from ferrum.devices.host import machine_arch, machine_features
 from ferrum.devices.options import DeviceOptions
@@ -19,6 +19,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.interpret import reference_greedy
 from ferrum.graphs.ir import Graph, Param
 from ferrum.pack.layers import LayerPoint, LayerTest, sketch, stored
+from ferrum.pack.pages import WINDOW, GivingBack, give_back
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack, open_pack
 from ferrum.pack.schema import SelfTest, SelfTestCase
@@ -42,30 +43,30 @@ def tolerance(quant: str, kv_dtype: str) -> float:
     return max(TOLERANCE.get(quant, _QUANTIZED_TOLERANCE), TOLERANCE.get(kv_dtype, 0.0))
 
 
-@dataclass(frozen=True)
 class StoredWeights:
-    """Parameters as float32, decoded from the packed bytes: quantization is the pack's, not an error of the kernels."""
+    """Parameters as float32, decoded from the packed bytes: quantization is the pack's, not an error of the kernels.
 
-    tensors: dict[str, Tensor]
-    data: memoryview
+    ``mapped`` is the file of the pack, whose weights start at ``start``; pages that were read are given back.
+    """
 
-    def _raw(self, tensor: Tensor) -> memoryview:
-        return self.data[tensor.offset : tensor.offset + tensor.nbytes]
+    def __init__(self, tensors: Sequence[Tensor], mapped: mmap.mmap, start: int) -> None:
+        self.tensors = {t.name: t for t in tensors}
+        self._mapped = mapped
+        self._data = memoryview(mapped)[start:]
+        self._read = 0.0
 
     def get(self, param: Param) -> NDArray[np.float32]:
-        tensor = self.tensors[param.name]
-        if tensor.layout == "rows":
-            return to_f32(np.frombuffer(self._raw(tensor), np.float32)).reshape(tensor.shape)
-        return self._decode(tensor, np.arange(tensor.shape[0]))
+        return self.rows(param, slice(None))
 
     def rows(self, param: Param, ids: slice | NDArray[np.integer]) -> NDArray[np.float32]:
         tensor = self.tensors[param.name]
-        ids = np.arange(*ids.indices(tensor.shape[0])) if isinstance(ids, slice) else ids
-        return self._decode(tensor, ids)
-
-    def _decode(self, tensor: Tensor, ids: NDArray[np.integer]) -> NDArray[np.float32]:
-        layout = parse_layout(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
-        return decode_any(self._raw(tensor), layout, ids)
+        chosen = np.arange(*ids.indices(tensor.shape[0])) if isinstance(ids, slice) else ids
+        if self._read >= WINDOW:
+            give_back(self._mapped)
+            self._read = 0.0
+        self._read += tensor.nbytes * len(chosen) / tensor.shape[0]
+        layout = parse_layout(tensor.layout, tensor.format, tensor.shape)
+        return layout.decode(self._data[tensor.offset : tensor.offset + tensor.nbytes], chosen)
 
 
 @dataclass(frozen=True)
@@ -85,10 +86,9 @@ class Reference:
 
 
 def make_reference(
-    graph: Graph, tensors: Sequence[Tensor], data: memoryview, allowed: float, vocab_size: int, parameters: int, max_len: int
+    graph: Graph, weights: StoredWeights, allowed: float, vocab_size: int, parameters: int, max_len: int
 ) -> Reference:
     """Prompts of fixed random tokens (``allowed``: the largest error of a logit) and what the interpreter makes of them."""
-    weights = StoredWeights({t.name: t for t in tensors}, data)
     random = np.random.default_rng(2024)
     steps = _GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE
     prompts = [random.integers(0, vocab_size, min(n, max(1, max_len - _GREEDY))).tolist() for n in _PROMPT_LENGTHS]
@@ -127,7 +127,7 @@ def load_for_proof(pack: Pack) -> Executor:
     kv = kv_state(pack.manifest)
     blocks = -(-length // kv.unit)
     options = DeviceOptions(
-        max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=blocks * kv.unit_bytes
+        max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=blocks * kv.unit_bytes, prefault=False
     )
     if pack.manifest.target.device == "cpu":
         from ferrum.devices.cpu import CpuDevice
@@ -149,7 +149,7 @@ def prove(path: Path) -> float:
     Raises FerrumError when the pack and the interpreter differ.
     """
     worst = 0.0
-    with open_pack(path, trust=True) as pack:
+    with open_pack(path, trust=True) as pack, GivingBack(pack.address("weights"), pack.weights.nbytes):
         test, layers = read_selftest(pack), read_layers(pack)
         executor = load_for_proof(pack)
         try:

@@ -23,8 +23,7 @@ from ferrum.codegen.kernels.gpu_sample import GpuSample
 from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
 from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
-from ferrum.codegen.layouts import Format, fit_group, parse_format
-from ferrum.codegen.row_layout import RowLayout, parse_rows
+from ferrum.codegen.layouts import Format, RowLayout, fit_group, parse_format, parse_rows
 from ferrum.codegen.target import GpuTarget
 from ferrum.graphs.ir import Graph, Node
 from ferrum.graphs.passes.layout import EMBEDDING, HEAD, Choice

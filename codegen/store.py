@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from ferrum.codegen.layouts import Array, to_f32
+from ferrum.codegen.layouts import Parallel, parse_layout
 from ferrum.codegen.plan import Tensor
-from ferrum.codegen.row_layout import Layout, RowLayout, encode, gather, parse_layout
+from ferrum.errors import FerrumError
+from ferrum.graphs.expressions import evaluate
+from ferrum.graphs.expressions.sources import External
+from ferrum.graphs.expressions.wide import Wide
 from ferrum.graphs.ir import Graph, Param
+from ferrum.pack.pages import WINDOW
 from ferrum.pack.reader import open_pack
 
-# Source values per chunk: small enough to stay in a core's cache while a dozen passes go over it.
-_CHUNK_VALUES = 1 << 18
+T = TypeVar("T")
 
 
-class Reader(Protocol):
-    """A checkpoint: arrays by name, mapped; bfloat16 as uint16 bits."""
+class Reader(evaluate.Reader, Protocol):
+    """A checkpoint whose pages can be given back; they are read again when they are touched again."""
 
-    def read(self, name: str) -> Array: ...
+    def give_back(self) -> None: ...
 
 
 class Sink(Protocol):
@@ -33,81 +37,65 @@ class Sink(Protocol):
     def pad_to(self, offset: int) -> None: ...
 
 
-class JoinedRows:
-    """Several arrays one below the other, joined only for the rows that are asked for."""
-
-    def __init__(self, parts: Sequence[Array]) -> None:
-        self.parts = parts
-        self.starts = np.cumsum([0, *(len(p) for p in parts)])
-
-    def __getitem__(self, rows: slice) -> Array:
-        pieces = []
-        for part, start in zip(self.parts, self.starts, strict=False):
-            low, high = max(rows.start - start, 0), min(rows.stop - start, len(part))
-            if low < high:
-                pieces.append(to_f32(part[low:high]))
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+def refuse_external(graph: Graph) -> Graph:
+    """``graph`` itself. Raises FerrumError for a parameter that a pack would not hold and nothing would bind."""
+    for param in graph.params:
+        if isinstance(param.source, External):
+            what = f"{param.name} is bound at {param.source.bound} and no device binds parameters yet"
+            raise FerrumError("parameter-external", what, f"graph {graph.name}", "give it a source in the checkpoint")
+    return graph
 
 
-def source_rows(param: Param, reader: Reader) -> JoinedRows:
+def source_of(param: Param, reader: evaluate.Reader) -> evaluate.Pieces:
+    """What a layout encodes; an expression that lies across its tensors is read in wide runs."""
     if param.data is not None:
-        return JoinedRows([np.array(param.data, np.float32)])
-    return JoinedRows([reader.read(name) for name in param.sources])
+        return evaluate.in_memory(param.data.astype(np.float32))
+    assert param.is_weight and not isinstance(param.source, External)
+    source = evaluate.Source(param.source, reader)  # type: ignore[arg-type]
+    return Wide(source) if evaluate.lies_across(source.expr) else source
 
 
 def write_weights(
     graph: Graph, tensors: list[Tensor], reader: Reader, sink: Sink, jobs: int, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Write every tensor at its offset. Memory: a few chunks per job, and the scales of one tensor."""
+    """Write every tensor at its offset. Memory: a few chunks per job, the scales of one tensor, ``WINDOW`` of the checkpoint."""
     params = {p.name: p for p in graph.params}
-    total = sum(t.nbytes for t in tensors)
+    total, read = sum(t.nbytes for t in tensors), 0.0
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         for tensor in tensors:
             sink.pad_to(tensor.offset)
-            rows = source_rows(params[tensor.name], reader)
-            if tensor.layout == "rows":
-                sink.write(np.ascontiguousarray(rows[slice(0, tensor.shape[0])], np.float32))
-            else:
-                layout = parse_layout(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
-                _write_matrix(rows, layout, sink, pool, tensor.offset)
+            layout = parse_layout(tensor.layout, tensor.format, tensor.shape)
+            for piece in layout.encode(source_of(params[tensor.name], reader), _ordered(pool)):
+                sink.write(piece)
+                read += 4 * math.prod(tensor.shape) * piece.nbytes / layout.nbytes
+                if read >= WINDOW:
+                    reader.give_back()
+                    read = 0.0
             if progress:
                 progress(tensor.offset + tensor.nbytes, total)
         sink.pad_to(-(-sink.tell() // 64) * 64)
+    reader.give_back()
 
 
 def copy_weights(source: Path, sink: Sink) -> None:
     """The weights of a finished pack of the same contract, byte for byte."""
     with open_pack(source) as pack:
-        sink.write(pack.weights)
+        weights = pack.weights
+        for start in range(0, weights.nbytes, WINDOW):
+            sink.write(weights[start : start + WINDOW])
+            pack.give_back()
 
 
-def _write_matrix(rows: JoinedRows, layout: Layout, sink: Sink, pool: ThreadPoolExecutor, offset: int) -> None:
-    scales: list[Array] = []
-    zeros: list[Array] = []
-    for data, scale, zero in _encoded(rows, layout, pool):
-        sink.write(data)
-        if scale is not None:
-            scales.append(scale)
-        if zero is not None:
-            zeros.append(zero)
-    if isinstance(layout, RowLayout):
-        for parts, start in ((scales, layout.scale_offset), (zeros, layout.zero_offset)):
-            if parts:
-                sink.pad_to(offset + start)
-                sink.write(np.concatenate(parts))
+def _ordered(pool: ThreadPoolExecutor) -> Parallel:
+    """Results in order; at most two per core are under way."""
 
-
-def _encoded(rows: JoinedRows, layout: Layout, pool: ThreadPoolExecutor) -> Iterator[tuple[Array, Array | None, Array | None]]:
-    """Encoded runs of units in order; at most two per core are under way."""
-    step = max(1, _CHUNK_VALUES // (layout.unit_rows * layout.padded_k))
-
-    def encoded(first: int) -> tuple[Array, Array | None, Array | None]:
-        return encode(gather(rows, layout, first, min(step, layout.units - first)), layout)  # type: ignore[arg-type]
-
-    pending: deque[Future[tuple[Array, Array | None, Array | None]]] = deque()
-    for first in range(0, layout.units, step):
-        pending.append(pool.submit(encoded, first))
-        if len(pending) > 2 * (os.cpu_count() or 1):
+    def run(function: Callable[[int], T], items: Iterable[int]) -> Iterator[T]:
+        pending: deque[Future[T]] = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 2 * (os.cpu_count() or 1):
+                yield pending.popleft().result()
+        while pending:
             yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+
+    return run

@@ -32,8 +32,7 @@ from ferrum.codegen.kernels.gpu_sample import MAX_LOGPROBS, GpuSample
 from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
 from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
-from ferrum.codegen.layouts import to_bf16, to_f32
-from ferrum.codegen.row_layout import RowLayout, decode_stored, encode_rows, gather_rows
+from ferrum.codegen.layouts import stored, to_bf16, to_f32
 from ferrum.pack.launches import RowCounts, Rows, total
 
 F32 = NDArray[np.float32]
@@ -87,16 +86,6 @@ def poison(shape: tuple[int, ...], kind: str) -> NDArray[np.generic]:
     return np.full(int(np.prod(shape)) * dtype.itemsize, 0xFF, np.uint8).view(dtype).reshape(shape)
 
 
-def stored(w: F32, layout: RowLayout) -> NDArray[np.uint8]:
-    """The bytes of a matrix in a pack."""
-    data, scale, zero = encode_rows(gather_rows(w, layout, 0, layout.tiles), layout)
-    raw = np.zeros(layout.nbytes, np.uint8)
-    for start, part in ((0, data), (layout.scale_offset, scale), (layout.zero_offset, zero)):
-        if part is not None:
-            raw[start : start + part.nbytes] = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-    return raw
-
-
 def rows_in(x: F32, kind: str) -> tuple[NDArray[np.generic], F32]:
     """Rows as a kernel reads them in the format ``kind``, and the float32 values that they mean."""
     if kind == "f32":
@@ -131,7 +120,7 @@ def try_linear(kernel: GpuMatrix, bench: Bench, random: Random, rows: int = 0, l
         rows = most - 1 if most > 1 else 1
     layout = kernel.weight
     raw = stored(random.normal(size=(kernel.n, kernel.k)).astype(np.float32), layout)
-    w = decode_stored(raw.data, layout, np.arange(kernel.n))
+    w = layout.decode(raw.data)
     x, meant = rows_in(random.normal(size=(rows, kernel.k)).astype(np.float32), kernel.act)
     bias = random.normal(size=kernel.n).astype(np.float32)
     residual = random.normal(size=(rows, kernel.n_out)).astype(np.float32)
@@ -150,7 +139,7 @@ def try_embedding(kernel: GpuEmbedding, bench: Bench, random: Random) -> float:
     ids = np.array([0, kernel.n - 1, *random.integers(0, kernel.n, 5)], np.int32)
     result = poison((len(ids), kernel.k), "f32")
     bench.run(kernel, {"weight:0": raw, "input:tokens": ids, "result": result}, counts(len(ids)))
-    table = decode_stored(raw.data, kernel.weight, np.arange(kernel.n))
+    table = kernel.weight.decode(raw.data)
     return error(result, kernel.reference(ids, table, kernel.scale))  # type: ignore[arg-type]
 
 

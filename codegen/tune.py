@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.formats import act_for
 from ferrum.codegen.kernels.linear import Blocking, Linear
-from ferrum.codegen.layouts import Format, TiledLayout, encode_units, parse_format
+from ferrum.codegen.layouts import Format, TiledLayout, parse_format, stored
 from ferrum.codegen.plan import KvPlan, Launch, Plan, Slot
 from ferrum.codegen.render import render_step
 from ferrum.codegen.select import blocking
@@ -114,12 +114,10 @@ class _Runner:
 
     def __init__(self, kernel: Linear, target: Target, w: NDArray[np.float32], x: NDArray[np.float32], path: Path) -> None:
         layout, rows = kernel.weight, max(ROWS)
-        padded = np.zeros((layout.padded_n, layout.padded_k), np.float32)
-        padded[: layout.n, : layout.k] = w
         stride = -(-layout.nbytes // 64) * 64
         self.copies = max(1, _COLD_BYTES // stride)
         self.weights = _aligned(stride * self.copies)
-        self.weights.reshape(self.copies, stride)[:, : layout.nbytes] = encode_units(padded, layout).view(np.uint8).ravel()
+        self.weights.reshape(self.copies, stride)[:, : layout.nbytes] = stored(w, layout)
         launches = [Launch(kernel.symbol, 0, 1, 0, 2, 0, 0, 0, (i * stride, 0, 0)) for i in range(self.copies)]
         launches.append(Launch("sample_rows", 1, 0, 0, 0, 0, 0, 0, (0, 0, 0)))
         slots = [Slot(1, 4 * _VOCAB, 0), Slot(0, kernel.act.row_bytes(kernel.k), 0), Slot(0, 4 * kernel.n, 0)]

@@ -19,32 +19,9 @@ from typing import BinaryIO
 from urllib.parse import urlparse
 
 from ferrum.errors import FerrumError
+from ferrum.families import ALIASES
 
 BUILT_IN = "tiny"
-
-ALIASES: dict[str, str] = {
-    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
-    **{f"qwen2.5:{size}": f"Qwen/Qwen2.5-{size.upper()}-Instruct" for size in ("0.5b", "1.5b", "3b", "7b")},
-    **{f"qwen2.5:{size}-gptq": f"Qwen/Qwen2.5-{size.upper()}-Instruct-GPTQ-Int4" for size in ("0.5b", "1.5b", "3b", "7b")},
-    **{f"qwen2.5-coder:{size}": f"Qwen/Qwen2.5-Coder-{size.upper()}-Instruct" for size in ("14b", "32b")},
-    **{f"qwen3:{size}": f"Qwen/Qwen3-{size.upper()}" for size in ("0.6b", "1.7b", "4b", "8b", "14b", "32b")},
-    **{f"qwen3:{size}-gptq": f"JunHowie/Qwen3-{size.upper()}-GPTQ-Int4" for size in ("14b", "32b")},
-    "qwen3:30b-a3b": "Qwen/Qwen3-30B-A3B",
-    "qwen3-coder:30b": "Qwen/Qwen3-Coder-30B-A3B-Instruct",
-    "deepseek-r1:8b": "deepseek-ai/DeepSeek-R1-0528-Qwen3-8B",
-    "deepseek-r1:14b": "deepseek-ai/DeepSeek-R1-Distill-Qwen-14B",
-    "deepseek-r1:32b": "deepseek-ai/DeepSeek-R1-Distill-Qwen-32B",
-    "llama3.1:8b": "meta-llama/Llama-3.1-8B-Instruct",
-    "llama3.2:1b": "meta-llama/Llama-3.2-1B-Instruct",
-    "llama3.2:3b": "meta-llama/Llama-3.2-3B-Instruct",
-    "mistral:7b": "mistralai/Mistral-7B-Instruct-v0.3",
-    "mistral-small:24b": "mistralai/Mistral-Small-24B-Instruct-2501",
-    **{f"gemma3:{size}": f"google/gemma-3-{size}-it" for size in ("1b", "4b", "27b")},
-    "phi4": "microsoft/phi-4",
-    **{f"whisper:{size}": f"openai/whisper-{size}" for size in ("tiny", "base", "small", "medium", "large-v3")},
-    "whisper:turbo": "openai/whisper-large-v3-turbo",
-    **{f"qwen3-tts:{size}": f"Qwen/Qwen3-TTS-12Hz-{size.upper()}-CustomVoice" for size in ("0.6b", "1.7b")},
-}
 
 _REPO = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
 _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)*")

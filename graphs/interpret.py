@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ferrum.graphs.dims import evaluate
+from ferrum.graphs.dims import evaluate as evaluate_dim
+from ferrum.graphs.expressions.evaluate import Arrays, Reader, Source, evaluate, pick, whole
+from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import STATE_KINDS, Graph, Param
 from ferrum.graphs.numpy_ops import KERNELS
 from ferrum.graphs.numpy_run import Array, KvState, Rows, Run, Sequences, Weights
@@ -21,20 +23,33 @@ from ferrum.graphs.step_states import StepStates
 __all__ = ["Array", "ArrayWeights", "KvState", "Rows", "Weights", "interpret", "reference_greedy", "reference_logits", "run_step"]
 
 
-class ArrayWeights:
-    """Weights held in memory, by checkpoint name."""
+class SourceWeights:
+    """Parameters as their expressions say, over a checkpoint or over arrays; ``bound`` are external ones by name."""
 
-    def __init__(self, arrays: Mapping[str, Array]) -> None:
-        self.arrays = arrays
+    def __init__(self, reader: Reader, bound: Mapping[str, Array] | None = None) -> None:
+        self.reader = reader
+        self.bound = bound or {}
 
     def get(self, param: Param) -> Array:
         if param.data is not None:
-            return np.asarray(param.data, np.float64).reshape([int(d) for d in param.value.shape])
-        parts = [np.asarray(self.arrays[name]) for name in param.sources]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+            return param.data
+        if isinstance(param.source, External):
+            return self.bound[param.name]
+        assert not isinstance(param.source, Constant)
+        return evaluate(param.source, self.reader, whole(param.shape))
 
     def rows(self, param: Param, ids: Rows) -> Array:
-        return np.asarray(self.get(param)[ids])
+        if isinstance(param.source, Constant | External):
+            return np.asarray(self.get(param)[ids])
+        source = Source(param.source, self.reader)
+        return source.values(slice(*ids.indices(param.shape[0]))) if isinstance(ids, slice) else pick(source, ids)
+
+
+class ArrayWeights(SourceWeights):
+    """Weights held in memory, by checkpoint name."""
+
+    def __init__(self, arrays: Mapping[str, Array], bound: Mapping[str, Array] | None = None) -> None:
+        super().__init__(Arrays(arrays), bound)
 
 
 def bind_dims(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
@@ -47,8 +62,8 @@ def bind_dims(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
         dims |= {d: n for d, n in zip(value.shape, array.shape, strict=True) if isinstance(d, str) and d not in dims}
     for value in graph.inputs:
         for dim, size in zip(value.shape, inputs[value.name].shape, strict=True):
-            if evaluate(dim, dims) != size:
-                raise ValueError(f"input {value.name}: {dim} is {size} here and {evaluate(dim, dims)} elsewhere")
+            if evaluate_dim(dim, dims) != size:
+                raise ValueError(f"input {value.name}: {dim} is {size} here and {evaluate_dim(dim, dims)} elsewhere")
     if "batch" in dims and "seq" in dims:
         dims.setdefault("tokens", dims["batch"] * dims["seq"])
     return dims

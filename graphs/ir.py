@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from ferrum.graphs.dims import Dim
+from ferrum.graphs.expressions.sources import Constant, External, Floats, Source
 
 Shape: TypeAlias = tuple[Dim, ...]
 Attr: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
@@ -31,21 +32,36 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """A weight by name. ``sources`` are checkpoint names, joined along axis 0 in the given order.
+    """A weight by name, and where it comes from: an expression over checkpoint tensors, a constant, or what is bound later.
 
-    ``data`` holds small computed constants (rope frequencies) instead of ``sources``. ``format`` is the logical number
-    format and ``layout`` the physical one; both are empty until the layout pass sets them.
+    ``shard`` is the axis along which machines that share the model cut it (None: each has all of it). ``format`` is the logical
+    number format and ``layout`` the physical one; both are empty until the layout pass sets them.
     """
 
     value: Value
-    sources: tuple[str, ...] = ()
-    data: tuple[float, ...] | None = None
+    source: Source
+    shard: int | None = None
     format: str = ""
     layout: str = ""
 
     @property
     def name(self) -> str:
         return self.value.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A parameter's dims are fixed."""
+        return tuple(int(dim) for dim in self.value.shape)
+
+    @property
+    def data(self) -> Floats | None:
+        """The numbers of a constant in the parameter's shape; None if it is none."""
+        return self.source.values.reshape(self.shape) if isinstance(self.source, Constant) else None
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is read from the checkpoint."""
+        return not isinstance(self.source, Constant | External)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.constants import read_graph, save_graph
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.ops import PAGED_OPS
@@ -21,7 +22,6 @@ from ferrum.graphs.passes import (
     merge_linear,
     page_attention,
 )
-from ferrum.graphs.text import parse_graph, print_graph
 from ferrum.graphs.verify import verify
 
 MAX_TEXT_BYTES = 256 << 20
@@ -75,13 +75,14 @@ def run_pipeline(graph: Graph, start_from: str = "", stop_after: str = "", dump:
     for number, stage in enumerate(PIPELINE[first : last + 1], first + 1):
         graph = verify(stage.run(graph), stage.name)
         if dump is not None:
-            (dump / f"{number:02d}-{stage.name}.txt").write_text(print_graph(graph), encoding="utf-8")
+            save_graph(graph, dump / f"{number:02d}-{stage.name}.txt")
     return check_finished(graph) if last == len(PIPELINE) - 1 else graph
 
 
 def check_finished(graph: Graph) -> Graph:
-    """``graph`` itself. Raises ``UnsupportedOps`` when an op remains that a finished graph cannot have."""
+    """``graph`` itself. Raises ``UnsupportedOps`` for an op or a form of the whole that no plan can be made for."""
     rest = [page_attention.finding(node) for node in graph.nodes if node.op not in PAGED_OPS]
+    rest += fuse_paged.form_findings(graph)
     if rest:
         raise UnsupportedOps(rest, f"graph {graph.name}")
     return graph
@@ -92,8 +93,8 @@ def load_graph(path: Path) -> Graph:
     try:
         if path.stat().st_size > MAX_TEXT_BYTES:
             raise FerrumError("graph-unreadable", f"larger than {MAX_TEXT_BYTES} bytes", str(path), "use a dump of this compiler")
-        text = path.read_text(encoding="utf-8")
+        graph = read_graph(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise FerrumError("graph-unreadable", f"cannot be read: {reason}", str(path), "name a dump of this compiler") from error
-    return verify(parse_graph(text), path.name)
+    return verify(graph, path.name)

@@ -77,6 +77,11 @@ def match_all(pats: tuple[Pat | str, ...], names: tuple[str, ...], nodes: Mappin
         yield from match_all(pats[1:], names[1:], nodes, found)
 
 
+def _key_of(param: Param) -> tuple[object, ...]:
+    """Equal for parameters that are the same numbers in the same shape."""
+    return ("param", param.source, param.shard, param.value.shape)
+
+
 class Scope:
     """The graph under construction: what a rewrite function may look at and add to."""
 
@@ -94,7 +99,7 @@ class Scope:
             self.rules.setdefault(rule[0].op, []).append(rule)
         self.uses = Counter(name for node in graph.nodes for name in node.inputs)
         self.uses.update(graph.outputs)
-        self.known: dict[tuple[object, ...], str] = {}
+        self.known: dict[tuple[object, ...], str] = {_key_of(p): p.name for p in reversed(graph.params) if p.is_weight}
         self.numbers: Counter[str] = Counter()
         self.taken = set(self.types) | {v.name for n in graph.nodes for v in n.outputs}
         self.root: Node | None = None
@@ -139,8 +144,8 @@ class Scope:
         self.types[state.name] = state.value
 
     def add_param(self, param: Param) -> str:
-        """Add ``param`` and return its name: a new one if the name is taken; equal data or equal sources are one parameter."""
-        key = ("param", param.sources, param.data, param.value.shape)
+        """Add ``param`` and return its name: a new one if the name is taken; parameters of one source and shape are one."""
+        key = _key_of(param)
         if key in self.known:
             return self.known[key]
         name = self.fresh_name(param.name)

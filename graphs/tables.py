@@ -99,7 +99,7 @@ class Tables:
         param = self.params.get(name)
         if param is None or param.data is None:
             raise NotATable(name)
-        return np.asarray(param.data, np.float64).reshape(self.shape(param.value.shape))[points]
+        return np.asarray(param.data[points])
 
 
 def _full(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:

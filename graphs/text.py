@@ -6,7 +6,9 @@
     input tokens: i64[batch, seq]
     state key.0: f32[2, 16] window(128)
     param embed.weight: f32[100, 64] from(model.embed_tokens.weight)
+    param qkv: f32[12, 64] from(cat(q.weight[8, 64], k.weight[2, 64], v.weight[2, 64], axis=0))
     param inv_freq: f32[2] data(1.0, 0.01)
+    param adapter: f32[8, 64] external(request)
     embedding: f32[batch, seq, 64] = embedding(tokens, embed.weight) {scale=1.0} @ "embed_tokens model.py:12"
     half: f32[batch, seq, 64] = map(embedding)
       region
@@ -16,21 +18,28 @@
     return half
 
 A size is a number, a name or an expression: ``2 * seq + 1``. Several outputs of a node are separated by commas. A region
-belongs to the node before it. A name that is not plain (letters, digits, ``_ . + -``) or that is one of the leading words is
+belongs to the node before it. A parameter's ``from`` holds an expression (``expression_text.py``); a tensor's name alone is a
+tensor of the parameter's shape. A name that is not plain (letters, digits, ``_ . + -``) or that is one of the leading words is
 written as a JSON string.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from ferrum.errors import FerrumError
 from ferrum.graphs.dim_text import parse_dim
 from ferrum.graphs.dims import Dim, print_dim
+from ferrum.graphs.expression_text import parse_expression, print_expression
+from ferrum.graphs.expressions.expression import Tensor
+from ferrum.graphs.expressions.sources import Constant, External, Floats, Source
 from ferrum.graphs.ir import STATE_KINDS, Attr, Graph, Node, Param, Region, Shape, State, Value
 from ferrum.graphs.lines import MAX_DEPTH, Line, parse_attr, print_attr, quote, tokenize
+
+LONGEST_DATA = 256  # numbers of a constant in the text; longer ones are named by their digest
 
 
 def print_value(value: Value) -> str:
@@ -40,15 +49,26 @@ def print_value(value: Value) -> str:
 
 def print_param(param: Param) -> str:
     text = f"param {print_value(param.value)}"
-    if param.data is not None:
-        text += f" data({', '.join(map(repr, param.data))})"
-    if param.sources:
-        text += f" from({', '.join(map(quote, param.sources))})"
+    text += f" {print_source(param)}"
+    if param.shard is not None:
+        text += f" shard({param.shard})"
     if param.format:
         text += f" format({quote(param.format)})"
     if param.layout:
         text += f" layout({quote(param.layout)})"
     return text
+
+
+def print_source(param: Param) -> str:
+    """``from(..)``, ``data(..)`` or ``external(..)``; a tensor that is the whole parameter is its name alone."""
+    source, value = param.source, param.value
+    if isinstance(source, External):
+        return f"external({quote(source.bound)})"
+    if isinstance(source, Constant):
+        short = source.values.size <= LONGEST_DATA
+        return f"data({', '.join(map(repr, source.values.tolist())) if short else json.dumps(source.digest)})"
+    plain = isinstance(source, Tensor) and (source.shape, source.dtype) == (value.shape, "f32")
+    return f"from({quote(source.name) if plain and isinstance(source, Tensor) else print_expression(source)})"
 
 
 def print_state(state: State) -> str:
@@ -101,36 +121,67 @@ def parse_value(line: Line) -> Value:
     return Value(name, line.string("a dtype"), parse_shape(line))
 
 
-def parse_param(line: Line) -> Param:
+def parse_param(line: Line, constants: Constants) -> Param:
     value = parse_value(line)
-    data: tuple[float, ...] | None = None
-    sources: tuple[str, ...] = ()
+    source: Source | None = None
+    shard: int | None = None
     labels = {"format": "", "layout": ""}
     while line.at < len(line.tokens):
-        word = line.string("from, data, format or layout")
+        word = line.string("from, data, external, shard, format or layout")
         line.expect("(")
-        if word == "data" and data is None:
-            data = parse_data(line)
-        elif word == "from" and not sources:
-            sources = line.names(")")
+        if word in SOURCES and source is None:
+            source = SOURCES[word](line, value, constants)
+        elif word == "shard" and shard is None:
+            shard = line.integer("an axis")
         elif word in labels and not labels[word]:
             labels[word] = line.string("a label")
-            line.expect(")")
         else:
-            raise line.fault("from, data, format or layout, each once")
-    return Param(value, sources, data, **labels)
+            raise line.fault("a source, shard, format or layout, each once")
+        line.expect(")")
+    if source is None:
+        raise line.fault("from, data or external")
+    return Param(value, source, shard, **labels)
 
 
-def parse_data(line: Line) -> tuple[float, ...]:
+def parse_from(line: Line, value: Value, constants: Constants) -> Source:
+    at = line.at
+    name = line.string("an expression")
+    if line.peek(")"):
+        return Tensor(name, tuple(dim for dim in value.shape if isinstance(dim, int)))
+    line.at = at
+    return parse_expression(line)
+
+
+def parse_data(line: Line, value: Value, constants: Constants) -> Constant:
+    if not line.peek(")") and line.tokens[line.at][0] == "string":
+        digest = line.string("a digest")
+        if digest not in constants:
+            raise FerrumError(
+                "graph-text", f"the numbers of {value.name} are not there", f"graph text, line {line.number}",
+                "keep the file of constants beside the text",
+            )  # fmt: skip
+        return Constant(constants[digest])
     items: list[float] = []
-    while not line.take(")"):
+    while not line.peek(")"):
         if items:
             line.expect(",")
         number = line.number_or()
         if number is None:
             raise line.fault("a number")
         items.append(float(number))
-    return tuple(items)
+    return Constant(items)
+
+
+def parse_external(line: Line, value: Value, constants: Constants) -> External:
+    return External(line.string("when it is bound"))
+
+
+Constants: TypeAlias = Mapping[str, Floats]
+SOURCES: Mapping[str, Callable[[Line, Value, Constants], Source]] = {
+    "from": parse_from,
+    "data": parse_data,
+    "external": parse_external,
+}
 
 
 def parse_state(line: Line) -> State:
@@ -165,37 +216,47 @@ def parse_node(line: Line) -> Node:
     return Node(op, inputs, tuple(outputs), attrs, origin)
 
 
-def parse_graph(text: str) -> Graph:
-    """The graph that ``text`` spells. Raises ``FerrumError`` (graph-text) with the line number; shapes are not checked here."""
+@dataclass
+class Head:
+    """What a graph has and a region has not; ``constants``: long ones by digest."""
+
+    constants: Constants
+    states: list[State] = field(default_factory=list)
+    params: list[Param] = field(default_factory=list)
+
+
+def parse_graph(text: str, constants: Constants | None = None) -> Graph:
+    """The graph that ``text`` spells, with long ``constants`` by digest.
+
+    Raises ``FerrumError`` (graph-text) with the line number; shapes are not checked here.
+    """
     lines = (tokenize(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     first = next(lines, None)
     if first is None:
         raise unfinished()
     first.expect("graph")
-    name = first.string("the graph's name")
+    name, head = first.string("the graph's name"), Head(constants or {})
     first.done()
-    states: list[State] = []
-    params: list[Param] = []
-    body = parse_body(lines, states, params)
+    body = parse_body(lines, head)
     for line in lines:
         raise line.fault("nothing after return")
-    return Graph(name, body.inputs, tuple(params), body.nodes, body.outputs, tuple(states))
+    return Graph(name, body.inputs, tuple(head.params), body.nodes, body.outputs, tuple(head.states))
 
 
-def parse_body(lines: Iterator[Line], states: list[State] | None, params: list[Param] | None, depth: int = 0) -> Region:
-    """The lines up to ``return``; states and parameters, which a region has not, go into the lists."""
+def parse_body(lines: Iterator[Line], head: Head | None, depth: int = 0) -> Region:
+    """The lines up to ``return``; what stands before the nodes of a graph goes into ``head``."""
     inputs: list[Value] = []
     nodes: list[Node] = []
     for line in lines:
         if line.take("input"):
             inputs.append(parse_value(line))
-        elif states is not None and line.take("state"):
-            states.append(parse_state(line))
-        elif params is not None and line.take("param"):
-            params.append(parse_param(line))
+        elif head is not None and line.take("state"):
+            head.states.append(parse_state(line))
+        elif head is not None and line.take("param"):
+            head.params.append(parse_param(line, head.constants))
         elif nodes and depth < MAX_DEPTH and line.take("region"):
             line.done()
-            nodes[-1] = replace(nodes[-1], regions=(*nodes[-1].regions, parse_body(lines, None, None, depth + 1)))
+            nodes[-1] = replace(nodes[-1], regions=(*nodes[-1].regions, parse_body(lines, None, depth + 1)))
         elif line.take("return"):
             return Region(tuple(inputs), tuple(nodes), parse_outputs(line))
         else:

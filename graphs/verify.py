@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from ferrum.errors import FerrumError
 from ferrum.graphs.dims import symbols
+from ferrum.graphs.expressions.expression import ExpressionFault
+from ferrum.graphs.expressions.sources import BINDINGS, Constant, External
 from ferrum.graphs.infer_state import state_faults, version_faults
 from ferrum.graphs.ir import DTYPES, STATE_KINDS, Graph, Node, Param, Region, Value
 from ferrum.graphs.op_spec import OpFault, show
@@ -40,11 +42,28 @@ def param_faults(param: Param) -> Iterator[str]:
     if not all(isinstance(dim, int) for dim in shape):
         yield f"param {param.name}: a parameter has fixed dims"
         return
-    if (param.data is None) == (not param.sources):
-        yield f"param {param.name}: needs either sources or data"
-    size = math.prod(dim for dim in shape if isinstance(dim, int))
-    if param.data is not None and len(param.data) != size:
-        yield f"param {param.name}: {len(param.data)} data elements for a shape of {size}"
+    if param.shard is not None and (not 0 <= param.shard < len(shape) or isinstance(param.source, Constant)):
+        yield f"param {param.name}: no shards along axis {param.shard}"
+    yield from (f"param {param.name}: {fault}" for fault in source_faults(param))
+
+
+def source_faults(param: Param) -> Iterator[str]:
+    source = param.source
+    if isinstance(source, External):
+        if source.bound not in BINDINGS:
+            yield f"bound at {source.bound!r}, which is not one of {', '.join(BINDINGS)}"
+    elif isinstance(source, Constant):
+        size = math.prod(param.shape)
+        if source.values.size != size:
+            yield f"{source.values.size} data elements for a shape of {size}"
+    else:
+        try:
+            found = source.type
+        except ExpressionFault as fault:
+            yield str(fault)
+            return
+        if (found.dtype, found.shape) != (param.value.dtype, param.shape):
+            yield f"declared {param.value.dtype}{list(param.shape)}, but it is made as {found.dtype}{list(found.shape)}"
 
 
 def node_faults(node: Node, known: dict[str, Value], paged: bool) -> Iterator[str]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ferrum.codegen.kernels.base import Cost, c_float
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.gpu_base import Geometry, GpuKernel, per_row, row_threads
-from ferrum.codegen.row_layout import RowLayout
+from ferrum.codegen.layouts import RowLayout
 from ferrum.pack.launches import Rows
 
 

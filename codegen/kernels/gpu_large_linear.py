@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ferrum.codegen.kernels.gpu_base import ONE, WARP, Geometry
 from ferrum.codegen.kernels.gpu_matrix import GpuMatrix
-from ferrum.codegen.row_layout import TILE_ROWS
+from ferrum.codegen.layouts import TILE_ROWS
 from ferrum.pack.launches import Rows, Term
 
 # Bytes of a row of weights or of x that one stage holds.

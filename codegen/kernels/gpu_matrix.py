@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ferrum.codegen.kernels.base import Cost
 from ferrum.codegen.kernels.gpu_base import GpuKernel, row_bytes, row_stride
 from ferrum.codegen.kernels.linear import Linear
-from ferrum.codegen.row_layout import RowLayout
+from ferrum.codegen.layouts import RowLayout
 from ferrum.graphs.ops import GATES
 
 

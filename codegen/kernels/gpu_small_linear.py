@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from ferrum.codegen.kernels.gpu_base import ONE, WARP, Geometry, Scratch
 from ferrum.codegen.kernels.gpu_matrix import GpuMatrix
-from ferrum.codegen.row_layout import TILE_ROWS
+from ferrum.codegen.layouts import TILE_ROWS
 from ferrum.pack.launches import Rows, Term
 
 # Floats between the rows of the reduction in shared memory: lanes of a fragment fall into different banks.

@@ -183,6 +183,10 @@ ERROR_CODES: dict[str, str] = {
     "pack-unreadable": "The system could not read or map the file. Check permissions, memory and the disk.",
     "pack-verify-failed": "ferrum verify found a check that fails; the table above the message has all of them.",
     "pack-version": "The code inside the pack speaks another version of the interface than this ferrum. Compile the model again.",
+    "parameter-external": (
+        "A parameter of the model is bound when it is loaded or by each request, and no device of this version does that. Give "
+        "it a tensor of the checkpoint."
+    ),
     "permission": (
         "A file or folder cannot be read or written by this user. Check its owner and mode, or choose another folder with "
         "--home, --cache-dir or -o."

@@ -141,7 +141,7 @@ class CpuExecutor:
             )
         self._run = self._library.lib.ferrum_step
         self._logits = self._map_logits()
-        self._prefault = Prefault(pack.address("weights"), pack.weights.nbytes)
+        self._prefault = Prefault(pack.address("weights"), pack.weights.nbytes if options.prefault else 0)
 
     def _make_config(self, pack: Pack, threads: int, spin: int) -> Config:
         limits = self.limits

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DeviceOptions:
-    """How a pack is loaded. Zeros mean "choose": threads from the machine, KV memory from what is free."""
+    """How a pack is loaded. Zeros mean "choose": threads from the machine, KV memory from what is free.
+
+    ``prefault`` maps all weights before the first step asks for them; without it they come as they are read.
+    """
 
     max_seqs: int = 16
     max_tokens: int = 512
@@ -15,3 +18,4 @@ class DeviceOptions:
     max_model_len: int = 0
     kv_cache_bytes: int = 0
     num_threads: int = 0
+    prefault: bool = True

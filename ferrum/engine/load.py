@@ -98,6 +98,8 @@ def _model_len(longest: int, device_options: DeviceOptions, engine_options: Engi
 def _check_options(options: DeviceOptions) -> None:
     for field in fields(options):
         value = getattr(options, field.name)
+        if isinstance(field.default, bool) and isinstance(value, bool):
+            continue
         smallest = 1 if field.name in ("max_seqs", "max_tokens") else 0
         if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
             raise FerrumError("invalid-option", f"{field.name} must be a whole number, {smallest} or more", field.name)

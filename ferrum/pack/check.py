@@ -188,7 +188,7 @@ def _check_programs(manifest: Manifest, where: str) -> None:
     there, states = {member.name for member in manifest.members}, {state.name for state in manifest.states}
     for index, program in enumerate(manifest.programs):
         here = f"{where}: programs[{index}]"
-        for field in ("graph", "plan", "selftest", "layers"):
+        for field in ("graph", "plan", "constants", "selftest", "layers"):
             name = getattr(program, field)
             if name not in there and (name or field in ("graph", "plan")):
                 raise damaged(f"the member {name[:80]!r} is missing", f"{here}.{field}")

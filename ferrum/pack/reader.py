@@ -18,6 +18,7 @@ from ferrum.pack import archive
 from ferrum.pack.archive import CENTRAL, END, FAR, LOCAL, Entry
 from ferrum.pack.check import check_manifest, damaged, decode_manifest
 from ferrum.pack.names import is_member_name
+from ferrum.pack.pages import give_back
 from ferrum.pack.schema import MANIFEST_NAME, Manifest, MemberRecord
 from ferrum.pack.trust import TrustState, require_trust
 
@@ -59,6 +60,11 @@ class Pack:
 
         record = self._record(name)
         return int(np.frombuffer(self._view, np.uint8).ctypes.data) + record.offset
+
+    def give_back(self) -> None:
+        """Release the pages that are in memory; what is touched again is read again."""
+        if self._mapped is not None:
+            give_back(self._mapped)
 
     def close(self) -> None:
         """Safe to call twice."""

@@ -159,6 +159,7 @@ class ProgramRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     states: list[str]
     memory: MemoryRecord
     kernels: list[KernelRecord]
+    constants: str = ""  # member: numbers that the graph names by their digest
     selftest: str = ""  # member: prompts and what the interpreter says; empty without
     layers: str = ""  # member: sketches of what the layers compute for these prompts; empty without
     whole: bool = False

@@ -286,7 +286,7 @@ def pieces(imp: Importer, node: fx.Node) -> tuple[str, ...]:
 
 def getitem(imp: Importer, node: fx.Node) -> str:
     source, index = node.args
-    names = imp.names[source]
+    names = imp.value(source)
     return names[index] if isinstance(names, tuple) else names
 
 

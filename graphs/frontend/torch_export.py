@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
@@ -20,6 +19,8 @@ from torch import fx
 from torch.export import Dim, ExportedProgram
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.expressions.expression import Expr, Tensor
+from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.aten import Unsupported
 from ferrum.graphs.frontend.aten_table import IGNORED, NEAREST, TABLE
@@ -32,7 +33,7 @@ TRACE_SHAPE = (2, 8)  # sizes of batch and seq while tracing; any two different 
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 DTYPES = {torch.int64: "i64", torch.int32: "i32", torch.bool: "bool"}
 
-Names = Callable[[str], str]
+Names = Callable[[str], str | Expr]
 
 
 def import_module(
@@ -40,12 +41,11 @@ def import_module(
 ) -> Graph:
     """The graph of ``module(tokens: int64 [batch, seq]) -> logits [batch, seq, vocab]``, usually built on the meta device.
 
-    ``checkpoint_name`` maps a parameter's qualified name to the checkpoint's; without it the function of that name beside the
-    module's class is used, if there is one. Buffers take their values from ``module.constants()`` or from their own data.
+    ``checkpoint_name`` maps a parameter's qualified name to the checkpoint's, or to an expression over its tensors; without it
+    both have the same. Buffers take their values from ``module.constants()`` or from their own data.
     Raises ``UnsupportedOps`` with everything that has no form in the graph, ``FerrumError`` (export-failed) when
     ``torch.export`` cannot trace. ``config`` is not needed and only accepted for symmetry with the other frontends.
     """
-    names = checkpoint_name or getattr(sys.modules.get(type(module).__module__), "checkpoint_name", None)
     parameters = list(module.named_parameters(remove_duplicate=False))
     device = parameters[0][1].device if parameters else torch.device("cpu")
     tokens = torch.zeros(TRACE_SHAPE, dtype=torch.int64, device=device)
@@ -61,7 +61,7 @@ def import_module(
             "export-failed", what, f"model {name}", "write the forward pass without control flow on values"
         ) from error
     constants = module.constants() if hasattr(module, "constants") else {}
-    return import_program(program, name, names, constants, first_names(parameters))
+    return import_program(program, name, checkpoint_name, constants, first_names(parameters))
 
 
 def first_names(parameters: list[tuple[str, Any]]) -> dict[str, str]:
@@ -212,12 +212,16 @@ class Importer:
             name = self.tied.get(target, target)
             if self.checkpoint_name is not None:
                 try:
-                    name = self.checkpoint_name(name)
+                    found = self.checkpoint_name(name)
                 except KeyError:
                     raise Unsupported(
-                        f"parameter {target} without a checkpoint name", "a line in the module's CHECKPOINT_NAMES"
+                        f"parameter {target} without a checkpoint name", "a line in the family's record"
                     ) from None
-            self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), sources=(name,)))
+                if not isinstance(found, str):
+                    self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), found))
+                    return
+                name = found
+            self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), Tensor(name, tuple(map(int, shape)))))
             return
         data = self.buffer(target)
         if data is None:
@@ -226,8 +230,7 @@ class Importer:
             raise Unsupported(f"buffer {target} of {data.size} elements", f"at most {MAX_CONSTANT}, or computed in forward()")
         if data.shape != shape:
             raise Unsupported(f"buffer {target} of {list(shape)}, but constants() gives {list(data.shape)}", "one shape")
-        values = tuple(float(x) for x in data.reshape(-1))
-        self.names[node] = self.scope.add_param(Param(Value(target, self.dtype(node), shape), data=values))
+        self.names[node] = self.scope.add_param(Param(Value(target, self.dtype(node), shape), Constant(data)))
 
     def buffer(self, target: str) -> np.ndarray[Any, Any] | None:
         if target in self.constants:
@@ -256,11 +259,16 @@ class Importer:
     def tensor(self, arg: Any) -> str:
         if not isinstance(arg, fx.Node):
             raise Unsupported(f"an argument of type {type(arg).__name__} where a tensor is needed")
+        name = self.value(arg)
+        if not isinstance(name, str):
+            raise Unsupported(f"the value {arg.name}, which is not one tensor")
+        return name
+
+    def value(self, arg: fx.Node) -> str | tuple[str, ...]:
+        """The value that ``arg`` makes, or all of them."""
         name = self.names.get(arg)
         if name is None:
             raise Consequence(arg.name)
-        if not isinstance(name, str):
-            raise Unsupported(f"the value {arg.name}, which is not one tensor")
         return name
 
     def type(self, name: str) -> Value:
@@ -310,6 +318,8 @@ class Importer:
 
     def dim(self, dim: Any) -> int | str:
         if isinstance(dim, int):
+            if dim < 1:
+                raise Unsupported("a tensor without elements", "parts of one element or more")
             return dim
         text = str(dim.node.expr)
         if text not in self.symbols:

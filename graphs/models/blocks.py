@@ -16,39 +16,12 @@ from torch.nn import functional as F
 from ferrum.graphs.models.config import ModelConfig
 from ferrum.graphs.models.rope import inverse_frequencies
 
-# Our parameter names → a Hugging Face checkpoint's, for all families of the Llama shape. ``{}`` is the layer.
-LLAMA_NAMES: dict[str, str] = {
-    "embedding.weight": "model.embed_tokens.weight",
-    "norm.weight": "model.norm.weight",
-    "lm_head.weight": "lm_head.weight",
-    "layers.{}.attention_norm.weight": "model.layers.{}.input_layernorm.weight",
-    "layers.{}.mlp_norm.weight": "model.layers.{}.post_attention_layernorm.weight",
-    "layers.{}.attention.q_norm.weight": "model.layers.{}.self_attn.q_norm.weight",
-    "layers.{}.attention.k_norm.weight": "model.layers.{}.self_attn.k_norm.weight",
-    **{f"layers.{{}}.attention.{ours}.{part}": f"model.layers.{{}}.self_attn.{theirs}.{part}"
-       for ours, theirs in (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "o_proj"))
-       for part in ("weight", "bias")},
-    **{f"layers.{{}}.mlp.{ours}.{part}": f"model.layers.{{}}.mlp.{theirs}.{part}"
-       for ours, theirs in (("gate", "gate_proj"), ("up", "up_proj"), ("down", "down_proj"))
-       for part in ("weight", "bias")},
-}
-
-
 # The function of the MLP's gate, by the name in ``ModelConfig.activation``.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_tanh": partial(F.gelu, approximate="tanh"),
 }
-
-
-def foreign_name(table: dict[str, str], parameter_name: str) -> str:
-    """The checkpoint's name of one of our parameters; KeyError if the table has none."""
-    parts = parameter_name.split(".")
-    layer = parts[1] if parts[0] == "layers" else ""
-    if layer:
-        parts[1] = "{}"
-    return table[".".join(parts)].format(layer)
 
 
 class RMSNorm(nn.Module):

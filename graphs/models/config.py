@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ferrum.errors import FerrumError
+from ferrum.families import FAMILIES, Family, architectures, family_of
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -69,35 +70,6 @@ class ModelConfig:
         return self.sliding_window or 0 if self.layer_types[layer] == SLIDING else 0
 
 
-_COMMON: dict[str, Any] = {
-    "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "hidden_act": "silu", "rope_theta": 10000.0,
-    "sliding_window": None, "attention_bias": False, "mlp_bias": False, "head_dim": None,
-}
-# A saved config.json may leave out what equals the family's default, so these are part of the format.
-# Source: configuration_*.py of transformers 5.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "llama": _COMMON | {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": None, "max_position_embeddings": 2048,
-    },
-    "mistral": _COMMON | {
-        "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "max_position_embeddings": 131072, "sliding_window": 4096,
-    },
-    "qwen2": _COMMON | {
-        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096, "use_sliding_window": False,
-        "max_window_layers": 28, "layer_types": None,
-    },
-    "qwen3": _COMMON | {
-        "vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "num_key_value_heads": 32, "max_position_embeddings": 32768, "sliding_window": 4096, "use_sliding_window": False,
-        "max_window_layers": 28, "layer_types": None, "head_dim": 128,
-    },
-}
-ARCHITECTURES: dict[str, str] = {
-    "LlamaForCausalLM": "llama", "MistralForCausalLM": "mistral", "Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3",
-}
 # ``hidden_act`` → the function that transformers computes under that name (transformers/activations.py).
 _ACTIVATIONS: dict[str, str] = {
     **dict.fromkeys(("silu", "swish"), "silu"),
@@ -144,14 +116,18 @@ class _Reader:
             self.faults.append(f"{key} = {value!r} is not true or false")
         return value is True
 
+    def switch(self, name: str) -> bool:
+        """A switch of a family's record."""
+        return name == "always" or (name != "never" and self.flag(name))
 
-def from_hf(config: Mapping[str, Any]) -> ModelConfig:
-    """The model that a Hugging Face ``config.json`` describes.
+
+def from_hf(config: Mapping[str, Any], families: tuple[Family, ...] = FAMILIES) -> ModelConfig:
+    """The model that a Hugging Face ``config.json`` describes, if it is of one of ``families``.
 
     Raises FerrumError ``model-unsupported`` (architecture unknown) or ``config-unsupported``, which lists all bad values.
     """
-    family = _family(config)
-    read = _Reader(config, _DEFAULTS[family])
+    family = _family(config, families)
+    read = _Reader(config, family.defaults)
     activation = _ACTIVATIONS.get(str(read.raw("hidden_act")), "")
     if not activation:
         read.faults.append(f"hidden_act = {read.raw('hidden_act')!r} (supported: silu, gelu)")
@@ -166,11 +142,10 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     if head_dim % 2:
         read.faults.append(f"head_dim = {head_dim} is odd")
     layers = read.integer("num_hidden_layers", high=4096)
-    window, layer_types = _attention_kinds(read, family, layers)
+    window, layer_types = _WINDOWS[family.window](read, layers)
     longest = read.integer("max_position_embeddings", high=1 << 30)
-    bias = read.flag("attention_bias")
     result = ModelConfig(
-        family=family,
+        family=family.name,
         vocab_size=read.integer("vocab_size"),
         hidden_size=hidden,
         intermediate_size=read.integer("intermediate_size"),
@@ -182,10 +157,10 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
         rope=_rope(read, longest, head_dim),
         max_position_embeddings=longest,
         tie_word_embeddings=read.flag("tie_word_embeddings"),
-        attention_bias=family == "qwen2" or (bias and family in ("llama", "qwen3")),
-        attention_out_bias=bias and family in ("llama", "qwen3"),
-        mlp_bias=family == "llama" and read.flag("mlp_bias"),
-        qk_norm=family == "qwen3",
+        attention_bias=read.switch(family.qkv_bias),
+        attention_out_bias=read.switch(family.out_bias),
+        mlp_bias=read.switch(family.mlp_bias),
+        qk_norm=family.qk_norm,
         sliding_window=window,
         layer_types=layer_types,
         activation=activation,
@@ -197,45 +172,52 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     return result
 
 
-def _family(config: Mapping[str, Any]) -> str:
+def _family(config: Mapping[str, Any], families: tuple[Family, ...]) -> Family:
+    known = architectures(families)
     named, kind = config.get("architectures"), config.get("model_type")
     named = [] if named is None else named
     if not isinstance(named, list) or not all(isinstance(name, str) for name in [*named, "" if kind is None else kind]):
         what = f"architectures = {named!r} is not a list of names, or model_type = {kind!r} is none"
-        raise FerrumError("model-unsupported", what, "config.json", "supported: " + ", ".join(ARCHITECTURES))
-    for name in named:
-        if name in ARCHITECTURES:
-            return ARCHITECTURES[name]
-    if not named and kind in _DEFAULTS:
-        return str(kind)
-    what = ", ".join(named) or str(kind)
-    raise FerrumError("model-unsupported", f"unknown architecture {what}", "config.json architectures",
-                      "supported: " + ", ".join(ARCHITECTURES))
+        raise FerrumError("model-unsupported", what, "config.json", "supported: " + ", ".join(known))
+    found = next((known[name] for name in named if name in known), None)
+    if found is None and not named:
+        found = family_of(str(kind), families)
+    if found is None:
+        what = ", ".join(named) or str(kind)
+        raise FerrumError("model-unsupported", f"unknown architecture {what}", "config.json architectures",
+                          "supported: " + ", ".join(known))
+    return found
 
 
-def _attention_kinds(read: _Reader, family: str, layers: int) -> tuple[int | None, tuple[str, ...]]:
-    """The sliding window and each layer's kind, as each family's transformers configuration derives them."""
-    full = (FULL,) * layers
-    if family == "llama":
-        return None, full
-    if family == "mistral":
-        if read.raw("sliding_window") is None:
-            return None, full
-        return read.integer("sliding_window", high=1 << 30), (SLIDING,) * layers
+def _no_window(read: _Reader, layers: int) -> tuple[int | None, tuple[str, ...]]:
+    return None, (FULL,) * layers
+
+
+def _every_layer(read: _Reader, layers: int) -> tuple[int | None, tuple[str, ...]]:
+    if read.raw("sliding_window") is None:
+        return _no_window(read, layers)
+    return read.integer("sliding_window", high=1 << 30), (SLIDING,) * layers
+
+
+def _upper_layers(read: _Reader, layers: int) -> tuple[int | None, tuple[str, ...]]:
+    kinds = read.raw("layer_types")
     if not read.flag("use_sliding_window") or read.raw("sliding_window") is None:
-        kinds = read.raw("layer_types")
         if isinstance(kinds, list) and SLIDING in kinds:
             read.faults.append("layer_types has sliding_attention but use_sliding_window is off")
-        return None, full
+        return _no_window(read, layers)
     window = read.integer("sliding_window", high=1 << 30)
-    kinds = read.raw("layer_types")
     if kinds is None:
         first = read.integer("max_window_layers", low=0)
         return window, tuple(SLIDING if i >= first else FULL for i in range(layers))
     if not isinstance(kinds, list) or len(kinds) != layers or any(k not in (FULL, SLIDING) for k in kinds):
         read.faults.append(f"layer_types must hold {layers} times {FULL} or {SLIDING}")
-        return window, full
+        return window, (FULL,) * layers
     return window, tuple(kinds)
+
+
+_WINDOWS: Mapping[str, Callable[[_Reader, int], tuple[int | None, tuple[str, ...]]]] = {
+    "none": _no_window, "all": _every_layer, "upper": _upper_layers,
+}
 
 
 def _rope(read: _Reader, longest: int, head_dim: int) -> RopeConfig:

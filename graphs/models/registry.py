@@ -1,29 +1,23 @@
-"""Architecture names of config.json → our modules, imported when asked for."""
+"""From a model folder to its configuration, its module and the checkpoint's names, by the family's record."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrum.errors import FerrumError
+from ferrum.families import FAMILIES, NAMES, Family, family_of
+from ferrum.graphs.expressions.expression import Expr, Tensor, rows
 from ferrum.graphs.models.config import ModelConfig, from_hf
 
 if TYPE_CHECKING:
     from ferrum.graphs.models.blocks import Decoder
 
 MAX_CONFIG_BYTES = 1 << 20
-
-# architecture → (module, class)
-ARCHITECTURES: dict[str, tuple[str, str]] = {
-    "LlamaForCausalLM": ("ferrum.graphs.models.llama", "LlamaForCausalLM"),
-    "MistralForCausalLM": ("ferrum.graphs.models.mistral", "MistralForCausalLM"),
-    "Qwen2ForCausalLM": ("ferrum.graphs.models.qwen2", "Qwen2ForCausalLM"),
-    "Qwen3ForCausalLM": ("ferrum.graphs.models.qwen3", "Qwen3ForCausalLM"),
-}
-_BY_FAMILY = {path.rpartition(".")[2]: (path, name) for path, name in ARCHITECTURES.values()}
+_LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def load_config(folder: Path) -> ModelConfig:
@@ -47,14 +41,52 @@ def build(config: ModelConfig, device: str = "meta") -> Decoder:
     """The module in evaluation mode, without weights; on the meta device it takes no memory, for tracing."""
     import torch
 
-    path, name = _BY_FAMILY[config.family]
+    from ferrum.graphs.models.blocks import Decoder
+
     with torch.device(device):
-        module: Decoder = getattr(import_module(path), name)(config)
+        module = Decoder(config)
     return module.eval()
 
 
-def checkpoint_names(config: ModelConfig) -> Callable[[str], str]:
-    """The family's map from our parameter names to the checkpoint's."""
-    path, _ = _BY_FAMILY[config.family]
-    function: Callable[[str], str] = import_module(path).checkpoint_name
-    return function
+def checkpoint_names(config: ModelConfig, families: tuple[Family, ...] = FAMILIES) -> Callable[[str], str]:
+    """The family's map from our parameter names to the checkpoint's; KeyError for a parameter that has none of its own there."""
+    family = family_of(config.family, families)
+    assert family is not None
+    return lambda parameter: tensor_name(family, parameter)
+
+
+def checkpoint_sources(module: Decoder, families: tuple[Family, ...] = FAMILIES) -> Callable[[str], str | Expr]:
+    """Where each parameter of ``module`` lies in the checkpoint: the name of its tensor, or a cut of one that holds several."""
+    family = family_of(module.config.family, families)
+    assert family is not None
+    shapes = {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    cuts: dict[str, Expr] = {}
+    for tensor, parts in family.joined.items():
+        for layer in map(str, range(module.config.num_layers)) if "{}" in tensor else [""]:
+            for kind in ("weight", "bias"):
+                names = [_filled(part, layer, kind) for part in parts]
+                if set(names) <= set(shapes):
+                    cuts |= _cuts(_filled(tensor, layer, kind), {name: shapes[name] for name in names})
+    return lambda parameter: cuts[parameter] if parameter in cuts else tensor_name(family, parameter)
+
+
+def _filled(pattern: str, layer: str, kind: str) -> str:
+    return pattern.replace("{}", layer).replace("*", kind)
+
+
+def _cuts(tensor: str, shapes: dict[str, tuple[int, ...]]) -> dict[str, Expr]:
+    """Parameters that lie one after the other along the first axis of ``tensor``."""
+    inner = next(iter(shapes.values()))[1:]
+    whole = Tensor(tensor, (sum(shape[0] for shape in shapes.values()), *inner))
+    found, at = {}, 0
+    for name, shape in shapes.items():
+        found[name] = rows(whole, 0, at, at + shape[0])
+        at += shape[0]
+    return found
+
+
+def tensor_name(family: Family, parameter: str) -> str:
+    """The name in the checkpoint of ``layers.3.attention.query.weight``. KeyError: the record says none."""
+    layer = next(iter(_LAYER.findall(parameter)), "")
+    stem, _, kind = _LAYER.sub("{}", parameter, count=1).rpartition(".")
+    return _filled({**NAMES, **family.tensors}[f"{stem}.*"], layer, kind)

@@ -1,12 +1,14 @@
 """One spelling for each idea, so that later passes need one pattern for each.
 
 Squares are ``pow_scalar 2``, division is a product with a reciprocal, kept axes are real axes, neighbouring reshapes and
-permutes are one, a linear layer is ``linear`` however it was written, kv heads that are copied are ``repeat``.
+permutes are one, a linear layer is ``linear`` however it was written, kv heads that are copied are ``repeat``. What is computed
+of weights alone becomes part of them (``fold_weights``).
 """
 
 from __future__ import annotations
 
 from ferrum.graphs.ir import Graph
+from ferrum.graphs.passes.fold_weights import FOLD
 from ferrum.graphs.rewrite import Function, Match, P, Rules, Scope, rewrite
 
 NEAR = 1e-6  # relative difference of 1 / n and a written reciprocal
@@ -208,13 +210,7 @@ FORM: Rules = (
 
 
 def is_weight(s: Scope, name: str) -> bool:
-    return name in s.params and bool(s.params[name].sources)
-
-
-def product_to_linear(s: Scope, m: Match) -> str | None:
-    if not is_weight(s, m["w"]) or s.order(m["p"]) != (1, 0):
-        return None
-    return s.emit("linear", m["x"], m["w"], has_bias=False, has_residual=False, activation="")
+    return name in s.params and s.params[name].is_weight
 
 
 def bias_of_linear(s: Scope, m: Match) -> str | None:
@@ -248,7 +244,6 @@ def embedding_scale(s: Scope, m: Match) -> str:
 
 
 PRODUCTS: Rules = (
-    (P("matmul", "x", P("permute", "w", bind="p")), product_to_linear),
     (P("linear", P("reshape", "x", bind="flat"), "w", has_residual=False), linear_of_flat),
     (P("linear", P("reshape", "x", bind="flat"), "w", "b", has_bias=True), linear_of_flat),
     (P("add", P("linear", "x", "w", bind="l"), "b"), bias_of_linear),
@@ -256,7 +251,7 @@ PRODUCTS: Rules = (
     (P("mul_scalar", P("embedding", "t", "w", bind="e")), embedding_scale),
 )
 
-RULES: Rules = (*ARITHMETIC, *FORM, *PRODUCTS)
+RULES: Rules = (*FOLD, *ARITHMETIC, *FORM, *PRODUCTS)
 
 
 def run(graph: Graph) -> Graph:

@@ -18,7 +18,6 @@ from ferrum.graphs.rewrite import Scope, live
 
 PLAIN: Mapping[str, Attr] = {"causal": True, "softcap": 0.0, "operands": ()}
 OP = "paged_attention"
-ONE_GEOMETRY = "one number of kv heads and one head_dim for all layers"
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,6 @@ class Heads:
     qkv: str
     params: tuple[str, ...]
     attrs: dict[str, Any]
-
-    @property
-    def geometry(self) -> tuple[int, int]:
-        return self.attrs["num_kv_heads"], self.attrs["head_dim"]
 
 
 def columns(s: Scope, flats: tuple[str, str, str], widths: tuple[int, int, int]) -> str:
@@ -89,8 +84,10 @@ def describe(s: Scope, node: Node) -> Heads:
         "qk_norm": normed,
         "eps": q[1].attrs["eps"] if normed else 0.0,
     }
-    norms = (q[1].inputs[1], k[1].inputs[1]) if normed else ()
-    return Heads(qkv, (freq, *norms), attrs)
+    params = (freq, *((q[1].inputs[1], k[1].inputs[1]) if normed else ()))
+    if any(name not in s.params for name in params):
+        raise NotPaged("attention with a norm's weight or frequencies that are computed", "parameters as they are stored")
+    return Heads(qkv, params, attrs)
 
 
 def rotation_of(s: Scope, q: Node, k: Node) -> tuple[str, dict[str, Attr]]:
@@ -123,19 +120,9 @@ def run(graph: Graph) -> Graph:
         findings += found
         if not found:
             fused[joined(s, graph, node).output.name] = (node, describe(s, node))
-    findings += geometry_findings([attend for attend, _ in fused.values()], [heads for _, heads in fused.values()])
     if findings:
         raise UnsupportedOps(findings, f"graph {graph.name}")
     return rebuilt(graph, fused) if fused else graph
-
-
-def geometry_findings(attends: list[Node], layers: list[Heads]) -> list[Finding]:
-    """The first layer whose rows differ from the first layer's: kernels and blocks are made for one geometry."""
-    for node, heads in zip(attends, layers, strict=True):
-        if heads.geometry != layers[0].geometry:
-            (a, b), (c, d) = layers[0].geometry, heads.geometry
-            return [finding(node, f"layers with {a} kv heads of {b} and with {c} of {d}", ONE_GEOMETRY)]
-    return []
 
 
 def rebuilt(graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> Graph:
@@ -158,3 +145,21 @@ def rebuilt(graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> Graph:
     nodes, used = live(out.nodes.values(), outputs)
     params = tuple(p for p in graph.params if p.name in used)
     return Graph(graph.name, graph.inputs, params, tuple(nodes), outputs, tuple(s for s in graph.states if s.name in used))
+
+
+def form_findings(graph: Graph) -> list[Finding]:
+    """What a paged graph as a whole has that cannot be planned: layers that share no cache, or an end that gives no logits."""
+    findings = []
+    attention = [node for node in graph.nodes if node.op == "paged_attention"]
+    if not attention:
+        findings.append(Finding("a model without causal attention", "", "", "a decoder"))
+    for node in attention[1:]:
+        unlike = [k for k in ("num_heads", "num_kv_heads", "head_dim") if node.attrs[k] != attention[0].attrs[k]]
+        if unlike:
+            sizes = ", ".join(f"{k} {node.attrs[k]} beside {attention[0].attrs[k]}" for k in unlike)
+            what = f"a layer of another geometry than the first: {sizes}"
+            findings.append(finding(node, what, "the same heads in every layer"))
+    last = next((node for node in graph.nodes if node.output.name in graph.outputs), None)
+    if last is None or last.op != "linear":
+        findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
+    return findings

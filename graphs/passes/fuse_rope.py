@@ -7,6 +7,7 @@ move before permutes.
 from __future__ import annotations
 
 from ferrum.graphs import tables
+from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.ir import Graph, Param, Value
 from ferrum.graphs.passes.canonicalize import FORM
 from ferrum.graphs.rewrite import Match, P, Rules, Scope, rewrite
@@ -28,7 +29,7 @@ def rotation(s: Scope, cos: str, sin: str, x: str) -> tuple[int, Rotation] | Non
 
 
 def emit(s: Scope, x: str, axis: int, freq: tuple[float, ...], scale: float) -> str:
-    inv_freq = s.add_param(Param(Value("rope.inv_freq", "f32", (len(freq),)), data=freq))
+    inv_freq = s.add_param(Param(Value("rope.inv_freq", "f32", (len(freq),)), Constant(freq)))
     positions = s.emit_as("positions", "iota", shape=(s.shape(x)[axis],), dtype="i64", start=0, step=1)
     return s.emit("rope", x, positions, inv_freq, seq_axis=axis, rope_dim=2 * len(freq), rope_scale=scale, rows=())
 

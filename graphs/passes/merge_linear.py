@@ -1,6 +1,6 @@
 """Linears that read the same input become one: query, key and value of an attention; gate and up of an MLP.
 
-The merged parameter joins its sources along axis 0. Query, key and value are then column slices of one value, which the
+The merged parameter joins theirs along axis 0. Query, key and value are then column slices of one value, which the
 paged attention reads as a whole; gate and up rows go into the activation (``silu_mul`` and its like) of one linear.
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ferrum.graphs.expressions.expression import cat
+from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import Graph, Node, Param
 from ferrum.graphs.rewrite import Match, P, Rules, Scope, rewrite
 
@@ -25,12 +27,12 @@ def joined_name(names: tuple[str, ...]) -> str:
 def join(s: Scope, names: tuple[str, ...]) -> str | None:
     """The parameter whose rows are those of ``names`` in order; None if one of them is not a plain parameter."""
     params = [s.params.get(name) for name in names]
-    if any(p is None or not p.sources or p.format for p in params):
-        return None
     known = [p for p in params if p is not None]
-    rows = sum(int(p.value.shape[0]) for p in known)
-    value = replace(known[0].value, name=joined_name(names), shape=(rows, *known[0].value.shape[1:]))
-    return s.add_param(Param(value, sources=tuple(source for p in known for source in p.sources)))
+    sources = [p.source for p in known if not isinstance(p.source, Constant | External)]
+    if len(sources) != len(names) or any(p.format for p in known) or len({p.shard for p in known}) != 1:
+        return None
+    source = cat(sources, 0)
+    return s.add_param(Param(replace(known[0].value, name=joined_name(names), shape=source.type.shape), source, known[0].shard))
 
 
 def mergeable(nodes: list[Node | None]) -> list[Node] | None:

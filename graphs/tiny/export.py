@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from ferrum.graphs.models.config import ModelConfig, from_hf
+from ferrum.graphs.models.registry import checkpoint_names
 from ferrum.graphs.tiny.chat import TEMPLATE_FILE
 from ferrum.graphs.tiny.tokenizer import CONTEXT, VOCAB_SIZE, make_tokenizer
 
@@ -77,9 +78,8 @@ def export(model: nn.Module, folder: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from ferrum.graphs.models.qwen3 import checkpoint_name
-
     write_texts(folder)
-    tensors = {checkpoint_name(name): p.detach().to(torch.bfloat16).contiguous() for name, p in model.named_parameters()}
+    names = checkpoint_names(model_config())
+    tensors = {names(name): p.detach().to(torch.bfloat16).contiguous() for name, p in model.named_parameters()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "model.safetensors").chmod(0o644)  # it is written readable by its owner only

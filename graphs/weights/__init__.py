@@ -1,9 +1,9 @@
 """Readers of checkpoints: tensors by name, mapped and checked.
 
-``open_checkpoint`` opens a folder, ``match`` compares it with a graph, ``CheckpointWeights`` feeds the interpreter.
+``open_checkpoint`` opens a folder, ``match`` compares it with a graph.
 """
 
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_checkpoint
-from ferrum.graphs.weights.match import CheckpointWeights, WeightsMismatch, match
+from ferrum.graphs.weights.match import WeightsMismatch, match
 
-__all__ = ["Checkpoint", "CheckpointWeights", "WeightsMismatch", "match", "open_checkpoint"]
+__all__ = ["Checkpoint", "WeightsMismatch", "match", "open_checkpoint"]

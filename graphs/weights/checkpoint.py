@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ferrum.errors import FerrumError
 from ferrum.graphs.weights.safetensors import SafetensorsFile, strict_json
 from ferrum.pack.names import check_relative_path
+from ferrum.pack.pages import give_back
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -59,7 +60,13 @@ class Checkpoint:
             data = self.read(name).reshape(-1).view(np.uint8)
             for start in range(0, len(data), DIGEST_CHUNK):
                 total.update(data[start : start + DIGEST_CHUNK].data)
+                self.give_back()
         return total.hexdigest()
+
+    def give_back(self) -> None:
+        """Release the pages that are in memory; what is touched again is read again."""
+        for file in self.files:
+            give_back(file.map)
 
     def close(self) -> None:
         """Unmap the files; views that are still held keep their file mapped."""

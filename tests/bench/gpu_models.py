@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.backend import backend_of
 from ferrum.codegen.driver import compile_model
+from ferrum.codegen.layouts import parse_rows
 from ferrum.codegen.manifest import contract_of, make_manifest, program_record
 from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.row_layout import parse_rows
 from ferrum.codegen.target import GpuTarget
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, Gpu
@@ -62,10 +62,17 @@ def prepare(name: str, quant: str, target: GpuTarget, folder: Path) -> Path:
         name=name, family="qwen3", num_parameters=0, vocab_size=made.vocab_size, max_model_len=MAX_MODEL_LEN, quant=quant
     )
     manifest = make_manifest(
-        made, options, target, record, TextRecord(), program_record(made, backend.memory(made), backend.kernels(made), False),
-        CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=list(code.members), toolchain=code.toolchain), [],
-        source_sha256="", has_text=False,
-    )  # fmt: skip
+        made,
+        options,
+        target,
+        record,
+        TextRecord(),
+        program_record(made, backend.memory(made), backend.kernels(made), False, False),
+        CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=list(code.members), toolchain=code.toolchain),
+        [],
+        source_sha256="",
+        has_text=False,
+    )
     for member, data in code.members.items():
         path = made_at / member
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferrum.codegen.layouts import parse_format
-from ferrum.codegen.row_layout import RowLayout, decode_stored
+from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.devices.cuda_driver import Driver, choose_gpu
 from ferrum.devices.options import DeviceOptions
@@ -32,7 +31,7 @@ def test_random_weights_fill_a_stored_matrix(fmt: str) -> None:
     raw = np.zeros(layout.nbytes, np.uint8)
     for start, nbytes, piece in gpu_models._pieces(record, np.random.default_rng(0)):
         raw[start : start + nbytes] = np.resize(piece, nbytes)
-    w = decode_stored(raw.data, layout, np.arange(100))
+    w = layout.decode(raw.data)
     assert 0.015 < w.std() < 0.025 and abs(w.mean()) < 0.005
 
 

@@ -27,9 +27,8 @@ from ferrum.codegen.kernels.gpu_sample import GpuSample
 from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
 from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
-from ferrum.codegen.layouts import parse_format
+from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.render import render_kernels
-from ferrum.codegen.row_layout import RowLayout, decode_stored
 from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.codegen.trials import (
     Bench,
@@ -117,7 +116,7 @@ def test_columns_far_apart_in_size(fmt: str) -> None:
     w *= 10.0 ** (np.arange(24)[:, None] % 4)
     raw, result = stored(w, layout), np.full((3, 24), np.nan, np.float32)
     bench([kernel]).run(kernel, {"weight:0": raw, "value:0": rows_in(x, "bf16")[0], "result": result}, counts(3))
-    np.testing.assert_allclose(result, decode_stored(raw.data, layout, np.arange(24))[:, [5, 70, 159]].T, rtol=1e-6)
+    np.testing.assert_allclose(result, layout.decode(raw.data)[:, [5, 70, 159]].T, rtol=1e-6)
 
 
 @pytest.mark.parametrize("dim", HEAD_DIMS)

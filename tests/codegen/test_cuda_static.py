@@ -9,9 +9,8 @@ import pytest
 
 from ferrum.codegen.kernels.gpu_base import GpuKernel
 from ferrum.codegen.kernels.gpu_sample import GpuSample
-from ferrum.codegen.layouts import parse_format
+from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.render import render_kernels
-from ferrum.codegen.row_layout import RowLayout
 from ferrum.codegen.select_gpu import linear_variants, matrix_attention
 from ferrum.codegen.static import find_tool, inspect
 from ferrum.codegen.target import GPU_TARGETS, GpuTarget

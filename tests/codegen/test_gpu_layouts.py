@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import io
-from concurrent.futures import ThreadPoolExecutor
-
 import ml_dtypes
 import numpy as np
 import pytest
 
-from ferrum.codegen import float8
-from ferrum.codegen.layouts import parse_format
-from ferrum.codegen.row_layout import RowLayout, decode_any, decode_stored, parse_layout
-from ferrum.codegen.store import JoinedRows, _write_matrix
+from ferrum.codegen.layouts import RowLayout, float8, parse_format, parse_layout, stored
 from ferrum.codegen.target import GPU_TARGETS, cuda_target, parse_target, parse_targets
-from ferrum.codegen.trials import stored
 from ferrum.errors import FerrumError
 
 # Largest error of a value, relative to the largest of all: half a step, or what is cut off to make the other steps smaller.
 STEPS = {"f32": 0.0, "bf16": 2**-8, "fp8": 2**-4, "int8": 1 / 250, "int4": 0.3, "int4a": 0.3}
 FORMATS = ("f32", "bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g64", "int4-g128", "int4a-g32")
-
-
-class Memory(io.BytesIO):
-    def pad_to(self, offset: int) -> None:
-        self.write(bytes(offset - self.tell()))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -35,21 +23,11 @@ def test_values_survive(name: str, n: int, k: int, halves: int) -> None:
     w = np.random.default_rng(n).normal(size=(n, k)).astype(np.float32)
     raw = stored(w, layout)
     assert raw.nbytes == layout.nbytes and layout.row_bytes % 64 == 0
-    got = decode_stored(raw.data, layout, np.arange(n))
+    got = layout.decode(raw.data)
     assert np.abs(got - w).max() <= STEPS[layout.format.kind] * np.abs(w).max() + 1e-7
     assert np.abs(got - w).mean() <= STEPS[layout.format.kind] / 1.5 * np.abs(w).max() + 1e-7
     chosen = np.array([n - 1, 0, n // 2])
-    assert np.array_equal(decode_any(raw.data, layout, chosen), got[chosen])
-
-
-@pytest.mark.parametrize("name", ("bf16", "fp8", "int4a-g32"))
-def test_the_store_writes_the_same_bytes(name: str) -> None:
-    """Piece by piece from several arrays, as a checkpoint gives them."""
-    layout = RowLayout(90, 100, parse_format(name), 2)
-    w, memory = np.random.default_rng(0).normal(size=(90, 100)).astype(np.float32), Memory()
-    with ThreadPoolExecutor(2) as pool:
-        _write_matrix(JoinedRows([w[:45], w[45:]]), layout, memory, pool, 0)
-    assert memory.getvalue() == stored(w, layout).tobytes()
+    assert np.array_equal(layout.decode(raw.data, chosen), got[chosen])
 
 
 def test_gate_and_up_are_neighbours() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
@@ -16,16 +14,14 @@ from ferrum.codegen.kernels.layer_norm import LayerNorm
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
-from ferrum.codegen.layouts import TiledLayout, decode, parse_format, to_f32
+from ferrum.codegen.layouts import TiledLayout, parse_format, stored, to_f32
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.select import blocking
-from ferrum.codegen.store import JoinedRows, _write_matrix
 from ferrum.codegen.target import TARGETS, Target
 from ferrum.codegen.toolchains.cxx import _zig_compiler
 from ferrum.graphs.ops import GATES
 from tests.codegen import kernel_harness
 from tests.codegen.kernel_harness import Call, run
-from tests.codegen.test_layouts import Memory
 
 HERE = [t for t in TARGETS if runs_here(t.arch, t.requires)]
 FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g64", "int4-g32", "int4-g64", "int4a-g32")
@@ -38,13 +34,6 @@ SETTINGS = settings(
     phases=[Phase.generate],
 )
 F32 = NDArray[np.float32]
-
-
-def stored(w: F32, layout: TiledLayout) -> bytes:
-    memory = Memory()
-    with ThreadPoolExecutor(1) as pool:
-        _write_matrix(JoinedRows([w]), layout, memory, pool, 0)
-    return memory.bytes.getvalue()
 
 
 def layout_for(target: Target, n: int, k: int, name: str, halves: int = 1) -> TiledLayout:
@@ -81,13 +70,13 @@ def test_linear(data: st.DataObject) -> None:
     rng = np.random.default_rng(n * 1000 + k)
     x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
     b, r = rng.normal(size=n).astype(np.float32), rng.normal(size=(rows, kernel.n_out)).astype(np.float32)
-    raw = stored(w, layout)
+    raw = stored(w, layout).tobytes()
     raw += bytes(-len(raw) % 64)
     calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 4, (0, len(raw), 0), in_private=True, residual=3)]
     sizes = [4 * k, act.row_bytes(k), 4 * kernel.n_out, 4 * kernel.n_out]
     slots = run(calls, sizes, rows, {1: x, 3: r}, raw + b.tobytes(), target)
     expected = Linear.reference(
-        Quantize.reference(x, act), decode(raw, layout), b if bias else None, r if residual else None, activation
+        Quantize.reference(x, act), layout.decode(raw), b if bias else None, r if residual else None, activation
     )
     got = slots[4].view(np.float32)
     limit = 2e-2 if act.kind == "q8" else 2e-5  # a value on the border of two levels may be rounded to either
@@ -108,11 +97,11 @@ def test_the_largest_sums_fit(target: Target, rows: int, name: str) -> None:
     sign = np.where(np.arange(k) % 3 == 1, -1, 1).astype(np.float32)
     x, w = np.tile(sign, (rows, 1)), np.array([3.0, -3.0, 1e-3, 0.0, 7.5], np.float32)[:, None] * sign
     w[3] = -w[4]  # one more row of both signs
-    raw = stored(w, layout)
+    raw = stored(w, layout).tobytes()
     raw += bytes(-len(raw) % 64)
     calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
     slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
-    expected = Linear.reference(Quantize.reference(x, act), decode(raw, layout), None, None, "")
+    expected = Linear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
     np.testing.assert_allclose(slots[3].view(np.float32), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -128,11 +117,11 @@ def test_products_of_another_compiler(target: Target, name: str, monkeypatch: py
     act, block = act_for(layout.format, k, target.has_bf16_dot), blocking(target, layout.format, {})
     kernel = Linear(n, k, layout, act, False, False, "", block.rows, block.tiles, block.chunk_kib)
     x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
-    raw = stored(w, layout)
+    raw = stored(w, layout).tobytes()
     raw += bytes(-len(raw) % 64)
     calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
     slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
-    expected = Linear.reference(Quantize.reference(x, act), decode(raw, layout), None, None, "")
+    expected = Linear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
     error = np.abs(slots[3].view(np.float32) - expected)
     assert error.max() <= (2e-2 if act.kind == "q8" else 2e-5) * np.abs(expected).max()
 
@@ -171,8 +160,8 @@ def test_quantize_and_norms(data: st.DataObject) -> None:
 def test_embedding(target: Target, name: str) -> None:
     n, k = 37, 77
     layout = layout_for(target, n, k, name)
-    raw = stored(np.random.default_rng(0).normal(size=(n, k)).astype(np.float32), layout)
+    raw = stored(np.random.default_rng(0).normal(size=(n, k)).astype(np.float32), layout).tobytes()
     ids = np.array([0, 36, 5, 5, 16, 15, 31], np.int32)
     slots = run([Call(Embedding(n, k, layout, 0.5), 0, 1)], [4 * k], len(ids), {}, raw + bytes(64), target, ids)
-    expected = Embedding.reference(ids, decode(raw, layout), 0.5)
+    expected = Embedding.reference(ids, layout.decode(raw), 0.5)
     np.testing.assert_allclose(slots[1].view(np.float32), expected, rtol=1e-6, atol=1e-7)

@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
-from ferrum.codegen.layouts import (
-    TiledLayout,
-    decode,
-    decode_rows,
-    fit_group,
-    parse_format,
-    parse_tiled,
-    quantize_groups,
-    quantize_spans,
-    to_bf16,
-    to_f32,
-)
-from ferrum.codegen.store import JoinedRows, _write_matrix
+from ferrum.codegen.layouts import TiledLayout, fit_group, parse_format, parse_layout, stored, to_bf16, to_f32
+from ferrum.codegen.layouts.quantize import quantize_groups, quantize_spans
 
 FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int4-g32", "int4-g64", "int4a-g32")
-
-
-class Memory:
-    def __init__(self) -> None:
-        self.bytes = io.BytesIO()
-
-    def write(self, data: Any) -> int:
-        return self.bytes.write(memoryview(data).cast("B"))
-
-    def tell(self) -> int:
-        return self.bytes.tell()
-
-    def pad_to(self, offset: int) -> None:
-        self.bytes.write(bytes(offset - self.tell()))
-
-
-def encode(w: NDArray[np.float32], layout: TiledLayout) -> bytes:
-    memory = Memory()
-    with ThreadPoolExecutor(2) as pool:
-        _write_matrix(JoinedRows([w[:1], w[1:]]), layout, memory, pool, 0)
-    return memory.bytes.getvalue()
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,10 +23,10 @@ def test_round_trip(data: st.DataObject) -> None:
     fmt = parse_format(data.draw(st.sampled_from(FORMATS)))
     layout = TiledLayout(n, k, fmt, lanes, data.draw(st.sampled_from([2, 4])), halves)
     w = np.random.default_rng(n * 1000 + k).normal(size=(n, k)).astype(np.float32)
-    stored = encode(w, layout)
-    assert len(stored) == layout.nbytes
-    assert parse_tiled(layout.name, fmt.name, (n, k)) == layout
-    got = decode(stored, layout)
+    raw = stored(w, layout)
+    assert len(raw) == layout.nbytes
+    assert parse_layout(layout.name, fmt.name, (n, k)) == layout
+    got = layout.decode(raw.data)
     if fmt.kind == "f32":
         assert np.array_equal(got, w)
     elif fmt.kind == "bf16":
@@ -73,7 +36,7 @@ def test_round_trip(data: st.DataObject) -> None:
         limit = {8: 0.02, 6: 0.08, 4: 0.32}[fmt.bits] * np.abs(w).max()
         assert np.abs(got - w).max() <= limit
     ids = np.random.default_rng(1).integers(0, n, 9)
-    assert np.array_equal(decode_rows(stored, layout, ids), got[ids])
+    assert np.array_equal(layout.decode(raw.data, ids), got[ids])
 
 
 def test_bf16_rounds_to_nearest_even_as_torch() -> None:
@@ -123,7 +86,7 @@ def test_a_zero_group_stays_zero() -> None:
     for name in ("int8-g32", "int4-g32", "int4a-g32"):
         fmt = parse_format(name)
         layout = TiledLayout(8, 64, fmt, 4, 2)
-        assert not decode(encode(np.zeros((8, 64), np.float32), layout), layout).any()
+        assert not layout.decode(stored(np.zeros((8, 64), np.float32), layout).data).any()
 
 
 @pytest.mark.parametrize(("k", "group"), [(1024, 128), (192, 64), (96, 32), (77, 32), (3072, 128)])

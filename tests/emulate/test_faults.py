@@ -27,9 +27,8 @@ from ferrum.codegen.kernels.gpu_rope_kv import GpuRopeKv
 from ferrum.codegen.kernels.gpu_schedule import GpuSchedule
 from ferrum.codegen.kernels.gpu_small_linear import GpuSmallLinear
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
-from ferrum.codegen.layouts import parse_format
+from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.render import render_kernels
-from ferrum.codegen.row_layout import RowLayout
 from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.codegen.trials import Bench, tolerance, trial_of
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from ferrum.graphs import dims
+from ferrum.graphs.expressions.expression import FUNCTIONS, Cat, Dequant, Map, Permute, Reshape, Rows, Stack, Tensor
+from ferrum.graphs.expressions.schemes import SCHEMES
+from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import DTYPES, STATE_KINDS, Graph, Node, Param, Region, State, Value
 from ferrum.graphs.ops import OPS
 
@@ -51,11 +54,31 @@ STATES = st.builds(
     st.lists(DIMS, max_size=3).map(tuple),
     st.integers(0, 99),
 )
+SIZES = st.integers(-1, 70)
+AXES = st.lists(SIZES, max_size=4).map(tuple)
+SCHEME = st.one_of(*(st.builds(scheme, SIZES) for scheme in SCHEMES.values()))
+EXPRESSIONS = st.recursive(
+    st.builds(Tensor, NAMES, AXES, st.one_of(st.sampled_from(["f32", "i32"]), NAMES)),
+    lambda inner: st.one_of(
+        st.builds(Rows, inner, SIZES, SIZES, SIZES, SIZES),
+        st.builds(Cat, st.lists(inner, max_size=3).map(tuple), SIZES),
+        st.builds(Stack, st.lists(inner, max_size=3).map(tuple)),
+        st.builds(Reshape, inner, AXES),
+        st.builds(Permute, inner, AXES),
+        st.builds(Map, inner, st.one_of(st.sampled_from(sorted(FUNCTIONS)), NAMES), FLOATS),
+        st.builds(Dequant, SCHEME, st.lists(inner, max_size=3).map(tuple)),
+    ),
+    max_leaves=6,
+)
 PARAMS = st.builds(
     Param,
     VALUES,
-    st.lists(NAMES, max_size=3).map(tuple),
-    st.one_of(st.none(), st.lists(FLOATS, max_size=4).map(tuple)),
+    st.one_of(
+        EXPRESSIONS,
+        st.lists(FLOATS, max_size=4).map(Constant),
+        st.builds(External, NAMES),
+    ),
+    st.one_of(st.none(), st.integers(-1, 3)),
     NAMES,
     NAMES,
 )

@@ -10,6 +10,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.frontend.torch_export import import_module
 from ferrum.graphs.interpret import ArrayWeights, interpret, reference_greedy, reference_logits
 from ferrum.graphs.ir import Graph
@@ -113,7 +114,7 @@ def check_attributes(graph: Graph, config: Any) -> None:
     assert {n.attrs["num_kv_heads"] for n in nodes} == {config.num_kv_heads}
     assert {n.attrs["qk_norm"] for n in nodes} == {config.qk_norm}
     assert {n.attrs["rope_scale"] for n in nodes} == {config.rope.scale}
-    assert graph.param("rope.inv_freq").data == tuple(inverse_frequencies(config).astype(float).tolist())
+    assert graph.param("rope.inv_freq").source == Constant(inverse_frequencies(config))
     assert len(graph.nodes) == 5 * config.num_layers + 2 * config.num_layers + 4
 
 

@@ -43,7 +43,7 @@ def test_small_text_reads_as_it_looks() -> None:
     assert print_graph(graph) == SMALL
     assert graph.nodes[0].origin == "embed model.py:3"
     assert graph.nodes[0].attrs == {"scale": 1.0}
-    assert graph.params[1].data == (1.0, -0.5)
+    assert graph.param("f").data.tolist() == [1.0, -0.5]  # type: ignore[union-attr]
     assert graph.inputs[0].shape == ("batch", "seq")
 
 
@@ -61,7 +61,18 @@ def test_ints_floats_and_bools_stay_apart() -> None:
         (SMALL.replace("graph m", "m"), 1),
         (SMALL.replace("i64[batch", "i64(batch"), 2),
         (SMALL.replace("from(embed.weight)", "from(a) from(b)"), 3),
+        (SMALL.replace("from(embed.weight)", "from(a) data(1.0)"), 3),
+        (SMALL.replace(" from(embed.weight)", ""), 3),
+        (SMALL.replace("from(embed.weight)", "from(a, b)"), 3),
+        (SMALL.replace("from(embed.weight)", "from(join(a[1], b[1]))"), 3),
+        (SMALL.replace("from(embed.weight)", "from(cat(a[1], b[1]))"), 3),
+        (SMALL.replace("from(embed.weight)", "from(cat(a[1], axis=1.0))"), 3),
+        (SMALL.replace("from(embed.weight)", "from(cat(a[1], axis=0, axis=0))"), 3),
+        (SMALL.replace("from(embed.weight)", 'from(dequant(a: u8[34], scheme="q9", size=32))'), 3),
+        (SMALL.replace("from(embed.weight)", f"from({'stack(' * 70}a[1]{')' * 70})"), 3),
+        (SMALL.replace("from(embed.weight)", "from(embed.weight) shard(0.5)"), 3),
         (SMALL.replace("(1.0, -0.5)", "(1.0, x)"), 4),
+        (SMALL.replace("(1.0, -0.5)", '("0123")'), 4),
         (SMALL.replace("{scale=1.0}", "{scale=1.0, scale=2.0}"), 5),
         (SMALL.replace("{scale=1.0}", "{scale=(1, 1.0)}"), 5),
         (SMALL.replace("= embedding", "embedding"), 5),

@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.expressions.expression import Tensor, cat
+from ferrum.graphs.expressions.sources import Constant
+from ferrum.graphs.interpret import SourceWeights
 from ferrum.graphs.ir import Graph, Param, Value
 from ferrum.graphs.pipeline import load_graph
-from ferrum.graphs.weights import CheckpointWeights, WeightsMismatch, match, open_checkpoint
+from ferrum.graphs.weights import WeightsMismatch, match, open_checkpoint
 from tests.graphs.conftest import GOLDENS
 
 RNG = np.random.default_rng(5)
@@ -246,7 +249,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
 
 def model_arrays(graph: Graph) -> dict[str, np.ndarray[Any, Any]]:
     random = np.random.default_rng(1)
-    shapes = {name: p.value.shape for p in graph.params for name in p.sources}
+    shapes = {p.name: p.shape for p in graph.params if p.is_weight}
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}  # type: ignore[arg-type]
 
 
@@ -291,13 +294,14 @@ def test_all_mismatches_are_listed(tmp_path: Path, stage: str, request: pytest.F
 
 def test_weights_by_rows(tmp_path: Path) -> None:
     save_file(ARRAYS, tmp_path / "model.safetensors")
-    weights = CheckpointWeights(open_checkpoint(tmp_path))
-    param = Param(Value("both", "f32", (9, 4)), sources=("a.weight", "b.weight"))
+    weights = SourceWeights(open_checkpoint(tmp_path))
+    parts = [Tensor(name, ARRAYS[name].shape) for name in ("a.weight", "b.weight")]
+    param = Param(Value("both", "f32", (9, 4)), cat(parts, 0))
     whole = np.concatenate([ARRAYS["a.weight"], ARRAYS["b.weight"].astype(np.float32)])
     np.testing.assert_array_equal(weights.get(param), whole)
     for rows in (slice(0, 9), slice(2, 5), slice(4, 8), slice(6, 9), np.array([8, 0, 5, 6, 6])):
         np.testing.assert_array_equal(weights.rows(param, rows), whole[rows])
-    half = Param(Value("d", "f32", (7,)), sources=("d",))
+    half = Param(Value("d", "f32", (7,)), Tensor("d", (7,)))
     np.testing.assert_array_equal(weights.get(half), ARRAYS["d"].astype(np.float32))
-    data = Param(Value("f", "f32", (3, 1)), data=(1.0, 2.0, 3.0))
+    data = Param(Value("f", "f32", (3, 1)), Constant((1.0, 2.0, 3.0)))
     np.testing.assert_array_equal(weights.rows(data, slice(1, 3)), [[2.0], [3.0]])

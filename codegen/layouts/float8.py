@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import numpy as np
+from ml_dtypes import float8_e4m3fn
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from ferrum.codegen.layouts.formats import F32
+
 LARGEST = 448.0
 _SMALLEST_NORMAL = 2.0**-6
-_STEP = 2.0**-9  # between numbers below the smallest normal one
 # A scale decides where in a power of two the large weights of a row fall, and so how finely they are stored.
 _STRETCH = tuple(2.0 ** (i / 8) for i in range(8))
-_VALUES = np.array([(m / 8 + (e > 0)) * 2.0 ** (max(e, 1) - 7) for e in range(16) for m in range(8)], np.float32)
-_TABLE = np.concatenate([_VALUES, -_VALUES])
 
 
 def round_e4m3(x: F32) -> F32:
-    """The nearest e4m3 numbers, ties to even; beyond the largest one, the largest."""
+    """The nearest e4m3 numbers, ties to even; beyond the largest one, the largest. Twice as fast as there and back by cast."""
     size = np.minimum(np.abs(x), np.float32(LARGEST))
     power = (size.view(np.uint32) & np.uint32(0x7F800000)).view(np.float32)
     # adding 1.5 * 2^20 powers of two leaves a mantissa of three bits
@@ -26,15 +25,12 @@ def round_e4m3(x: F32) -> F32:
 
 def bits_of(x: F32) -> NDArray[np.uint8]:
     """The bytes of numbers that are e4m3 numbers."""
-    size = np.abs(x)
-    normal = (size.view(np.uint32) >> np.uint32(20)) - np.uint32((127 - 7) << 3)
-    bits = np.where(size < _SMALLEST_NORMAL, (size / np.float32(_STEP)).astype(np.uint32), normal).astype(np.uint8)
-    return bits | np.signbit(x).astype(np.uint8) << np.uint8(7)
+    return x.astype(float8_e4m3fn).view(np.uint8)
 
 
 def values_of(bits: NDArray[np.uint8]) -> F32:
     """The numbers that bytes mean."""
-    return _TABLE[bits]
+    return bits.view(float8_e4m3fn).astype(np.float32)
 
 
 def quantize_rows(w: F32) -> tuple[NDArray[np.uint8], F32]:

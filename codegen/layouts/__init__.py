@@ -1,0 +1,35 @@
+"""How weights lie in a pack: number formats, quantizers, and physical layouts that every kernel of a target reads.
+
+A layout is ``{name, nbytes, encode, decode}`` (``base.Layout``); ``parse_layout`` makes it again from the names in a pack.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.layouts.base import Layout, MatrixLayout, Parallel
+from ferrum.codegen.layouts.formats import Array, Format, fit_group, parse_format, to_bf16, to_f32
+from ferrum.codegen.layouts.plain import PlainLayout
+from ferrum.codegen.layouts.rows import TILE_ROWS, RowLayout, parse_rows
+from ferrum.codegen.layouts.tiled import TiledLayout, parse_tiled
+from ferrum.graphs.expressions.evaluate import in_memory
+
+__all__ = [
+    "TILE_ROWS", "Array", "Format", "Layout", "MatrixLayout", "Parallel", "PlainLayout", "RowLayout", "TiledLayout", "fit_group",
+    "parse_format", "parse_layout", "parse_rows", "parse_tiled", "stored", "to_bf16", "to_f32",
+]  # fmt: skip
+
+
+def parse_layout(layout: str, fmt: str, shape: tuple[int, ...]) -> Layout:
+    """The layout of a parameter from its name, number format and logical shape."""
+    if layout == PlainLayout.name:
+        return PlainLayout(shape)
+    parse = parse_tiled if layout.startswith("unit") else parse_rows
+    return parse(layout, fmt, (shape[0], shape[1]))
+
+
+def stored(values: Array, layout: Layout) -> NDArray[np.uint8]:
+    """The bytes of floats in memory in a layout."""
+    pieces = layout.encode(in_memory(values), map)
+    return np.concatenate([np.ascontiguousarray(piece).reshape(-1).view(np.uint8) for piece in pieces])

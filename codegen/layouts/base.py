@@ -1,0 +1,115 @@
+"""What a layout is, and what layouts of matrices share: rows in the order in which they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.layouts.formats import F32, Array, Format
+from ferrum.codegen.layouts.quantize import Quantized, quantize_groups
+from ferrum.graphs.expressions.evaluate import Pieces
+
+# Values that are encoded at a time: few enough to stay in a core's cache while a dozen passes go over them.
+CHUNK_VALUES = 1 << 18
+
+Ids = NDArray[np.integer[Any]]
+T = TypeVar("T")
+
+
+class Parallel(Protocol):
+    """``map``, or something that runs as many of its calls at once as there are cores; results come in order."""
+
+    def __call__(self, function: Callable[[int], T], items: Iterable[int], /) -> Iterator[T]: ...
+
+
+class Layout(Protocol):
+    """How a parameter lies in the member ``weights``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def nbytes(self) -> int: ...
+    def encode(self, source: Pieces, parallel: Parallel) -> Iterator[Array]:
+        """The stored bytes, ``nbytes`` in all, piece by piece."""
+
+    def decode(self, data: memoryview | bytes, ids: Ids | None = None) -> F32:
+        """Rows ``ids`` (None: all) of the stored parameter as float32; only what holds them is read."""
+
+
+class MatrixLayout:
+    """``[n, k]`` in units of ``unit_rows`` rows; ``halves`` 2 alternates tiles of ``tile_rows`` of the first and second half."""
+
+    n: int
+    k: int
+    format: Format
+    halves: int
+
+    @property
+    def unit_rows(self) -> int:
+        """Rows that are encoded together."""
+        raise NotImplementedError
+
+    @property
+    def tile_rows(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def padded_k(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def padded_n(self) -> int:
+        per_half = self.unit_rows // self.halves
+        return -(-(self.n // self.halves) // per_half) * per_half * self.halves
+
+    @property
+    def units(self) -> int:
+        return self.padded_n // self.unit_rows
+
+    def stored_row(self, ids: Ids) -> Ids:
+        """Stored rows of the logical rows ``ids``."""
+        half, row = np.divmod(np.asarray(ids, np.int64), self.n // self.halves)
+        return (row // self.tile_rows * self.halves + half) * self.tile_rows + row % self.tile_rows
+
+    def by_units(self, function: Callable[[int, int], T], parallel: Parallel) -> Iterator[T]:
+        """``function(first unit, number of units)`` of runs of units that fit the cache, in order."""
+        step = max(1, CHUNK_VALUES // (self.unit_rows * self.padded_k))
+        return parallel(lambda first: function(first, min(step, self.units - first)), range(0, self.units, step))
+
+    def floats(self, source: Pieces, first: int, count: int) -> F32:
+        """Rows of units ``first … first + count`` in stored order as ``[rows, padded_k]``; padding is zero."""
+        return self._stored(source.values, first, count, self.padded_k, np.float32)
+
+    def quantized(self, source: Pieces, first: int, count: int) -> Quantized:
+        """The same in groups of the format: the source's own codes where the format holds them, else the best ones."""
+        if not self.format.holds(source.blocked):
+            return quantize_groups(self.floats(source, first, count), self.format)
+        read, groups = cache(lambda low, high: source.blocks(slice(low, high))), self.padded_k // self.format.group
+
+        def part(name: str, width: int, dtype: type[np.generic]) -> NDArray[Any]:
+            return self._stored(lambda rows: getattr(read(rows.start, rows.stop), name), first, count, width, dtype)
+
+        codes = (part("codes", self.padded_k, np.int16) + np.int16(self.format.zero)).astype(np.uint8)
+        zeros = part("zeros", groups, np.uint8) if self.format.kind == "int4a" else None
+        return codes, part("scales", groups, np.float16), zeros
+
+    def _stored(
+        self, read: Callable[[slice], Any], first: int, count: int, width: int, dtype: type[np.generic]
+    ) -> NDArray[Any]:
+        """``read`` gives source rows; they go where their units have them, zeros everywhere else."""
+        per_half, rows = self.n // self.halves, count * self.unit_rows // self.halves
+        start = first * self.unit_rows // self.halves
+        out: NDArray[Any] = np.zeros((self.halves, rows, width), dtype)
+        real = min(rows, per_half - start)
+        for half in range(self.halves if real > 0 else 0):
+            low = half * per_half + start
+            values = read(slice(low, low + real))
+            out[half, :real, : values.shape[1]] = values
+        if self.halves == 1:
+            return out[0]
+        tiles = out.reshape(self.halves, -1, self.tile_rows, width)
+        return tiles.transpose(1, 0, 2, 3).reshape(-1, width)

@@ -1,0 +1,314 @@
+"""The values of expressions, any rectangle of them: only what is asked for is read from the tensors.
+
+One evaluator serves the writer of packs, the prover and the interpreter. ``Source`` is what a layout encodes: rows as floats, or
+as codes, scales and zero points where the expression keeps its blocks. bfloat16 is held as uint16 bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.errors import FerrumError
+from ferrum.graphs.expressions.expression import (
+    FUNCTIONS,
+    Blocked,
+    Cat,
+    Components,
+    Dequant,
+    Expr,
+    Ints,
+    Map,
+    Permute,
+    Reshape,
+    Rows,
+    Stack,
+    Tensor,
+    Unpack,
+    View,
+)
+
+Array: TypeAlias = NDArray[Any]
+Box: TypeAlias = tuple[slice, ...]  # one for each axis: start, stop and step, none of them left out
+
+FLOATS = ("f32", "bf16", "f16", "f64")
+_VIEWS = {"i8": np.int8, "f16": np.float16}
+
+
+class Reader(Protocol):
+    """Tensors by name, mapped or in memory."""
+
+    def info(self, name: str) -> tuple[str, tuple[int, ...]]:
+        """(dtype as f32, bf16, i32 …, shape)."""
+
+    def read(self, name: str) -> Array: ...
+
+
+class Pieces(Protocol):
+    """A parameter's rows, read piece by piece: as floats, or as codes with their scales where it is ``blocked``."""
+
+    @property
+    def shape(self) -> Ints: ...
+    @property
+    def blocked(self) -> Blocked | None: ...
+    def values(self, rows: slice) -> Array: ...
+    def blocks(self, rows: slice) -> Blocks: ...
+
+
+class Arrays:
+    """A reader of arrays in memory."""
+
+    def __init__(self, arrays: Mapping[str, Array]) -> None:
+        self.arrays = arrays
+
+    def info(self, name: str) -> tuple[str, tuple[int, ...]]:
+        dtype = self.arrays[name].dtype
+        return f"{dtype.kind}{8 * dtype.itemsize}", self.arrays[name].shape
+
+    def read(self, name: str) -> Array:
+        return self.arrays[name]
+
+
+def to_float(data: Array, dtype: str) -> Array:
+    """``data`` as float32 (f64 stays); bf16 bits are the upper half of a float32."""
+    if dtype == "bf16":
+        return (data.astype(np.uint32) << 16).view(np.float32)
+    if dtype not in FLOATS:
+        raise FerrumError("dtype-unsupported", f"weights of {dtype} cannot be read as floats", "", f"one of {', '.join(FLOATS)}")
+    return data if dtype in ("f32", "f64") else data.astype(np.float32)
+
+
+def whole(shape: Ints) -> Box:
+    return tuple(slice(0, size, 1) for size in shape)
+
+
+def length(part: slice) -> int:
+    return -(-(part.stop - part.start) // part.step)
+
+
+def last(part: slice) -> int:
+    return int(part.start + (length(part) - 1) * part.step)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Quantized values: scale * (code - zero), a block of ``size`` along ``axis`` at a time; codes shaped as the values."""
+
+    codes: Array
+    scales: Array
+    zeros: Array | None
+    size: int
+    axis: int
+
+    def __getitem__(self, rows: slice) -> Blocks:
+        """Rows of the first axis, which is not the blocks' own."""
+        zeros = None if self.zeros is None else self.zeros[rows]
+        return Blocks(self.codes[rows], self.scales[rows], zeros, self.size, self.axis)
+
+    @staticmethod
+    def joined(pieces: Sequence[Blocks]) -> Blocks:
+        """Pieces one after the other along the first axis."""
+        first = pieces[0]
+        zeros = None if first.zeros is None else np.concatenate([p.zeros for p in pieces if p.zeros is not None])
+        codes, scales = np.concatenate([p.codes for p in pieces]), np.concatenate([p.scales for p in pieces])
+        return Blocks(codes, scales, zeros, first.size, first.axis)
+
+    def values(self) -> NDArray[np.float32]:
+        """float32, in the order that kernels compute in."""
+        codes = self.codes.astype(np.float32)
+        if self.zeros is not None:
+            codes -= np.repeat(self.zeros.astype(np.float32), self.size, self.axis)
+        codes *= np.repeat(self.scales.astype(np.float32), self.size, self.axis)
+        return codes
+
+
+def evaluate(expr: Expr, reader: Reader, box: Box) -> Array:
+    """The values inside of ``box``: float32, float64 where a tensor is, or integers as they are stored."""
+    return _EVALUATE[type(expr)](expr, reader, box)
+
+
+def _tensor(expr: Tensor, reader: Reader, box: Box) -> Array:
+    data = reader.read(expr.name)[box]
+    return to_float(data, reader.info(expr.name)[0]) if expr.dtype == "f32" else data
+
+
+def _rows(expr: Rows, reader: Reader, box: Box) -> Array:
+    part, step = box[expr.axis], expr.step
+    moved = slice(expr.start + part.start * step, expr.start + last(part) * step + 1, part.step * step)
+    return evaluate(expr.source, reader, (*box[: expr.axis], moved, *box[expr.axis + 1 :]))
+
+
+def _cat(expr: Cat, reader: Reader, box: Box) -> Array:
+    asked, at, found = box[expr.axis], 0, []
+    for part in expr.parts:
+        size = part.type.shape[expr.axis]
+        first = asked.start + max(0, -(-(at - asked.start) // asked.step)) * asked.step
+        stop = min(asked.stop, at + size)
+        if first < stop:
+            here = slice(first - at, stop - at, asked.step)
+            found.append(evaluate(part, reader, (*box[: expr.axis], here, *box[expr.axis + 1 :])))
+        at += size
+    return found[0] if len(found) == 1 else np.concatenate(found, expr.axis)
+
+
+def _stack(expr: Stack, reader: Reader, box: Box) -> Array:
+    chosen = expr.parts[box[0].start : box[0].stop : box[0].step]
+    return np.stack([evaluate(part, reader, box[1:]) for part in chosen])
+
+
+def _reshape(expr: Reshape, reader: Reader, box: Box) -> Array:
+    """Reads the smallest box of the source whose elements, in order, are a run that holds all that is asked for."""
+    shape, source = expr.shape, expr.source.type.shape
+    lead = 0
+    while lead < len(shape) and length(box[lead]) == 1:
+        lead += 1
+    start = sum(box[axis].start * math.prod(shape[axis + 1 :]) for axis in range(lead))
+    inner = math.prod(shape[lead + 1 :])
+    first, stop = (box[lead].start, last(box[lead]) + 1) if lead < len(shape) else (0, 1)
+    low, high = start + first * inner, start + stop * inner
+    run, skipped = _run(low, high, source)
+    flat = evaluate(expr.source, reader, run).reshape(-1)[skipped : skipped + high - low]
+    if lead < len(shape):
+        flat = flat.reshape(stop - first, *shape[lead + 1 :])[(slice(None, None, box[lead].step), *box[lead + 1 :])]
+    return flat.reshape([length(part) for part in box])
+
+
+def _run(low: int, high: int, shape: Ints) -> tuple[Box, int]:
+    """A box of ``shape`` that holds the elements ``low:high`` as one run, and how many of its elements come before them."""
+    run: list[slice] = []
+    for axis in range(len(shape)):
+        inner = math.prod(shape[axis + 1 :])
+        first, final = low // inner, (high - 1) // inner
+        run.append(slice(first, final + 1, 1))
+        low, high = low - first * inner, high - first * inner
+        if final > first:
+            return (*run, *whole(shape[axis + 1 :])), low
+    return tuple(run), 0
+
+
+def _permute(expr: Permute, reader: Reader, box: Box) -> Array:
+    inner = tuple(box[expr.order.index(axis)] for axis in range(len(box)))
+    return evaluate(expr.source, reader, inner).transpose(expr.order)
+
+
+def _map(expr: Map, reader: Reader, box: Box) -> Array:
+    return FUNCTIONS[expr.function](evaluate(expr.source, reader, box), expr.value)
+
+
+def _dequant(expr: Dequant, reader: Reader, box: Box) -> Array:
+    blocked = expr.type.blocked
+    assert blocked is not None
+    axis, size = blocked.axis, expr.type.shape[blocked.axis]
+    low, high = box[axis].start // blocked.size, last(box[axis]) // blocked.size + 1
+    found = _blocks_of(expr.scheme.components(expr.parts), blocked, reader, box, (low, high))
+    inside = slice(box[axis].start - low * blocked.size, min(box[axis].stop, size) - low * blocked.size, box[axis].step)
+    return found.values()[(*[slice(None)] * axis, inside)]
+
+
+def _view(expr: View, reader: Reader, box: Box) -> Array:
+    full = slice(0, expr.source.type.shape[-1], 1)
+    data = np.ascontiguousarray(evaluate(expr.source, reader, (*box[:-1], full)))
+    return data.view(_VIEWS[expr.dtype])[..., box[-1]]
+
+
+def _unpack(expr: Unpack, reader: Reader, box: Box) -> Array:
+    axis, per_word = expr.axis, 32 // expr.bits
+    low, high = box[axis].start // per_word, last(box[axis]) // per_word + 1
+    words = np.moveaxis(evaluate(expr.source, reader, (*box[:axis], slice(low, high, 1), *box[axis + 1 :])), axis, 0)
+    shifts = (np.arange(per_word) * expr.bits).reshape(-1, *[1] * (words.ndim - 1)).astype(words.dtype)
+    values = (words[:, None] >> shifts & ((1 << expr.bits) - 1)).astype(np.uint8).reshape(-1, *words.shape[1:])
+    inside = slice(box[axis].start - low * per_word, box[axis].stop - low * per_word, box[axis].step)
+    return np.moveaxis(values[inside], 0, axis)
+
+
+_EVALUATE: dict[type, Callable[[Any, Reader, Box], Array]] = {
+    Tensor: _tensor, Rows: _rows, Cat: _cat, Stack: _stack, Reshape: _reshape, Permute: _permute, Map: _map,
+    Dequant: _dequant, View: _view, Unpack: _unpack,
+}  # fmt: skip
+
+
+def _blocks_of(found: Components, blocked: Blocked, reader: Reader, box: Box, run: tuple[int, int]) -> Blocks:
+    """Whole blocks ``run[0]:run[1]`` along their axis, and ``box`` along the others."""
+    axis, size = blocked.axis, blocked.size
+
+    def part(expr: Expr, scale: int) -> Array:
+        return evaluate(expr, reader, (*box[:axis], slice(run[0] * scale, run[1] * scale, 1), *box[axis + 1 :]))
+
+    zeros = None if found.zeros is None else part(found.zeros, 1)
+    return Blocks(part(found.codes, size), part(found.scales, 1), zeros, size, axis)
+
+
+def _components(expr: Expr) -> Components:
+    """The components of an expression that keeps its blocks: the same cuts and joins of each."""
+    if isinstance(expr, Dequant):
+        return expr.scheme.components(expr.parts)
+    if isinstance(expr, Cat | Stack):
+        parts = [_components(part) for part in expr.parts]
+        zeros = [p.zeros for p in parts if p.zeros is not None]
+        codes, scales = tuple(p.codes for p in parts), tuple(p.scales for p in parts)
+        return Components(
+            replace(expr, parts=codes), replace(expr, parts=scales), replace(expr, parts=tuple(zeros)) if zeros else None
+        )
+    assert isinstance(expr, Rows | Reshape | Permute)
+    inner = _components(expr.source)
+
+    def same(part: Expr) -> Expr:
+        if isinstance(expr, Reshape):
+            return Reshape(part, (*expr.shape[:-1], part.type.shape[-1]))
+        return replace(expr, source=part)
+
+    return Components(same(inner.codes), same(inner.scales), None if inner.zeros is None else same(inner.zeros))
+
+
+def lies_across(expr: Expr) -> bool:
+    """Whether neighbours of a row lie far apart in a tensor, so that a few rows touch all of it."""
+    turned = isinstance(expr, Permute) and expr.order[0] != 0
+    parts = () if isinstance(expr, Tensor) else expr.parts if isinstance(expr, Cat | Stack | Dequant) else (expr.source,)
+    return turned or any(map(lies_across, parts))
+
+
+@dataclass(frozen=True)
+class Source:
+    """An expression's rows, as a layout encodes them."""
+
+    expr: Expr
+    reader: Reader
+
+    @property
+    def shape(self) -> Ints:
+        return self.expr.type.shape
+
+    @property
+    def blocked(self) -> Blocked | None:
+        return self.expr.type.blocked
+
+    def values(self, rows: slice) -> Array:
+        """Rows ``start:stop`` of the first axis as floats."""
+        return evaluate(self.expr, self.reader, (slice(rows.start, rows.stop, 1), *whole(self.shape[1:])))
+
+    def blocks(self, rows: slice) -> Blocks:
+        """The same as codes, scales and zero points; only of an expression with ``blocked`` along another axis than the first."""
+        blocked = self.blocked
+        assert blocked is not None and blocked.axis > 0
+        box = (slice(rows.start, rows.stop, 1), *whole(self.shape[1:]))
+        count = self.shape[blocked.axis] // blocked.size
+        return _blocks_of(_components(self.expr), blocked, self.reader, box, (0, count))
+
+
+def in_memory(array: Array) -> Source:
+    """Floats as a source."""
+    return Source(Tensor("", array.shape), Arrays({"": array}))
+
+
+def pick(source: Source, ids: Sequence[int] | NDArray[np.int64]) -> Array:
+    """Chosen rows in the order of ``ids``; each is read once."""
+    wanted, where = np.unique(np.asarray(ids, np.int64), return_inverse=True)
+    if not len(wanted):
+        return np.empty((0, *source.shape[1:]), np.float32)
+    runs = np.split(wanted, np.flatnonzero(np.diff(wanted) != 1) + 1)
+    return np.concatenate([source.values(slice(int(run[0]), int(run[-1]) + 1)) for run in runs])[where]

@@ -1,0 +1,352 @@
+"""Parameters as expressions over checkpoint tensors: what is cut, joined, turned and mapped before a weight is stored.
+
+An expression has a type: its shape, its dtype (``f32`` is any float, whatever the checkpoint stores it as) and, where it is
+quantized, the blocks that share a scale. Cuts and joins along other axes than the blocks' own, and axes in another order, keep
+the blocks; everything else makes floats.
+
+``rows``, ``cat``, ``reshape``, ``permute`` and ``mapped`` build expressions in their simplest form: a cut of a join is a join of
+cuts, pieces that were cut from one tensor and joined again are the tensor. The classes themselves keep what they are given.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+Ints: TypeAlias = tuple[int, ...]
+
+# Elementwise functions of a value and a constant; ``exp`` has no use for the constant.
+FUNCTIONS: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
+    "add": lambda x, value: x + x.dtype.type(value),
+    "mul": lambda x, value: x * x.dtype.type(value),
+    "exp": lambda x, value: np.exp(x),
+}
+
+
+class ExpressionFault(ValueError):
+    """An expression without a type: one line that says which rule it breaks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too.
+
+    ``scales`` is their dtype, ``f32`` where the checkpoint may store any float.
+    """
+
+    scheme: str
+    size: int
+    axis: int
+    bits: int
+    zeros: bool
+    scales: str
+
+
+@dataclass(frozen=True, slots=True)
+class Type:
+    shape: Ints
+    dtype: str = "f32"
+    blocked: Blocked | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """A quantized tensor's parts as expressions: value = scale * (code - zero), ``zeros`` None for 0.
+
+    ``codes`` has the values' shape; the blocks' axis of the others is as many times shorter as a block is long.
+    """
+
+    codes: Expr
+    scales: Expr
+    zeros: Expr | None
+
+
+class Scheme(Protocol):
+    """How one kind of checkpoint stores blocks; ``size`` values are a block."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def size(self) -> int: ...
+    def type_of(self, parts: Sequence[Type]) -> Type:
+        """The values' type. Raises ExpressionFault for parts that do not belong together."""
+
+    def components(self, parts: Sequence[Expr]) -> Components: ...
+
+
+def check(condition: bool, what: str) -> None:
+    if not condition:
+        raise ExpressionFault(what)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A tensor of the checkpoint, by name."""
+
+    name: str
+    shape: Ints
+    dtype: str = "f32"
+
+    @property
+    def type(self) -> Type:
+        return Type(self.shape, self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """``start:stop:step`` of one axis."""
+
+    source: Expr
+    axis: int
+    start: int
+    stop: int
+    step: int = 1
+
+    @property
+    def type(self) -> Type:
+        inner = self.source.type
+        check(0 <= self.axis < len(inner.shape), f"rows of axis {self.axis} of a shape {list(inner.shape)}")
+        size = inner.shape[self.axis]
+        asked = f"rows {self.start}:{self.stop}:{self.step} of {size}"
+        check(0 <= self.start < self.stop <= size and self.step >= 1, f"{asked} are not inside of it")
+        shape = _with_axis(inner.shape, self.axis, -(-(self.stop - self.start) // self.step))
+        return Type(shape, inner.dtype, _unless_along(inner.blocked, self.axis))
+
+
+@dataclass(frozen=True, slots=True)
+class Cat:
+    """Parts one after the other along an axis."""
+
+    parts: tuple[Expr, ...]
+    axis: int
+
+    @property
+    def type(self) -> Type:
+        types = _alike(self.parts, "cat", self.axis)
+        size = sum(t.shape[self.axis] for t in types)
+        return Type(_with_axis(types[0].shape, self.axis, size), types[0].dtype, _unless_along(_common(types), self.axis))
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """Parts of one shape along a new first axis."""
+
+    parts: tuple[Expr, ...]
+
+    @property
+    def type(self) -> Type:
+        types = _alike(self.parts, "stack", -1)
+        blocked = _common(types)
+        moved = blocked and replace(blocked, axis=blocked.axis + 1)
+        return Type((len(types), *types[0].shape), types[0].dtype, moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    source: Expr
+    shape: Ints
+
+    @property
+    def type(self) -> Type:
+        inner = self.source.type
+        fits = math.prod(inner.shape) == math.prod(self.shape) and all(dim >= 1 for dim in self.shape)
+        check(fits, f"reshape of {list(inner.shape)} to {list(self.shape)}")
+        blocked = inner.blocked
+        if blocked and self.shape and blocked.axis == len(inner.shape) - 1 and self.shape[-1] == inner.shape[-1]:
+            return Type(self.shape, inner.dtype, replace(blocked, axis=len(self.shape) - 1))
+        return Type(self.shape, inner.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Permute:
+    """Axis ``i`` of the result is axis ``order[i]`` of the source."""
+
+    source: Expr
+    order: Ints
+
+    @property
+    def type(self) -> Type:
+        inner = self.source.type
+        check(sorted(self.order) == list(range(len(inner.shape))), f"order {list(self.order)} of {len(inner.shape)} axes")
+        blocked = inner.blocked and replace(inner.blocked, axis=self.order.index(inner.blocked.axis))
+        return Type(tuple(inner.shape[axis] for axis in self.order), inner.dtype, blocked)
+
+
+@dataclass(frozen=True, slots=True)
+class Map:
+    """An elementwise function with a constant: ``add`` and ``mul``, or ``exp`` (whose value is 0)."""
+
+    source: Expr
+    function: str
+    value: float = 0.0
+
+    @property
+    def type(self) -> Type:
+        inner = self.source.type
+        check(self.function in FUNCTIONS, f"map by {self.function!r}, which is not one of {', '.join(FUNCTIONS)}")
+        check(inner.dtype == "f32", f"map of {inner.dtype}, which is not float")
+        return Type(inner.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Dequant:
+    """The values that a scheme's parts mean."""
+
+    scheme: Scheme
+    parts: tuple[Expr, ...]
+
+    @property
+    def type(self) -> Type:
+        return self.scheme.type_of([part.type for part in self.parts])
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The bytes of the last axis as numbers of another dtype. Only components of schemes hold it."""
+
+    source: Expr
+    dtype: str
+    nbytes: int
+
+    @property
+    def type(self) -> Type:
+        inner = self.source.type
+        return Type((*inner.shape[:-1], inner.shape[-1] // self.nbytes), self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Unpack:
+    """32-bit words along an axis as whole numbers of a few bits, the lowest first. Only components of schemes hold it."""
+
+    source: Expr
+    axis: int
+    bits: int
+
+    @property
+    def type(self) -> Type:
+        shape = self.source.type.shape
+        return Type(_with_axis(shape, self.axis, shape[self.axis] * (32 // self.bits)), "u8")
+
+
+Expr: TypeAlias = Tensor | Rows | Cat | Stack | Reshape | Permute | Map | Dequant | View | Unpack
+
+
+def inputs(expr: Expr) -> tuple[Expr, ...]:
+    if isinstance(expr, Tensor):
+        return ()
+    return expr.parts if isinstance(expr, Cat | Stack | Dequant) else (expr.source,)
+
+
+def tensors(expr: Expr) -> tuple[Tensor, ...]:
+    """The tensors that an expression reads, in order; one that it reads twice is there twice."""
+    if isinstance(expr, Tensor):
+        return (expr,)
+    return tuple(tensor for part in inputs(expr) for tensor in tensors(part))
+
+
+def why_floats(expr: Expr) -> str:
+    """Which step takes the blocks of a quantized tensor away; empty when they are kept or there are none."""
+    if expr.type.blocked or not any(_holds_blocks(part) for part in inputs(expr)):
+        return ""
+    found = next((reason for part in inputs(expr) if (reason := why_floats(part))), "")
+    return found or f"{type(expr).__name__.lower()} makes floats of blocks"
+
+
+def _holds_blocks(expr: Expr) -> bool:
+    return isinstance(expr, Dequant) or any(map(_holds_blocks, inputs(expr)))
+
+
+def _with_axis(shape: Ints, axis: int, size: int) -> Ints:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _unless_along(blocked: Blocked | None, axis: int) -> Blocked | None:
+    return blocked if blocked and blocked.axis != axis else None
+
+
+def _common(types: Sequence[Type]) -> Blocked | None:
+    return types[0].blocked if len({t.blocked for t in types}) == 1 else None
+
+
+def _alike(parts: tuple[Expr, ...], op: str, axis: int) -> list[Type]:
+    """The parts' types, which may differ along ``axis`` only (-1: not at all)."""
+    types = [part.type for part in parts]
+    check(bool(types), f"{op} of nothing")
+    check(axis < len(types[0].shape) and axis >= -1, f"{op} along axis {axis} of a shape {list(types[0].shape)}")
+    kinds = {(t.dtype, len(t.shape), *(d for i, d in enumerate(t.shape) if i != axis)) for t in types}
+    shapes = ", ".join(str(list(t.shape)) for t in types[:4])
+    check(len(kinds) == 1, f"{op} of parts that differ: {shapes}" + (f" of {types[0].dtype}" if len(types) == 1 else ""))
+    return types
+
+
+# building
+
+
+def rows(expr: Expr, axis: int, start: int, stop: int, step: int = 1) -> Expr:
+    """``start:stop:step`` of an axis. Raises ExpressionFault when that is not inside of it."""
+    made = Rows(expr, axis, start, stop, step)
+    shape, size = made.type.shape, expr.type.shape[axis]
+    if step == 1 and (start, stop) == (0, size):
+        return expr
+    if isinstance(expr, Rows) and expr.axis == axis:
+        first = expr.start + start * expr.step
+        last = first + (shape[axis] - 1) * step * expr.step
+        return rows(expr.source, axis, first, last + 1, step * expr.step)
+    if isinstance(expr, Cat) and expr.axis == axis and step == 1:
+        found, at = [], 0
+        for part in expr.parts:
+            low, high = max(start - at, 0), min(stop - at, part.type.shape[axis])
+            if low < high:
+                found.append(rows(part, axis, low, high))
+            at += part.type.shape[axis]
+        return cat(found, axis)
+    return made
+
+
+def cat(parts: Sequence[Expr], axis: int) -> Expr:
+    """The parts one after the other. Raises ExpressionFault when they do not fit together."""
+    Cat(tuple(parts), axis).type  # noqa: B018 - its faults
+    found: list[Expr] = []
+    for part in parts:
+        for piece in part.parts if isinstance(part, Cat) and part.axis == axis else (part,):
+            if found and (whole := _continued(found[-1], piece, axis)):
+                found[-1] = whole
+            else:
+                found.append(piece)
+    return found[0] if len(found) == 1 else Cat(tuple(found), axis)
+
+
+def _continued(first: Expr, second: Expr, axis: int) -> Expr | None:
+    """Both as one cut when the second begins where the first ends."""
+    if not (isinstance(first, Rows) and isinstance(second, Rows)) or first.source != second.source:
+        return None
+    if (first.axis, first.step, first.stop) != (axis, 1, second.start) or (second.axis, second.step) != (axis, 1):
+        return None
+    return rows(first.source, axis, first.start, second.stop)
+
+
+def reshape(expr: Expr, shape: Ints) -> Expr:
+    """Raises ExpressionFault when the numbers of elements differ."""
+    source = expr.source if isinstance(expr, Reshape) else expr
+    made = Reshape(source, shape)
+    return source if made.type.shape == source.type.shape else made
+
+
+def permute(expr: Expr, order: Ints) -> Expr:
+    """Raises ExpressionFault when ``order`` does not name every axis once."""
+    made = Permute(expr, order)
+    made.type  # noqa: B018 - its faults
+    if isinstance(expr, Permute):
+        return permute(expr.source, tuple(expr.order[axis] for axis in order))
+    return expr if order == tuple(range(len(order))) else made
+
+
+def mapped(expr: Expr, function: str, value: float = 0.0) -> Expr:
+    """Raises ExpressionFault for a function that is not one of ``FUNCTIONS``, or a source that is not float."""
+    made = Map(expr, function, value)
+    made.type  # noqa: B018 - its faults
+    return expr if (function, value) == ("mul", 1.0) else made

@@ -1,0 +1,86 @@
+"""Quantized tensors as checkpoints store them: what their parts look like, and codes, scales and zero points as expressions.
+
+======  =======================================================================================================
+scheme  parts
+======  =======================================================================================================
+q8      one of bytes ``[.., K / size * (2 + size)]``: for each block along the last axis a float16 scale, then its
+        signed bytes
+int4    words ``[K / 8, N]`` of eight values along K, scales ``[K / size, N]``, words ``[K / size, N / 8]`` of zero
+        points along N: values ``[K, N]`` in blocks along the first axis
+======  =======================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ferrum.graphs.expressions.expression import (
+    Blocked,
+    Components,
+    Expr,
+    Reshape,
+    Rows,
+    Scheme,
+    Type,
+    Unpack,
+    View,
+    check,
+)
+
+_WORD = 8  # values of four bits in 32
+
+
+@dataclass(frozen=True, slots=True)
+class Q8:
+    size: int
+    name: str = "q8"
+
+    def type_of(self, parts: Sequence[Type]) -> Type:
+        check(len(parts) == 1, f"q8 has one part, not {len(parts)}")
+        shape, unit = parts[0].shape, self.size + 2
+        check(self.size >= 1, f"q8 in blocks of {self.size}")
+        check(parts[0].dtype == "u8" and len(shape) >= 1, f"q8 is made of bytes [.., K], not {parts[0].dtype}{list(shape)}")
+        check(shape[-1] % unit == 0, f"q8: {shape[-1]} bytes are not whole blocks of {unit}")
+        axis = len(shape) - 1
+        return Type((*shape[:-1], shape[-1] // unit * self.size), "f32", Blocked(self.name, self.size, axis, 8, False, "f16"))
+
+    def components(self, parts: Sequence[Expr]) -> Components:
+        (part,) = parts
+        shape, unit = part.type.shape, self.size + 2
+        outer, blocks = shape[:-1], shape[-1] // unit
+        units, axis = Reshape(part, (*outer, blocks, unit)), len(shape)
+        codes = View(Rows(units, axis, 2, unit), "i8", 1)
+        scales = View(Rows(units, axis, 0, 2), "f16", 2)
+        return Components(Reshape(codes, (*outer, blocks * self.size)), Reshape(scales, (*outer, blocks)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Int4:
+    size: int
+    name: str = "int4"
+
+    def type_of(self, parts: Sequence[Type]) -> Type:
+        check(len(parts) == 3, f"int4 has words, scales and zero points, not {len(parts)} parts")
+        words, scales, zeros = parts
+        known = words.dtype == zeros.dtype == "i32" and scales.dtype in ("f16", "f32")
+        check(known, f"int4 is made of i32 words, float scales and i32 words, not {words.dtype}, {scales.dtype}, {zeros.dtype}")
+        check(len(words.shape) == 2, f"int4 words of shape {list(words.shape)}, not [K / {_WORD}, N]")
+        k, n = words.shape[0] * _WORD, words.shape[1]
+        check(self.size >= 1 and k % self.size == 0 and n % _WORD == 0, f"int4 of [{k}, {n}] in blocks of {self.size}")
+        groups = k // self.size
+        check(scales.shape == (groups, n), f"int4 scales of shape {list(scales.shape)}, not {[groups, n]}")
+        check(zeros.shape == (groups, n // _WORD), f"int4 zero points of shape {list(zeros.shape)}, not {[groups, n // _WORD]}")
+        return Type((k, n), "f32", Blocked(self.name, self.size, 0, 4, True, scales.dtype))
+
+    def components(self, parts: Sequence[Expr]) -> Components:
+        words, scales, zeros = parts
+        return Components(Unpack(words, 0, 4), scales, Unpack(zeros, 1, 4))
+
+
+SCHEMES: dict[str, type[Q8] | type[Int4]] = {"q8": Q8, "int4": Int4}
+
+
+def scheme_of(name: str, size: int) -> Scheme | None:
+    """The scheme of a name in a graph's text; None if there is none."""
+    return SCHEMES[name](size) if name in SCHEMES else None

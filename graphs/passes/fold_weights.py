@@ -1,0 +1,62 @@
+"""What is computed of weights alone becomes part of the weights: 1 + w, -exp(w), a transposed matrix, a part of a fused one.
+
+Rules of ``canonicalize``. A reshape stays: how a vector is broadcast says what it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ferrum.graphs.expressions.expression import Expr, cat, mapped, permute, rows
+from ferrum.graphs.expressions.sources import Constant, External
+from ferrum.graphs.ir import Param, Value
+from ferrum.graphs.rewrite import Function, Match, P, Pat, Rules, Scope
+
+
+def weight(s: Scope, name: str) -> Expr | None:
+    """The expression of a weight that no later stage has decided about."""
+    param = s.params.get(name)
+    if param is None or isinstance(param.source, Constant | External) or param.format or param.shard is not None:
+        return None
+    return param.source
+
+
+def derived(s: Scope, name: str, source: Expr) -> str:
+    """The parameter that ``source`` makes, called after the weight ``name``."""
+    op = s.root.op if s.root else "derived"
+    return s.add_param(Param(Value(f"{name}.{op}", "f32", source.type.shape), source))
+
+
+def folded(build: Callable[[Scope, str, Expr], Expr]) -> Function:
+    def function(s: Scope, m: Match) -> str | None:
+        source = weight(s, m["w"])
+        return None if source is None else derived(s, m["w"], build(s, m["root"], source))
+
+    return function
+
+
+def joined(s: Scope, m: Match) -> str | None:
+    names = s.nodes[m["root"]].inputs
+    sources = [source for name in names if (source := weight(s, name)) is not None]
+    return derived(s, names[0], cat(sources, s.integer(m["root"], "axis"))) if len(sources) == len(names) else None
+
+
+def product(s: Scope, m: Match) -> str | None:
+    """x @ w is a linear layer with the matrix transposed."""
+    source = weight(s, m["w"])
+    if source is None or len(s.shape(m["w"])) != 2:
+        return None
+    turned = derived(s, m["w"], permute(source, (1, 0)))
+    return s.emit("linear", m["x"], turned, has_bias=False, has_residual=False, activation="")
+
+
+FOLD: Rules = (
+    (P("add_scalar", "w"), folded(lambda s, root, w: mapped(w, "add", s.number(root)))),
+    (P("mul_scalar", "w"), folded(lambda s, root, w: mapped(w, "mul", s.number(root)))),
+    (P("neg", "w"), folded(lambda s, root, w: mapped(w, "mul", -1.0))),
+    (P("exp", "w"), folded(lambda s, root, w: mapped(w, "exp"))),
+    (P("permute", "w"), folded(lambda s, root, w: permute(w, s.order(root)))),
+    (P("slice", "w"), folded(lambda s, root, w: rows(w, *(s.integer(root, key) for key in ("axis", "start", "end"))))),
+    (Pat("cat"), joined),
+    (P("matmul", "x", "w"), product),
+)
