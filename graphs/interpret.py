@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 
+from ferrum.graphs.dims import evaluate as evaluate_dim
 from ferrum.graphs.expressions.evaluate import Arrays, Reader, Source, evaluate, pick, whole
 from ferrum.graphs.expressions.sources import Constant, External
-from ferrum.graphs.ir import Graph, Param
-from ferrum.graphs.numpy_ops import KERNELS, Array, KvState, Rows, Run, Weights
+from ferrum.graphs.ir import STATE_KINDS, Graph, Param
+from ferrum.graphs.numpy_ops import KERNELS
+from ferrum.graphs.numpy_run import Array, KvState, Rows, Run, Sequences, Weights
+from ferrum.graphs.numpy_state import Version
+from ferrum.graphs.step_states import StepStates
 
-__all__ = ["Array", "ArrayWeights", "KvState", "Rows", "Weights", "interpret", "reference_greedy", "reference_logits"]
+__all__ = ["Array", "ArrayWeights", "KvState", "Rows", "Weights", "interpret", "reference_greedy", "reference_logits", "run_step"]
 
 
 class SourceWeights:
@@ -55,9 +59,11 @@ def bind_dims(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
         array = inputs[value.name]
         if len(array.shape) != len(value.shape):
             raise ValueError(f"input {value.name} needs {len(value.shape)} axes, not {len(array.shape)}")
-        for dim, size in zip(value.shape, array.shape, strict=True):
-            if (dims.setdefault(dim, size) if isinstance(dim, str) else dim) != size:
-                raise ValueError(f"input {value.name}: {dim} is {size} here and {dims.get(str(dim), dim)} elsewhere")
+        dims |= {d: n for d, n in zip(value.shape, array.shape, strict=True) if isinstance(d, str) and d not in dims}
+    for value in graph.inputs:
+        for dim, size in zip(value.shape, inputs[value.name].shape, strict=True):
+            if evaluate_dim(dim, dims) != size:
+                raise ValueError(f"input {value.name}: {dim} is {size} here and {evaluate_dim(dim, dims)} elsewhere")
     if "batch" in dims and "seq" in dims:
         dims.setdefault("tokens", dims["batch"] * dims["seq"])
     return dims
@@ -75,29 +81,76 @@ def interpret(
 ) -> dict[str, Array]:
     """The outputs of ``graph`` (and the values named in ``keep``) for ``inputs`` by name, computed in ``dtype``.
 
-    For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence), and
-    ``kv`` holds, and receives, the earlier and the new tokens' keys and values. ``observe`` is shown each node's result by
-    name; it is gone after its last use.
+    For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence). States
+    begin empty and are gone after the run; for a finished graph ``kv`` holds, and receives, the earlier and the new tokens'
+    keys and values. ``observe`` is shown each node's result by name; it is gone after its last use.
     """
-    env = {value.name: np.asarray(inputs[value.name]) for value in graph.inputs}
-    dims = bind_dims(graph, env)
-    starts = query_start if query_start is not None else (0, dims.get("tokens", 0))
-    run = Run(graph, weights, dtype, env, dims, {p.name: p for p in graph.params}, KvState() if kv is None else kv, starts)
+    starts = query_start if query_start is not None else (0, len(inputs["tokens"]) if "tokens" in inputs else 0)
+    states = StepStates(graph.states, dtype)
+    ids = tuple(range(len(starts) - 1))
+    for seq in ids:
+        states.take(seq)
+    sequences = Sequences(ids, {"tokens": starts}, (0,) * len(ids))
+    return execute(graph, inputs, weights, dtype, states, sequences, KvState() if kv is None else kv, keep=keep, observe=observe)
+
+
+def run_step(
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    weights: Weights,
+    states: StepStates,
+    seqs: Sequence[int],
+    starts: Mapping[str, Sequence[int]],
+    dtype: type[np.floating[Any]] = np.float32,
+    each_row: bool = False,
+) -> dict[str, Array]:
+    """One step of the sequences ``seqs``, which ``states`` holds and which have one token more for each of theirs after it.
+
+    ``starts``: for each ragged axis (``tokens``) the first row of each sequence and the end of the last. With ``each_row`` no
+    row's bits depend on what else is in the step. Raises ValueError when inputs or rows do not fit.
+    """
+    sequences = Sequences(tuple(seqs), starts, tuple(states.tokens[seq] for seq in seqs))
+    out = execute(graph, inputs, weights, dtype, states, sequences, KvState(), each_row=each_row)
+    states.tokens.update(zip(seqs, sequences.after(), strict=True))
+    return out
+
+
+def execute(
+    graph: Graph,
+    inputs: Mapping[str, Array],
+    weights: Weights,
+    dtype: type[np.floating[Any]],
+    states: StepStates,
+    sequences: Sequences,
+    kv: KvState,
+    each_row: bool = False,
+    keep: Sequence[str] = (),
+    observe: Callable[[str, Array], None] | None = None,
+) -> dict[str, Array]:
+    env: dict[str, Any] = {value.name: np.asarray(inputs[value.name]) for value in graph.inputs}
+    dims = bind_dims(graph, env) | {"seqs": len(sequences.ids)}
+    env |= {state.name: Version(states.states[state.name]) for state in graph.states}
+    params = {p.name: p for p in graph.params}
+    run = Run(weights, dtype, env, graph.values(), dims, params, kv, sequences, each_row)
     wanted = {*graph.outputs, *keep}
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
     out: dict[str, Array] = {}
     for i, node in enumerate(graph.nodes):
-        result = KERNELS[node.op](run, node)
-        env[node.output.name] = result
-        if observe is not None:
-            observe(node.output.name, result)
-        if node.output.name in wanted:
-            out[node.output.name] = result
-        for name in {*node.inputs, node.output.name}:
+        results = KERNELS[node.op](run, node)
+        for value, result in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
+            env[value.name] = result
+            if isinstance(result, Version):
+                continue
+            if observe is not None:
+                observe(value.name, result)
+            if value.name in wanted:
+                out[value.name] = result
+        for name in {*node.inputs, *(v.name for v in node.outputs)}:
             if name != "positions" and last_use.get(name, -1) <= i and name in env:
                 del env[name]
     for name in wanted - out.keys():
-        out[name] = np.asarray(inputs[name]) if name in inputs else run.get(name)
+        if run.types[name].dtype not in STATE_KINDS:
+            out[name] = np.asarray(inputs[name]) if name in inputs else run.get(name)
     return out
 
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from ferrum.errors import FerrumError
 from ferrum.graphs.ir import Attr
 
-KEYWORDS = frozenset({"graph", "input", "param", "return", "true", "false", "inf", "nan"})
+KEYWORDS = frozenset({"graph", "input", "state", "param", "region", "return", "true", "false", "inf", "nan"})
+MAX_DEPTH = 16  # of regions and tuples in one another
 PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_.+-]*\Z")
 TOKEN = re.compile(
     r"""\s*(?:(?P<string>"(?:[^"\\]|\\.)*")
           |(?P<number>-?(?:\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|inf(?![A-Za-z0-9_.+-])))
           |(?P<name>[A-Za-z_][A-Za-z0-9_.+-]*)
-          |(?P<mark>[\[\](){}:=,@]))""",
+          |(?P<mark>//|[\[\](){}:=,@+*-]))""",
     re.VERBOSE,
 )
 
@@ -47,6 +48,10 @@ class Line:
 
     def peek(self, text: str) -> bool:
         return self.at < len(self.tokens) and self.tokens[self.at] in (("mark", text), ("name", text))
+
+    def ahead(self, text: str) -> bool:
+        """Whether ``text`` comes after the next token."""
+        return self.at + 1 < len(self.tokens) and self.tokens[self.at + 1] == ("mark", text)
 
     def take(self, text: str) -> bool:
         hit = self.peek(text)
@@ -116,13 +121,15 @@ def tokenize(number: int, text: str) -> Line:
     return Line(number, text, tokens)
 
 
-def parse_attr(line: Line) -> Attr:
+def parse_attr(line: Line, depth: int = 0) -> Attr:
     if line.take("("):
+        if depth > MAX_DEPTH:
+            raise line.fault("a tuple of one kind")
         items: list[Attr] = []
         while not line.take(")"):
             if items:
                 line.expect(",")
-            items.append(parse_attr(line))
+            items.append(parse_attr(line, depth + 1))
         kinds = {type(item) for item in items}
         if len(kinds) > 1 or not kinds <= {int, float, str}:
             raise line.fault("a tuple of one kind")

@@ -3,73 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ferrum.graphs.ir import Graph, Node, Param, Shape
-from ferrum.graphs.ops import GATES, axes
-
-Array: TypeAlias = NDArray[Any]
-Rows: TypeAlias = "NDArray[np.int64] | slice"
+from ferrum.graphs.ir import Node
+from ferrum.graphs.numpy_attention import attend, paged_attention, rope, sdpa
+from ferrum.graphs.numpy_region import map_elements, scan, split, topk
+from ferrum.graphs.numpy_run import Array, Kernel, Run, normalize, softmax
+from ferrum.graphs.numpy_state import read, short_conv, view, write
+from ferrum.graphs.op_spec import axes, integer, number
+from ferrum.graphs.ops import GATES
 
 CHUNK_BYTES = 32 << 20
-
-
-class Weights(Protocol):
-    """Where parameters come from. Arrays are float32 (or float64), shaped as the parameter."""
-
-    def get(self, param: Param) -> Array:
-        """The whole parameter."""
-
-    def rows(self, param: Param, ids: Rows) -> Array:
-        """The rows ``ids`` (a slice with step 1, or a vector of indices) of the first axis."""
-
-
-@dataclass
-class KvState:
-    """Keys and values of the tokens seen so far, ``[length, num_kv_heads, head_dim]`` by (layer, sequence)."""
-
-    keys: dict[tuple[int, int], Array] = field(default_factory=dict)
-    values: dict[tuple[int, int], Array] = field(default_factory=dict)
-
-    def extend(self, layer: int, seq: int, k: Array, v: Array) -> tuple[Array, Array]:
-        at = (layer, seq)
-        if at in self.keys:
-            k, v = np.concatenate([self.keys[at], k]), np.concatenate([self.values[at], v])
-        self.keys[at], self.values[at] = k, v
-        return k, v
-
-
-@dataclass
-class Run:
-    """One execution: values by name, symbolic dims by name, and the paged state."""
-
-    graph: Graph
-    weights: Weights
-    dtype: type[np.floating[Any]]
-    env: dict[str, Array]
-    dims: dict[str, int]
-    params: dict[str, Param]
-    kv: KvState
-    query_start: Sequence[int]
-
-    def get(self, name: str) -> Array:
-        if name in self.env:
-            return self.env[name]
-        return self.weights.get(self.params[name]).astype(self.dtype, copy=False)
-
-    def shape(self, shape: Shape) -> tuple[int, ...]:
-        return tuple(dim if isinstance(dim, int) else self.dims[dim] for dim in shape)
-
-    def numpy_dtype(self, dtype: str) -> Any:
-        return {"f32": self.dtype, "i32": np.int32, "i64": np.int64, "bool": np.bool_}[dtype]
-
-
-Kernel: TypeAlias = Callable[[Run, Node], Array]
 
 
 def unary(f: Callable[[Array], Array]) -> Kernel:
@@ -83,7 +29,7 @@ def binary(f: Callable[[Array, Array], Array]) -> Kernel:
 def with_value(f: Callable[[Array, float], Array]) -> Kernel:
     def kernel(run: Run, node: Node) -> Array:
         x = run.get(node.inputs[0])
-        value: Any = node.attrs["value"]
+        value = number(node.attrs, "value")
         return f(x, value if x.dtype.kind == "f" else int(value))
 
     return kernel
@@ -117,32 +63,14 @@ def gated(activation: str, gate: Array, up: Array) -> Array:
     return np.asarray(UNARY_ACTIVATIONS[GATES[activation]](gate) * up)
 
 
-def softmax(x: Array, axis: int = -1) -> Array:
-    e = np.exp(x - x.max(axis=axis, keepdims=True))
-    return np.asarray(e / e.sum(axis=axis, keepdims=True))
-
-
 def full(run: Run, node: Node) -> Array:
-    value: Any = node.attrs["value"]
-    return np.full(run.shape(node.output.shape), value).astype(run.numpy_dtype(node.output.dtype))
+    return np.full(run.shape(node.output.shape), number(node.attrs, "value")).astype(run.numpy_dtype(node.output.dtype))
 
 
 def iota(run: Run, node: Node) -> Array:
-    start, step = _int(node, "start"), _int(node, "step")
+    start, step = integer(node.attrs, "start"), integer(node.attrs, "step")
     size = run.shape(node.output.shape)[0]
     return (start + step * np.arange(size)).astype(run.numpy_dtype(node.output.dtype))
-
-
-def _int(node: Node, name: str) -> int:
-    value = node.attrs[name]
-    assert isinstance(value, int)
-    return value
-
-
-def _float(node: Node, name: str) -> float:
-    value = node.attrs[name]
-    assert isinstance(value, float)
-    return value
 
 
 def cast(run: Run, node: Node) -> Array:
@@ -157,16 +85,19 @@ def where(run: Run, node: Node) -> Array:
 def slice_axis(run: Run, node: Node) -> Array:
     x = run.get(node.inputs[0])
     index = [slice(None)] * x.ndim
-    index[_int(node, "axis")] = slice(_int(node, "start"), _int(node, "end"))
+    index[integer(node.attrs, "axis")] = slice(integer(node.attrs, "start"), integer(node.attrs, "end"))
     return x[tuple(index)]
 
 
 def reduction(f: Callable[..., Array]) -> Kernel:
-    return lambda run, node: f(run.get(node.inputs[0]), axis=_int(node, "axis"), keepdims=bool(node.attrs["keepdim"]))
+    return lambda run, node: f(run.get(node.inputs[0]), axis=integer(node.attrs, "axis"), keepdims=bool(node.attrs["keepdim"]))
 
 
 def linear_rows(run: Run, x: Array, name: str) -> Array:
     """``x[..., K] @ weight[N, K].T``; a parameter is read in chunks of rows."""
+    if run.each_row and x.ndim > 1 and x.size:
+        flat = [linear_rows(run, row, name) for row in x.reshape(-1, x.shape[-1])]
+        return np.stack(flat).reshape(*x.shape[:-1], -1)
     if name in run.env:
         return np.asarray(x @ run.env[name].T)
     param = run.params[name]
@@ -199,92 +130,18 @@ def embedding(run: Run, node: Node) -> Array:
     else:
         flat = run.weights.rows(run.params[table], ids.reshape(-1).astype(np.int64)).astype(run.dtype, copy=False)
         rows = flat.reshape(*ids.shape, flat.shape[-1])
-    scale = _float(node, "scale")
+    scale = number(node.attrs, "scale")
     return rows if scale == 1.0 else rows * scale
 
 
-def normalize(x: Array, weight: Array, eps: float) -> Array:
-    return np.asarray(x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * weight)
-
-
 def rms_norm(run: Run, node: Node) -> Array:
-    return normalize(run.get(node.inputs[0]), run.get(node.inputs[1]), _float(node, "eps"))
+    return normalize(run.get(node.inputs[0]), run.get(node.inputs[1]), number(node.attrs, "eps"))
 
 
 def layer_norm(run: Run, node: Node) -> Array:
     x, weight, *bias = (run.get(name) for name in node.inputs)
-    out = normalize(x - np.mean(x, axis=-1, keepdims=True), weight, _float(node, "eps"))
+    out = normalize(x - np.mean(x, axis=-1, keepdims=True), weight, number(node.attrs, "eps"))
     return out + bias[0] if bias else out
-
-
-def rotate(x: Array, positions: Array, inv_freq: Array, seq_axis: int, rope_dim: int, scale: float) -> Array:
-    """Rotary embedding of the first ``rope_dim`` columns, halves paired (x[i], x[i + rope_dim / 2])."""
-    shape = [1] * x.ndim
-    shape[seq_axis], shape[-1] = len(positions), rope_dim // 2
-    angle = (positions.astype(x.dtype)[:, None] * inv_freq.astype(x.dtype)[None, :]).reshape(shape)
-    cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
-    half = rope_dim // 2
-    a, b, rest = x[..., :half], x[..., half:rope_dim], x[..., rope_dim:]
-    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
-
-
-def rope(run: Run, node: Node) -> Array:
-    x, inv_freq = run.get(node.inputs[0]), run.get(node.inputs[1])
-    axis = _int(node, "seq_axis")
-    return rotate(x, np.arange(x.shape[axis]), inv_freq, axis, _int(node, "rope_dim"), _float(node, "rope_scale"))
-
-
-def attend(q: Array, k: Array, v: Array, allowed: Array | None, bias: Array | None, scale: float) -> Array:
-    """Softmax attention on ``[..., heads, queries, head_dim]``; kv heads are shared by equal groups of heads."""
-    times = q.shape[-3] // k.shape[-3]
-    k, v = np.repeat(k, times, axis=-3), np.repeat(v, times, axis=-3)
-    scores = (q @ np.swapaxes(k, -1, -2)) * scale
-    if bias is not None:
-        scores = scores + bias
-    if allowed is not None:
-        scores = np.where(allowed, scores, -np.inf)
-    return np.asarray(softmax(scores).astype(q.dtype) @ v)
-
-
-def causal(query: Array, key: Array, window: int) -> Array:
-    """Which key position a query position sees: none ahead, and with a window only the last ``window`` ones."""
-    distance = query[:, None] - key[None, :]
-    return (distance >= 0) & ((distance < window) | (window == 0))
-
-
-def sdpa(run: Run, node: Node) -> Array:
-    q, k, v = (run.get(name) for name in node.inputs[:3])
-    mask = run.get(node.inputs[3]) if len(node.inputs) == 4 else None
-    at = np.arange(q.shape[-2])
-    allowed = causal(at, at, 0) if node.attrs["is_causal"] else mask if mask is not None and mask.dtype == np.bool_ else None
-    bias = mask if mask is not None and mask.dtype != np.bool_ else None
-    return attend(q, k, v, allowed, bias, _float(node, "scale"))
-
-
-def attention(run: Run, node: Node) -> Array:
-    q, k, v = (np.swapaxes(run.get(name), 1, 2) for name in node.inputs)
-    at = np.arange(q.shape[2])
-    return np.swapaxes(attend(q, k, v, causal(at, at, _int(node, "window")), None, _float(node, "scale")), 1, 2)
-
-
-def paged_attention(run: Run, node: Node) -> Array:
-    """Ragged attention: each sequence's new tokens are rotated, stored and attend to all of the sequence's tokens."""
-    hq, hkv, d, layer = (_int(node, key) for key in ("num_heads", "num_kv_heads", "head_dim", "layer"))
-    qkv = run.get(node.inputs[0]).reshape(-1, hq + 2 * hkv, d)
-    q, k, v = qkv[:, :hq], qkv[:, hq : hq + hkv], qkv[:, hq + hkv :]
-    if node.attrs["qk_norm"]:
-        q = normalize(q, run.get(node.inputs[2]), _float(node, "eps"))
-        k = normalize(k, run.get(node.inputs[3]), _float(node, "eps"))
-    positions, inv_freq = run.env["positions"], run.get(node.inputs[1])
-    rope_dim, rope_scale = _int(node, "rope_dim"), _float(node, "rope_scale")
-    q, k = (rotate(x, positions, inv_freq, 0, rope_dim, rope_scale) for x in (q, k))
-    out = np.empty_like(q)
-    for seq, (start, end) in enumerate(zip(run.query_start[:-1], run.query_start[1:], strict=True)):
-        keys, values = run.kv.extend(layer, seq, k[start:end], v[start:end])
-        allowed = causal(positions[start:end], np.arange(len(keys)), _int(node, "window"))
-        heads = (q[start:end].swapaxes(0, 1), keys.swapaxes(0, 1), values.swapaxes(0, 1))
-        out[start:end] = attend(*heads, allowed, None, _float(node, "scale")).swapaxes(0, 1)
-    return out.reshape(-1, hq * d)
 
 
 KERNELS: Mapping[str, Kernel] = {
@@ -317,21 +174,29 @@ KERNELS: Mapping[str, Kernel] = {
     "or": binary(np.logical_or),
     "not": unary(np.logical_not),
     "where": where,
-    "tril": lambda run, node: np.tril(run.get(node.inputs[0]), _int(node, "diagonal")),
-    "triu": lambda run, node: np.triu(run.get(node.inputs[0]), _int(node, "diagonal")),
+    "tril": lambda run, node: np.tril(run.get(node.inputs[0]), integer(node.attrs, "diagonal")),
+    "triu": lambda run, node: np.triu(run.get(node.inputs[0]), integer(node.attrs, "diagonal")),
     "reshape": lambda run, node: run.get(node.inputs[0]).reshape(run.shape(node.output.shape)),
     "expand": lambda run, node: np.broadcast_to(run.get(node.inputs[0]), run.shape(node.output.shape)),
     "permute": lambda run, node: run.get(node.inputs[0]).transpose(axes(node.attrs, "order")),
     "slice": slice_axis,
-    "cat": lambda run, node: np.concatenate([run.get(name) for name in node.inputs], axis=_int(node, "axis")),
-    "repeat": lambda run, node: np.repeat(run.get(node.inputs[0]), _int(node, "times"), axis=_int(node, "axis")),
+    "cat": lambda run, node: np.concatenate([run.get(name) for name in node.inputs], axis=integer(node.attrs, "axis")),
+    "repeat": lambda run, node: np.repeat(run.get(node.inputs[0]), integer(node.attrs, "times"), integer(node.attrs, "axis")),
     "mean": reduction(np.mean),
     "sum": reduction(np.sum),
-    "softmax": lambda run, node: softmax(run.get(node.inputs[0]), _int(node, "axis")),
+    "softmax": lambda run, node: softmax(run.get(node.inputs[0]), integer(node.attrs, "axis")),
     "matmul": binary(np.matmul),
+    "map": lambda run, node: map_elements(run, node, KERNELS),
+    "scan": lambda run, node: scan(run, node, KERNELS),
+    "split": split,
+    "topk": topk,
+    "write": write,
+    "read": read,
+    "view": view,
     "sdpa": sdpa,
-    "attention": attention,
+    "attend": attend,
     "rope": rope,
+    "short_conv": short_conv,
     "gated": lambda run, node: gated(str(node.attrs["activation"]), *(run.get(name) for name in node.inputs)),
     "embedding": embedding,
     "rms_norm": rms_norm,

@@ -16,6 +16,7 @@ from ferrum.graphs.passes import (
     fuse_attention,
     fuse_mlp,
     fuse_norm,
+    fuse_paged,
     fuse_residual,
     fuse_rope,
     merge_linear,
@@ -47,6 +48,7 @@ PIPELINE: tuple[Stage, ...] = (
     Stage("merge_linear", merge_linear.run),
     Stage("page_attention", page_attention.run),
     Stage("fuse_residual", fuse_residual.run),
+    Stage("fuse_paged", fuse_paged.run),  # a machine stage: CPUs and GPUs fuse alike today
 )
 STAGE_NAMES = tuple(stage.name for stage in PIPELINE)
 
@@ -80,7 +82,7 @@ def run_pipeline(graph: Graph, start_from: str = "", stop_after: str = "", dump:
 def check_finished(graph: Graph) -> Graph:
     """``graph`` itself. Raises ``UnsupportedOps`` for an op or a form of the whole that no plan can be made for."""
     rest = [page_attention.finding(node) for node in graph.nodes if node.op not in PAGED_OPS]
-    rest += page_attention.form_findings(graph)
+    rest += fuse_paged.form_findings(graph)
     if rest:
         raise UnsupportedOps(rest, f"graph {graph.name}")
     return graph

@@ -3,7 +3,8 @@
 ``rewrite`` walks the nodes once in execution order, so a node's inputs are already in their final form when its patterns
 are tried, and walks again until nothing fires. Everything that a function emits goes through the same table. Equal nodes
 become one node, dead nodes and parameters disappear. A replaced node passes its name on to its replacement, so that the
-dumps of two stages can be compared line by line. One walk is linear in the number of nodes.
+dumps of two stages can be compared line by line. One walk is linear in the number of nodes. A node with several outputs is
+kept as it is, as is one with a region: no pattern replaces it, and none looks into a region.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-from ferrum.graphs.ir import Attr, Graph, Node, Param, Shape, Value
+from ferrum.graphs.ir import Attr, Graph, Node, Param, Region, Shape, State, Value
 from ferrum.graphs.ops import infer
 
 COMMUTATIVE = frozenset({"add", "mul", "and", "or", "eq", "ne"})
@@ -87,8 +88,9 @@ class Scope:
     def __init__(self, graph: Graph, rules: Iterable[Rule]) -> None:
         self.params = {p.name: p for p in graph.params}
         self.types: dict[str, Value] = {v.name: v for v in graph.inputs}
+        self.types.update((s.name, s.value) for s in graph.states)
         self.types.update((p.name, p.value) for p in graph.params)
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, Node] = {}  # by the name of their first output
         self.tables: set[str] = {p.name for p in graph.params if p.data is not None}
         self.alias: dict[str, str] = {}
         self.fired = 0
@@ -99,14 +101,14 @@ class Scope:
         self.uses.update(graph.outputs)
         self.known: dict[tuple[object, ...], str] = {_key_of(p): p.name for p in reversed(graph.params) if p.is_weight}
         self.numbers: Counter[str] = Counter()
-        self.taken = set(self.types) | {n.output.name for n in graph.nodes}
+        self.taken = set(self.types) | {v.name for n in graph.nodes for v in n.outputs}
         self.root: Node | None = None
         self.depth = 0
         self.fresh: dict[str, str] = {}
         self.memo: dict[tuple[object, ...], object] = {}  # for rewrite functions: costly answers about values
 
     def node(self, name: str, op: str = "") -> Node | None:
-        """The node that makes ``name``, if there is one (and if it is an ``op``)."""
+        """The node whose first output is ``name``, if there is one (and if it is an ``op``)."""
         node = self.nodes.get(name)
         return node if node is not None and op in ("", node.op) else None
 
@@ -135,6 +137,12 @@ class Scope:
         self.taken.add(name)
         return name
 
+    def add_state(self, state: State) -> None:
+        """Enter a state, whose name must be free."""
+        assert state.name not in self.taken
+        self.taken.add(state.name)
+        self.types[state.name] = state.value
+
     def add_param(self, param: Param) -> str:
         """Add ``param`` and return its name: a new one if the name is taken; parameters of one source and shape are one."""
         key = _key_of(param)
@@ -150,32 +158,48 @@ class Scope:
 
     def emit(self, op: str, *inputs: str, shape: Shape | None = None, dtype: str = "", **attrs: Any) -> str:
         """Add a node (or find an equal one) and return its value's name. ``shape`` and ``dtype`` where inference needs them."""
-        return self.add(op, inputs, shape, dtype, attrs)
+        return self.add(op, inputs, shape, dtype, attrs)[0]
+
+    def emit_as(self, stem: str, op: str, *inputs: str, shape: Shape | None = None, dtype: str = "", **attrs: Any) -> str:
+        """As ``emit``, and the value is called ``stem`` or, when that is taken, stem.1, stem.2 …"""
+        return self.add(op, inputs, shape, dtype, attrs, stem=stem)[0]
 
     def copy(self, node: Node, *inputs: str, shape: Shape | None = None, **changed: Any) -> str:
         """Add ``node``'s op with its attributes (some ``changed``) on other inputs."""
-        return self.add(node.op, inputs, shape, "", {**node.attrs, **changed})
+        return self.add(node.op, inputs, shape, "", {**node.attrs, **changed}, node.regions)[0]
 
-    def add(self, op: str, inputs: tuple[str, ...], shape: Shape | None, dtype: str, attrs: dict[str, Attr]) -> str:
+    def add(
+        self,
+        op: str,
+        inputs: tuple[str, ...],
+        shape: Shape | None,
+        dtype: str,
+        attrs: dict[str, Attr],
+        regions: tuple[Region, ...] = (),
+        stem: str = "",
+    ) -> tuple[str, ...]:
+        """The names of the outputs of a node, added or found."""
         values = tuple(self.types[name] for name in inputs)
         declared = None
         if shape is not None:
             declared = Value("", dtype or (values[0].dtype if values else "f32"), shape)
         elif dtype:
             declared = Value("", dtype, values[0].shape)
-        out = infer(op, values, attrs, declared)
-        stem = self.root.output.name if self.root else op
-        name = self.fresh_name(stem)
-        self.fresh[name] = stem
+        results = infer(op, values, attrs, () if declared is None else (declared,), regions)
+        stem = stem or (self.root.output.name if self.root else op)
+        outputs = tuple(Value(self.fresh_name(stem), *result) for result in results)
+        self.fresh.update((value.name, stem) for value in outputs)
         self.depth += 1
         assert self.depth <= MAX_DEPTH, "rewrite rules do not come to an end"
-        result = self.process(Node(op, inputs, Value(name, *out), attrs, self.root.origin if self.root else ""))
+        made = self.process(Node(op, inputs, outputs, attrs, self.root.origin if self.root else "", regions))
         self.depth -= 1
-        return result
+        return made if isinstance(made, tuple) else (made,)
 
-    def process(self, node: Node) -> str:
-        """Enter ``node`` under the rules; the name of the value that stands for its output."""
+    def process(self, node: Node) -> str | tuple[str, ...]:
+        """Enter ``node`` under the rules; the name of what stands for its output, or the names of a node that is kept."""
         node = replace(node, inputs=tuple(self.alias.get(name, name) for name in node.inputs))
+        if len(node.outputs) > 1 or node.regions:
+            return self.keep(node)
         key = (node.op, node.inputs, tuple(sorted(node.attrs.items())), node.output.dtype, node.output.shape)
         name = node.output.name
         if key in self.known:
@@ -198,6 +222,13 @@ class Scope:
             self.tables.add(name)
         return name
 
+    def keep(self, node: Node) -> tuple[str, ...]:
+        """Enter ``node`` as it is, under no rule."""
+        names = tuple(value.name for value in node.outputs)
+        self.nodes[names[0]] = node
+        self.types.update((value.name, value) for value in node.outputs)
+        return names
+
     def set_alias(self, old: str, new: str) -> str:
         self.alias[old] = new
         self.uses[new] += self.uses[old]
@@ -209,7 +240,7 @@ def live(nodes: Iterable[Node], outputs: Iterable[str]) -> tuple[list[Node], set
     needed = set(outputs)
     kept: list[Node] = []
     for node in reversed(list(nodes)):
-        if node.output.name in needed:
+        if any(value.name in needed for value in node.outputs):
             kept.append(node)
             needed.update(node.inputs)
     return kept[::-1], needed
@@ -226,8 +257,8 @@ def walk(graph: Graph, rules: Iterable[Rule]) -> tuple[Graph, int]:
 
 def rename(graph: Graph, scope: Scope, nodes: list[Node], needed: set[str], outputs: tuple[str, ...]) -> Graph:
     """Give replacements the names of what they replaced."""
-    fixed = {v.name for v in graph.inputs} | set(scope.params)
-    kept = {n.output.name for n in nodes}
+    fixed = {v.name for v in graph.inputs} | {s.name for s in graph.states} | set(scope.params)
+    kept = {v.name for n in nodes for v in n.outputs}
     names: dict[str, str] = {}
     given: set[str] = set()
     for old, new in scope.alias.items():
@@ -240,9 +271,11 @@ def rename(graph: Graph, scope: Scope, nodes: list[Node], needed: set[str], outp
     def to(name: str) -> str:
         return names.get(name, name)
 
-    renamed = [replace(n, inputs=tuple(map(to, n.inputs)), output=replace(n.output, name=to(n.output.name))) for n in nodes]
+    renamed = [
+        replace(n, inputs=tuple(map(to, n.inputs)), outputs=tuple(replace(v, name=to(v.name)) for v in n.outputs)) for n in nodes
+    ]
     params = tuple(p for p in scope.params.values() if p.name in needed)
-    return Graph(graph.name, graph.inputs, params, tuple(renamed), tuple(map(to, outputs)))
+    return replace(graph, params=params, nodes=tuple(renamed), outputs=tuple(map(to, outputs)))
 
 
 def rewrite(graph: Graph, rules: Iterable[Rule]) -> Graph:

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.graphs.dims import evaluate
 from ferrum.graphs.ir import Node, Param, Shape, Value
-from ferrum.graphs.ops import axes, integer
+from ferrum.graphs.op_spec import axes, integer
 
 Points: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
@@ -67,7 +68,7 @@ class Tables:
         self.dims = dims
 
     def shape(self, shape: Shape) -> tuple[int, ...]:
-        return tuple(dim if isinstance(dim, int) else self.dims[dim] for dim in shape)
+        return tuple(evaluate(dim, self.dims) for dim in shape)
 
     def at(self, name: str, points: tuple[Points, ...]) -> Floats:
         """The values at ``points`` (one index array per axis), where the points index any shape that ``name`` broadcasts to."""

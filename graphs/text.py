@@ -1,38 +1,49 @@
-"""The text form of a graph: one line per input, parameter and node; ``parse_graph(print_graph(g)) == g``.
+"""The text form of a graph: one line per input, state, parameter and node; ``parse_graph(print_graph(g)) == g``.
 
 ::
 
     graph qwen3
     input tokens: i64[batch, seq]
+    state key.0: f32[2, 16] window(128)
     param embed.weight: f32[100, 64] from(model.embed_tokens.weight)
     param qkv: f32[12, 64] from(cat(q.weight[8, 64], k.weight[2, 64], v.weight[2, 64], axis=0))
     param inv_freq: f32[2] data(1.0, 0.01)
     param adapter: f32[8, 64] external(request)
     embedding: f32[batch, seq, 64] = embedding(tokens, embed.weight) {scale=1.0} @ "embed_tokens model.py:12"
-    return embedding
+    half: f32[batch, seq, 64] = map(embedding)
+      region
+        input x: f32[]
+        y: f32[] = mul_scalar(x) {value=0.5}
+        return y
+    return half
 
-A parameter's ``from`` holds an expression (``expression_text.py``); a tensor's name alone is a tensor of the parameter's shape. A
-name that is not plain (letters, digits, ``_ . + -``) or that is one of the leading words is written as a JSON string.
+A size is a number, a name or an expression: ``2 * seq + 1``. Several outputs of a node are separated by commas. A region
+belongs to the node before it. A parameter's ``from`` holds an expression (``expression_text.py``); a tensor's name alone is a
+tensor of the parameter's shape. A name that is not plain (letters, digits, ``_ . + -``) or that is one of the leading words is
+written as a JSON string.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.dim_text import parse_dim
+from ferrum.graphs.dims import Dim, print_dim
 from ferrum.graphs.expression_text import parse_expression, print_expression
 from ferrum.graphs.expressions.expression import Tensor
 from ferrum.graphs.expressions.sources import Constant, External, Floats, Source
-from ferrum.graphs.ir import Attr, Dim, Graph, Node, Param, Shape, Value
-from ferrum.graphs.lines import Line, parse_attr, print_attr, quote, tokenize
+from ferrum.graphs.ir import STATE_KINDS, Attr, Graph, Node, Param, Region, Shape, State, Value
+from ferrum.graphs.lines import MAX_DEPTH, Line, parse_attr, print_attr, quote, tokenize
 
 LONGEST_DATA = 256  # numbers of a constant in the text; longer ones are named by their digest
 
 
 def print_value(value: Value) -> str:
-    dims = ", ".join(quote(dim) if isinstance(dim, str) else str(dim) for dim in value.shape)
+    dims = ", ".join(print_dim(dim, quote) for dim in value.shape)
     return f"{quote(value.name)}: {quote(value.dtype)}[{dims}]"
 
 
@@ -60,28 +71,38 @@ def print_source(param: Param) -> str:
     return f"from({quote(source.name) if plain and isinstance(source, Tensor) else print_expression(source)})"
 
 
-def print_node(node: Node, origins: bool = True) -> str:
-    text = f"{print_value(node.output)} = {quote(node.op)}({', '.join(map(quote, node.inputs))})"
+def print_state(state: State) -> str:
+    text = f"state {print_value(Value(state.name, state.dtype, state.shape))} {quote(state.kind)}"
+    return text + (f"({state.limit})" if state.limit else "")
+
+
+def print_node(node: Node, origins: bool = True, indent: str = "") -> str:
+    """The node's line, and those of its regions."""
+    text = f"{indent}{', '.join(map(print_value, node.outputs))} = {quote(node.op)}({', '.join(map(quote, node.inputs))})"
     if node.attrs:
         text += " {" + ", ".join(f"{quote(key)}={print_attr(value)}" for key, value in sorted(node.attrs.items())) + "}"
-    return f"{text} @ {json.dumps(node.origin)}" if origins and node.origin else text
+    text = f"{text} @ {json.dumps(node.origin)}" if origins and node.origin else text
+    return "\n".join([text, *(print_region(region, origins, indent + "  ") for region in node.regions)])
+
+
+def print_region(region: Region, origins: bool, indent: str) -> str:
+    lines = [f"{indent}region", *(f"{indent}  input {print_value(value)}" for value in region.inputs)]
+    lines += [print_node(node, origins, indent + "  ") for node in region.nodes]
+    return "\n".join([*lines, f"{indent}  {print_outputs(region.outputs)}"])
+
+
+def print_outputs(names: tuple[str, ...]) -> str:
+    return "return " + ", ".join(map(quote, names)) if names else "return"
 
 
 def print_graph(graph: Graph, origins: bool = True) -> str:
     """The graph as text, one item a line. ``origins=False`` leaves the source lines out (for comparing two models)."""
     lines = [f"graph {quote(graph.name)}"]
     lines += [f"input {print_value(value)}" for value in graph.inputs]
+    lines += [print_state(state) for state in graph.states]
     lines += [print_param(param) for param in graph.params]
     lines += [print_node(node, origins) for node in graph.nodes]
-    lines.append("return " + ", ".join(map(quote, graph.outputs)) if graph.outputs else "return")
-    return "\n".join(lines) + "\n"
-
-
-def parse_dim(line: Line) -> Dim:
-    value = line.number_or()
-    if isinstance(value, float):
-        raise line.fault("an integer dim")
-    return line.string("a dim") if value is None else value
+    return "\n".join([*lines, print_outputs(graph.outputs)]) + "\n"
 
 
 def parse_shape(line: Line) -> Shape:
@@ -163,9 +184,21 @@ SOURCES: Mapping[str, Callable[[Line, Value, Constants], Source]] = {
 }
 
 
+def parse_state(line: Line) -> State:
+    value = parse_value(line)
+    kind = line.string(f"one of {', '.join(STATE_KINDS)}")
+    if not line.take("("):
+        return State(value.name, kind, value.dtype, value.shape)
+    limit = line.integer("a whole number")
+    line.expect(")")
+    return State(value.name, kind, value.dtype, value.shape, limit)
+
+
 def parse_node(line: Line) -> Node:
-    output = parse_value(line)
-    line.expect("=")
+    outputs = [parse_value(line)]
+    while not line.take("="):
+        line.expect(",")
+        outputs.append(parse_value(line))
     op = line.string("an op")
     line.expect("(")
     inputs = line.names(")")
@@ -180,7 +213,16 @@ def parse_node(line: Line) -> Node:
                 raise line.fault(f"attribute {key} once")
             attrs[key] = parse_attr(line)
     origin = line.string("an origin") if line.take("@") else ""
-    return Node(op, inputs, output, attrs, origin)
+    return Node(op, inputs, tuple(outputs), attrs, origin)
+
+
+@dataclass
+class Head:
+    """What a graph has and a region has not; ``constants``: long ones by digest."""
+
+    constants: Constants
+    states: list[State] = field(default_factory=list)
+    params: list[Param] = field(default_factory=list)
 
 
 def parse_graph(text: str, constants: Constants | None = None) -> Graph:
@@ -188,34 +230,43 @@ def parse_graph(text: str, constants: Constants | None = None) -> Graph:
 
     Raises ``FerrumError`` (graph-text) with the line number; shapes are not checked here.
     """
-    lines = [tokenize(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return parse_lines(lines, constants or {})
-
-
-def parse_lines(lines: Iterable[Line], constants: Constants) -> Graph:
-    name, outputs = "", None
-    inputs: list[Value] = []
-    params: list[Param] = []
-    nodes: list[Node] = []
-    started = False
+    lines = (tokenize(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+    first = next(lines, None)
+    if first is None:
+        raise unfinished()
+    first.expect("graph")
+    name, head = first.string("the graph's name"), Head(constants or {})
+    first.done()
+    body = parse_body(lines, head)
     for line in lines:
-        if outputs is not None:
-            raise line.fault("nothing after return")
-        if not started:
-            line.expect("graph")
-            name, started = line.string("the graph's name"), True
-        elif line.take("input"):
+        raise line.fault("nothing after return")
+    return Graph(name, body.inputs, tuple(head.params), body.nodes, body.outputs, tuple(head.states))
+
+
+def parse_body(lines: Iterator[Line], head: Head | None, depth: int = 0) -> Region:
+    """The lines up to ``return``; what stands before the nodes of a graph goes into ``head``."""
+    inputs: list[Value] = []
+    nodes: list[Node] = []
+    for line in lines:
+        if line.take("input"):
             inputs.append(parse_value(line))
-        elif line.take("param"):
-            params.append(parse_param(line, constants))
+        elif head is not None and line.take("state"):
+            head.states.append(parse_state(line))
+        elif head is not None and line.take("param"):
+            head.params.append(parse_param(line, head.constants))
+        elif nodes and depth < MAX_DEPTH and line.take("region"):
+            line.done()
+            nodes[-1] = replace(nodes[-1], regions=(*nodes[-1].regions, parse_body(lines, None, depth + 1)))
         elif line.take("return"):
-            outputs = parse_outputs(line)
+            return Region(tuple(inputs), tuple(nodes), parse_outputs(line))
         else:
             nodes.append(parse_node(line))
         line.done()
-    if outputs is None:
-        raise FerrumError("graph-text", "the text ends without a return line", "graph text", "")
-    return Graph(name, tuple(inputs), tuple(params), tuple(nodes), outputs)
+    raise unfinished()
+
+
+def unfinished() -> FerrumError:
+    return FerrumError("graph-text", "the text ends without a return line", "graph text", "")
 
 
 def parse_outputs(line: Line) -> tuple[str, ...]:

@@ -6,27 +6,40 @@ import math
 from collections.abc import Iterator
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.dims import symbols
 from ferrum.graphs.expressions.expression import ExpressionFault
 from ferrum.graphs.expressions.sources import BINDINGS, Constant, External
-from ferrum.graphs.ir import DTYPES, SYMBOLIC_DIMS, Graph, Node, Param, Value
-from ferrum.graphs.ops import PAGED_OPS, OpFault, infer
+from ferrum.graphs.infer_state import state_faults, version_faults
+from ferrum.graphs.ir import DTYPES, STATE_KINDS, Graph, Node, Param, Region, Value
+from ferrum.graphs.op_spec import OpFault, show
+from ferrum.graphs.ops import PAGED_OPS, infer
+
+MAX_DEPTH = 16  # of regions in one another
 
 
-def value_faults(value: Value) -> Iterator[str]:
+def known_symbols(graph: Graph) -> set[str]:
+    """The sizes that a run knows: those of its inputs, ``tokens`` of batch and seq, the sequences whose states it is given."""
+    found = {dim for value in graph.inputs for dim in value.shape if isinstance(dim, str)}
+    return found | ({"tokens"} if {"batch", "seq"} <= found else set()) | ({"seqs"} if graph.states else set())
+
+
+def value_faults(value: Value, sizes: set[str]) -> Iterator[str]:
     if not value.name:
         yield "a value has an empty name"
-    if value.dtype not in DTYPES:
+    if value.dtype not in DTYPES and value.dtype not in STATE_KINDS:
         yield f"{value.name}: dtype {value.dtype!r} is unknown"
     for dim in value.shape:
-        if isinstance(dim, str) and dim not in SYMBOLIC_DIMS:
-            yield f"{value.name}: symbolic dim {dim!r} is unknown"
-        elif isinstance(dim, int) and dim < 1:
-            yield f"{value.name}: dim {dim} is not positive"
+        if isinstance(dim, int):
+            if dim < 1:
+                yield f"{value.name}: dim {dim} is not positive"
+            continue
+        for name in sorted(symbols(dim) - sizes):
+            yield f"{value.name}: symbolic dim {name!r} is unknown: no input has it"
 
 
 def param_faults(param: Param) -> Iterator[str]:
     shape = param.value.shape
-    if any(isinstance(dim, str) for dim in shape):
+    if not all(isinstance(dim, int) for dim in shape):
         yield f"param {param.name}: a parameter has fixed dims"
         return
     if param.shard is not None and (not 0 <= param.shard < len(shape) or isinstance(param.source, Constant)):
@@ -54,6 +67,9 @@ def source_faults(param: Param) -> Iterator[str]:
 
 
 def node_faults(node: Node, known: dict[str, Value], paged: bool) -> Iterator[str]:
+    if not node.outputs:
+        yield f"{node.op}: a node without outputs"
+        return
     where = f"{node.output.name} = {node.op}"
     missing = [name for name in node.inputs if name not in known]
     for name in missing:
@@ -63,37 +79,73 @@ def node_faults(node: Node, known: dict[str, Value], paged: bool) -> Iterator[st
     if missing:
         return
     try:
-        dtype, shape = infer(node.op, tuple(known[name] for name in node.inputs), node.attrs, node.output)
+        results = infer(node.op, tuple(known[name] for name in node.inputs), node.attrs, node.outputs, node.regions)
     except OpFault as fault:
         yield f"{where}: {fault}"
         return
-    if (dtype, shape) != (node.output.dtype, node.output.shape):
-        yield f"{where}: declared {node.output.dtype}{list(node.output.shape)}, but it is {dtype}{list(shape)}"
+    if len(results) != len(node.outputs):
+        yield f"{where}: {len(node.outputs)} outputs, expected {len(results)}"
+        return
+    for value, (dtype, shape) in zip(node.outputs, results, strict=True):
+        if (dtype, shape) != (value.dtype, value.shape):
+            yield f"{where}: declared {value.dtype}{show(value.shape)}, but it is {dtype}{show(shape)}"
+
+
+class Names:
+    """The values of a graph or a region as they are defined, and what is wrong with them."""
+
+    def __init__(self, sizes: set[str]) -> None:
+        self.sizes = sizes
+        self.known: dict[str, Value] = {}
+        self.found: list[str] = []
+
+    def define(self, value: Value) -> None:
+        self.found.extend(value_faults(value, self.sizes))
+        if value.name in self.known:
+            self.found.append(f"{value.name}: defined twice")
+        self.known[value.name] = value
+
+    def body(self, nodes: tuple[Node, ...], outputs: tuple[str, ...], paged: bool, depth: int) -> None:
+        for node in nodes:
+            self.found.extend(node_faults(node, self.known, paged))
+            for region in node.regions:
+                self.found.extend(region_faults(region, self.sizes, f"{node.op} region", depth))
+            for value in node.outputs:
+                self.define(value)
+        self.found.extend(f"output {name!r} is not defined" for name in outputs if name not in self.known)
+
+
+def region_faults(region: Region, sizes: set[str], where: str, depth: int) -> list[str]:
+    if depth >= MAX_DEPTH:
+        return [f"{where}: more than {MAX_DEPTH} regions in one another"]
+    names = Names(sizes)
+    for value in region.inputs:
+        names.define(value)
+        if value.dtype in STATE_KINDS:
+            names.found.append(f"{value.name}: a region reads no state")
+    names.body(region.nodes, region.outputs, False, depth + 1)
+    if not region.outputs:
+        names.found.append("the region has no outputs")
+    return [f"{where}: {fault}" for fault in names.found]
 
 
 def faults(graph: Graph, paged: bool = False) -> list[str]:
     """All broken rules of ``graph``, empty when it is sound. ``paged`` also asks for the finished graph's ops only."""
-    found: list[str] = []
-    known: dict[str, Value] = {}
-
-    def define(value: Value) -> None:
-        found.extend(value_faults(value))
-        if value.name in known:
-            found.append(f"{value.name}: defined twice")
-        known[value.name] = value
-
+    names = Names(known_symbols(graph))
     for value in graph.inputs:
-        define(value)
+        names.define(value)
+        if value.dtype in STATE_KINDS:
+            names.found.append(f"{value.name}: an input of dtype {value.dtype!r} that is no state")
+    for state in graph.states:
+        names.found.extend(state_faults(state))
+        names.define(state.value)
     for param in graph.params:
-        found.extend(param_faults(param))
-        define(param.value)
-    for node in graph.nodes:
-        found.extend(node_faults(node, known, paged))
-        define(node.output)
-    found.extend(f"output {name!r} is not defined" for name in graph.outputs if name not in known)
+        names.found.extend(param_faults(param))
+        names.define(param.value)
+    names.body(graph.nodes, graph.outputs, paged, 0)
     if not graph.outputs:
-        found.append("the graph has no outputs")
-    return found
+        names.found.append("the graph has no outputs")
+    return [*names.found, *version_faults(graph)]
 
 
 def verify(graph: Graph, stage: str = "", paged: bool = False) -> Graph:

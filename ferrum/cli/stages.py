@@ -15,10 +15,13 @@ STAGES: dict[str, str] = {
         "x * rsqrt(mean(x^2) + eps) * weight becomes one rms_norm node, or one layer_norm where the mean was taken off before "
         "(graphs/passes/fuse_norm.py)."
     ),
-    "fuse_rope": "Slices, negation, concatenation and cos/sin products become one rope node (graphs/passes/fuse_rope.py).",
+    "fuse_rope": (
+        "Slices, negation, concatenation and cos/sin products become one rope node by positions that are a value "
+        "(graphs/passes/fuse_rope.py)."
+    ),
     "fuse_attention": (
-        "Head splits, q/k norm, rope and scaled dot-product attention become one attention node with its window and scale "
-        "as attributes (graphs/passes/fuse_attention.py)."
+        "Scaled dot-product attention with its mask and its copies of kv heads becomes one attend node with its window and "
+        "scale as attributes (graphs/passes/fuse_attention.py)."
     ),
     "fuse_mlp": "silu(gate) * up, or gelu, becomes the activation of one linear node (graphs/passes/fuse_mlp.py).",
     "merge_linear": (
@@ -26,11 +29,15 @@ STAGES: dict[str, str] = {
         "shapes change here; the rows are joined when the pack is written (graphs/passes/merge_linear.py)."
     ),
     "page_attention": (
-        "Stateless attention over [batch, seq] becomes ragged tokens [tokens] over a paged KV cache, and only sampled rows "
-        "reach the LM head. A plain torch model gets continuous batching here, without knowing of it "
-        "(graphs/passes/page_attention.py)."
+        "Stateless attention over [batch, seq] becomes ragged tokens [tokens]: keys and values are written into states, which "
+        "attend reads, positions become an input, and only sampled rows reach the LM head. A plain torch model gets "
+        "continuous batching here, without knowing of it (graphs/passes/page_attention.py)."
     ),
     "fuse_residual": "add(linear(x), residual) becomes a linear that adds in place (graphs/passes/fuse_residual.py).",
+    "fuse_paged": (
+        "For the machine: the columns of one linear, q/k norm, rope, both writes and attend become one paged_attention node, "
+        "which CPUs and GPUs have kernels for; the states are the device's own after it (graphs/passes/fuse_paged.py)."
+    ),
     "layout": (
         "Each weight gets a logical number format (bf16, int8, int4-g32 ...) and the physical layout that every kernel of "
         "the target reads (graphs/passes/layout.py)."

@@ -25,7 +25,7 @@ from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.aten import Unsupported
 from ferrum.graphs.frontend.aten_table import IGNORED, NEAREST, TABLE
 from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
-from ferrum.graphs.ops import OpFault
+from ferrum.graphs.op_spec import OpFault
 from ferrum.graphs.rewrite import Scope, live
 
 MAX_CONSTANT = 1 << 16  # elements; larger tables belong into the checkpoint
@@ -249,7 +249,7 @@ class Importer:
             close = difflib.get_close_matches(target, TABLE, 1, 0.75)
             raise Unsupported(target, NEAREST.get(plain, close[0] if close else ""))
         origin = " ".join(part for part in (self.module_path(node), self.source_line(node)) if part)
-        self.scope.root = Node(plain, (), Value(plain, "f32", ()), {}, origin)
+        self.scope.root = Node(plain, (), (Value(plain, "f32", ()),), {}, origin)
         self.names[node] = result = handler(self, node)
         if isinstance(result, str) and self.type(result).shape != self.shape(node):
             raise Unsupported(f"{target} of shape {list(self.shape(node))}", "")

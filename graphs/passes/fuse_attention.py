@@ -1,4 +1,4 @@
-"""Scaled dot product attention → ``attention`` on [batch, seq, heads, head_dim], causal, with a window and shared kv heads.
+"""Scaled dot product attention → ``attend`` on [batch, seq, heads, head_dim], causal, with a window and shared kv heads.
 
 Masks are recognized by their values (``ferrum.graphs.tables``). Attention written out as matmul, softmax, matmul becomes
 ``sdpa`` first. Copies of kv heads disappear, a factor on the queries moves into the scale.
@@ -24,7 +24,8 @@ def window_of(s: Scope, mask: str) -> int | None:
 
 def emit(s: Scope, q: str, k: str, v: str, scale: float, window: int) -> str:
     inputs = (s.emit("permute", name, order=SWAP) for name in (q, k, v))
-    return s.emit("permute", s.emit("attention", *inputs, scale=scale, window=window), order=SWAP)
+    attended = s.emit("attend", *inputs, causal=True, window=window, scale=scale, softcap=0.0, operands=())
+    return s.emit("permute", attended, order=SWAP)
 
 
 def is_causal(s: Scope, m: Match) -> str | None:
@@ -67,12 +68,12 @@ def written_out(s: Scope, m: Match) -> str | None:
 
 def query_factor(s: Scope, m: Match) -> str:
     scale = s.number(m["root"], "scale") * s.number(m["f"])
-    return s.emit("attention", m["x"], m["k"], m["v"], scale=scale, window=s.attr(m["root"], "window"))
+    return s.copy(s.nodes[m["root"]], m["x"], m["k"], m["v"], scale=scale)
 
 
 def key_factor(s: Scope, m: Match) -> str:
     scale = s.number(m["root"], "scale") * s.number(m["f"])
-    return s.emit("attention", m["q"], m["x"], m["v"], scale=scale, window=s.attr(m["root"], "window"))
+    return s.copy(s.nodes[m["root"]], m["q"], m["x"], m["v"], scale=scale)
 
 
 def shared_heads(s: Scope, m: Match) -> str | None:
@@ -86,9 +87,9 @@ RULES: Rules = (
     (P("matmul", P("softmax", "scores", bind="soft"), "v"), written_out),
     (P("sdpa", "q", "k", "v", is_causal=True), is_causal),
     (P("sdpa", "q", "k", "v", "mask"), masked),
-    (P("attention", P("mul_scalar", "x", bind="f"), "k", "v"), query_factor),
-    (P("attention", "q", P("mul_scalar", "x", bind="f"), "v"), key_factor),
-    (P("attention", "q", P("repeat", "k", bind="a"), P("repeat", "v", bind="b")), shared_heads),
+    (P("attend", P("mul_scalar", "x", bind="f"), "k", "v"), query_factor),
+    (P("attend", "q", P("mul_scalar", "x", bind="f"), "v"), key_factor),
+    (P("attend", "q", P("repeat", "k", bind="a"), P("repeat", "v", bind="b")), shared_heads),
 )
 
 

@@ -1,6 +1,7 @@
-"""x * cos + rotated(x) * sin → ``rope``; the frequencies become one small parameter. Ropes move before permutes.
+"""x * cos + rotated(x) * sin → ``rope`` by positions 0, 1, 2 …; the frequencies become one small parameter.
 
-The tables cos and sin are recognized by their values (``ferrum.graphs.tables``), so any way of computing them will do.
+The tables cos and sin are recognized by their values (``ferrum.graphs.tables``), so any way of computing them will do. Ropes
+move before permutes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def rotation(s: Scope, cos: str, sin: str, x: str) -> tuple[int, Rotation] | Non
 
 def emit(s: Scope, x: str, axis: int, freq: tuple[float, ...], scale: float) -> str:
     inv_freq = s.add_param(Param(Value("rope.inv_freq", "f32", (len(freq),)), Constant(freq)))
-    return s.emit("rope", x, inv_freq, seq_axis=axis, rope_dim=2 * len(freq), rope_scale=scale)
+    positions = s.emit_as("positions", "iota", shape=(s.shape(x)[axis],), dtype="i64", start=0, step=1)
+    return s.emit("rope", x, positions, inv_freq, seq_axis=axis, rope_dim=2 * len(freq), rope_scale=scale, rows=())
 
 
 def part(s: Scope, name: str, x: str) -> tuple[int, int] | None:
@@ -86,7 +88,7 @@ def partial(s: Scope, m: Match) -> str | None:
         return None
     if (turned["start"], rest["start"], rest["end"]) != (0, cut, s.shape(x)[-1]):
         return None
-    return s.copy(s.nodes[m["rope"]], x, m["f"])
+    return s.copy(s.nodes[m["rope"]], x, m["at"], m["f"])
 
 
 def before_permute(s: Scope, m: Match) -> str | None:
@@ -94,12 +96,14 @@ def before_permute(s: Scope, m: Match) -> str | None:
     if order[-1] != len(order) - 1:
         return None
     axis = order[s.integer(m["root"], "seq_axis")]
-    return s.emit("permute", s.copy(s.nodes[m["root"]], m["x"], m["f"], seq_axis=axis), order=order)
+    if len(s.shape(m["at"])) != 1:  # positions along several axes, which the permute moves
+        return None
+    return s.emit("permute", s.copy(s.nodes[m["root"]], m["x"], m["at"], m["f"], seq_axis=axis), order=order)
 
 
 def before_other(s: Scope, m: Match) -> str:
     """rope commutes with a scale and with copies of an axis."""
-    return s.copy(s.nodes[m["y"]], s.copy(s.nodes[m["root"]], m["x"], m["f"]))
+    return s.copy(s.nodes[m["y"]], s.copy(s.nodes[m["root"]], m["x"], m["at"], m["f"]))
 
 
 def rules() -> Rules:
@@ -114,10 +118,10 @@ def rules() -> Rules:
             ),
             by_halves,
         ),
-        (P("cat", P("rope", P("slice", "x", bind="turned"), "f", bind="rope"), P("slice", "x", bind="rest")), partial),
-        (P("rope", P("permute", "x", bind="p"), "f"), before_permute),
-        (P("rope", P("mul_scalar", "x", bind="y"), "f"), before_other),
-        (P("rope", P("repeat", "x", bind="y"), "f"), before_other),
+        (P("cat", P("rope", P("slice", "x", bind="turned"), "at", "f", bind="rope"), P("slice", "x", bind="rest")), partial),
+        (P("rope", P("permute", "x", bind="p"), "at", "f"), before_permute),
+        (P("rope", P("mul_scalar", "x", bind="y"), "at", "f"), before_other),
+        (P("rope", P("repeat", "x", bind="y"), "at", "f"), before_other),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ferrum.graphs.ir import Graph, Node, Param, Value
+from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
 
 EMBEDDING, HEAD, BODY = "embedding", "head", "body"
 
@@ -39,14 +39,14 @@ def run(graph: Graph, policy: LayoutPolicy) -> Graph:
             if (source, act) not in converted:
                 shape = graph.values()[source].shape if not nodes else _shape(graph, nodes, source)
                 output = Value(f"{source}.{act}", "q8" if act.startswith("q8") else act, shape)
-                nodes.append(Node("quantize", (source,), output, {"act": act}, node.origin))
+                nodes.append(Node("quantize", (source,), (output,), {"act": act}, node.origin))
                 converted[source, act] = output.name
             node = replace(node, inputs=(converted[source, act], *node.inputs[1:]))
         nodes.append(node)
     return replace(graph, params=params, nodes=tuple(nodes))
 
 
-def _shape(graph: Graph, nodes: list[Node], name: str) -> tuple[int | str, ...]:
+def _shape(graph: Graph, nodes: list[Node], name: str) -> Shape:
     for node in reversed(nodes):
         if node.output.name == name:
             return node.output.shape

@@ -92,7 +92,7 @@ def query_key_value(s: Scope, m: Match) -> str | None:
 
 RULES: Rules = (
     (P("gated", "gate", "up"), gate_and_up),
-    (P("attention", "q", "k", "v"), query_key_value),
+    (P("attend", "q", "k", "v"), query_key_value),
 )
 
 

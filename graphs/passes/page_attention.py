@@ -1,19 +1,19 @@
-"""Stateless attention over [batch, seq] → ragged tokens over a paged KV cache.
+"""Stateless attention over [batch, seq] → ragged tokens whose keys and values are states.
 
-The model knows nothing of it: every value [batch, seq, ..] becomes [tokens, ..], each attention with its rope, its q/k norms
-and its reshapes becomes one ``paged_attention`` on the merged query, key and value columns, and only the rows that are
-sampled reach the final norm and the LM head. Everything that cannot be paged is reported at once.
+The model knows nothing of it: every value [batch, seq, ..] becomes [tokens, ..], the keys and values of each attention are
+written into two states of their own, positions become an input, and only the rows that are sampled reach the final norm and
+the LM head. Everything that cannot be paged is reported at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ferrum.graphs.findings import Finding, UnsupportedOps
-from ferrum.graphs.ir import Attr, Graph, Node, Shape, Value
-from ferrum.graphs.ops import OpFault
+from ferrum.graphs.ir import Graph, Node, Shape, State, Value
+from ferrum.graphs.op_spec import OpFault
 from ferrum.graphs.passes.merge_linear import chain
 from ferrum.graphs.rewrite import Scope, live
 
@@ -21,6 +21,7 @@ INPUTS = (Value("tokens", "i32", ("tokens",)), Value("positions", "i32", ("token
 NORMS = ("rms_norm", "layer_norm")
 ROWWISE = frozenset({"embedding", *NORMS, "linear", "add", "gated"})
 ATTENTION = ("sdpa", "softmax", "matmul")
+ROLES = ("query", "key", "value")  # what the values between a linear and an attention are called
 MOVEMENT = ("reshape", "permute", "slice", "cat", "repeat", "expand")
 OPENS = ("linear", *NORMS, "embedding", "add")  # a fault before these is no cause of a fault behind them
 TAIL = frozenset({"linear", *NORMS})
@@ -29,7 +30,7 @@ NORM_THEN_ROPE = "view as [batch, seq, heads, head_dim], RMSNorm over head_dim (
 
 NEAREST: Mapping[str, str] = {
     "sdpa": "is_causal=True, or a causal mask with or without a sliding window, built from positions",
-    "attention": ONE_LINEAR,
+    "attend": ONE_LINEAR,
     "softmax": "scaled_dot_product_attention",
     "matmul": "nn.Linear",
     **dict.fromkeys(("silu", "gelu", "gelu_tanh"), "act(gate) * up"),
@@ -46,71 +47,23 @@ class NotPaged(Exception):
         self.nearest = nearest
 
 
-@dataclass(frozen=True)
-class Heads:
-    """One attention as the paged op sees it: the merged columns, the small parameters and the attributes."""
-
-    qkv: str
-    params: tuple[str, ...]
-    attrs: dict[str, Any]
-
-
 def finding(node: Node, what: str = "", nearest: str = "") -> Finding:
     module, _, source = node.origin.rpartition(" ")
     return Finding(what or f"{node.op} outside of a known pattern", module, source, nearest or NEAREST.get(node.op, ""))
 
 
-def columns(s: Scope, flats: tuple[str, str, str], widths: tuple[int, int, int]) -> str:
-    """The value whose columns are query, key and value in this order."""
-    slices = [s.node(name, "slice") for name in flats]
-    found = [node for node in slices if node is not None]
-    if len(found) != 3 or len({node.inputs[0] for node in found}) != 1:
-        raise NotPaged("attention whose query, key and value are not linears of one input", ONE_LINEAR)
-    start, source = 0, found[0].inputs[0]
-    for node, width in zip(found, widths, strict=True):
-        if (node.attrs["axis"], node.attrs["start"], node.attrs["end"]) != (2, start, start + width):
-            raise NotPaged("attention whose query, key and value are not consecutive columns", ONE_LINEAR)
-        start += width
-    if s.shape(source)[-1] != start:
-        raise NotPaged("attention on a part of a linear's columns", ONE_LINEAR)
-    return source
-
-
-def describe(s: Scope, node: Node, layer: int) -> Heads:
-    """What ``node`` (an ``attention``) becomes. Raises NotPaged with the reason."""
-    q_shape, k_shape = s.shape(node.inputs[0]), s.shape(node.inputs[1])
-    if q_shape[:2] != ("batch", "seq") or k_shape[:2] != ("batch", "seq"):
+def check(s: Scope, node: Node) -> None:
+    """Raises NotPaged when ``node`` (an ``attend``) has no paged form."""
+    if any(s.shape(name)[:2] != ("batch", "seq") for name in node.inputs[:3]):
         raise NotPaged("attention over other axes than [batch, seq]", "[batch, heads, seq, head_dim]")
-    num_heads, head_dim, num_kv_heads = (int(d) for d in (q_shape[2], q_shape[3], k_shape[2]))
-    (q, q_flat), (k, k_flat), (v, v_flat) = (chain(s, name) for name in node.inputs)
-    spelled = [step.op for step in q]
-    if spelled not in (["rope", "rms_norm", "reshape"], ["rope", "reshape"]) or [step.op for step in k] != spelled:
-        raise NotPaged("attention with another order of norm and rope, or without rope", NORM_THEN_ROPE)
-    if [step.op for step in v] != ["reshape"]:
-        raise NotPaged("attention whose values are not plain columns", NORM_THEN_ROPE)
-    qkv = columns(s, (q_flat, k_flat, v_flat), (num_heads * head_dim, num_kv_heads * head_dim, num_kv_heads * head_dim))
-    if q[0].inputs[1] != k[0].inputs[1] or dict(q[0].attrs) != dict(k[0].attrs) or q[0].attrs["seq_axis"] != 1:
-        raise NotPaged("attention with different ropes on query and key", "one rope for both")
-    normed = len(q) == 3
-    if normed and q[1].attrs["eps"] != k[1].attrs["eps"]:
-        raise NotPaged("attention with different eps on query and key", "one eps for both")
-    attrs: dict[str, Attr] = {
-        "layer": layer,
-        "num_heads": num_heads,
-        "num_kv_heads": num_kv_heads,
-        "head_dim": head_dim,
-        "scale": node.attrs["scale"],
-        "window": node.attrs["window"],
-        "rope_scale": q[0].attrs["rope_scale"],
-        "rope_dim": q[0].attrs["rope_dim"],
-        "qk_norm": normed,
-        "eps": q[1].attrs["eps"] if normed else 0.0,
-    }
-    norms = (q[1].inputs[1], k[1].inputs[1]) if normed else ()
-    params = (q[0].inputs[1], *norms)
-    if any(name not in s.params for name in params):
-        raise NotPaged("attention with a norm's weight or frequencies that are computed", "parameters as they are stored")
-    return Heads(qkv, params, attrs)
+    if not node.attrs["causal"] or node.attrs["operands"] not in ((), ("sinks",)):
+        raise NotPaged("attention that is not causal, or with a bias, segments or a length", "causal attention")
+    for role, name in zip(ROLES, node.inputs, strict=False):
+        steps, flat = chain(s, name)
+        if len(s.shape(flat)) != 3 or any(step.op == "rope" and step.attrs["seq_axis"] != 1 for step in steps):
+            if role == "value":
+                raise NotPaged("attention whose values are not plain columns", NORM_THEN_ROPE)
+            raise NotPaged("attention with another order of norm and rope, or without rope", NORM_THEN_ROPE)
 
 
 def tail_of(graph: Graph, producers: Mapping[str, Node]) -> str:
@@ -127,101 +80,143 @@ def tail_of(graph: Graph, producers: Mapping[str, Node]) -> str:
     return first
 
 
+@dataclass
+class Pager:
+    """The paged graph under construction. ``roles``: what the values around attention are called."""
+
+    s: Scope
+    out: Scope
+    tail: str
+    roles: Mapping[str, str]
+    names: dict[str, str] = field(default_factory=dict)
+    states: list[State] = field(default_factory=list)
+    versions: list[str] = field(default_factory=list)
+
+    def named(self, node: Node, stem: str) -> None:
+        """What is emitted next is called ``stem`` and comes from where ``node`` came from."""
+        self.out.root = Node(stem, (), (Value(stem, "f32", ()),), {}, node.origin)
+
+    def page(self, node: Node) -> str:
+        """``node`` on [tokens, ..]; the name of its value."""
+        if node.op == "attend":
+            return self.attend(node)
+        if node.op == "iota" and (node.output.shape, node.attrs["start"], node.attrs["step"]) == (("seq",), 0, 1):
+            return "positions"
+        if node.output.name == self.tail:
+            self.named(node, "gather_rows")
+            self.names[node.inputs[0]] = self.out.emit("gather_rows", self.names[node.inputs[0]], "sample_rows")
+        role = self.roles.get(node.output.name, "")
+        self.named(node, role or node.op)
+        return self.beside_attention(node) if role else self.rowwise(node)
+
+    def inputs(self, node: Node) -> list[str]:
+        return [self.names.get(name, name) for name in node.inputs]
+
+    def attend(self, node: Node) -> str:
+        q, k, v, *sinks = self.inputs(node)
+        window = node.attrs["window"]
+        assert isinstance(window, int)
+        written = []
+        for stem, rows in (("keys", k), ("values", v)):
+            kind, shape = "window" if window else "paged", self.out.shape(rows)[1:]
+            state = State(f"{stem}.{len(self.states) // 2}", kind, "f32", shape, window)
+            self.states.append(state)
+            self.out.add_state(state)
+            self.named(node, state.name)
+            written.append(self.out.emit("write", state.name, rows))
+        self.versions += written
+        self.named(node, "attend")
+        return self.out.copy(node, q, *written, *sinks)
+
+    def beside_attention(self, node: Node) -> str:
+        """An op between a linear and an attention, or the reshape behind it: the two first axes become one."""
+        moved: dict[str, Any] = {key: int(node.attrs[key]) - 1 for key in ("axis", "seq_axis") if key in node.attrs}  # type: ignore[arg-type]
+        shape = paged(node.output.shape) if node.op == "reshape" else None
+        try:
+            return self.out.copy(node, *self.inputs(node), shape=shape, **moved)
+        except OpFault as fault:
+            raise NotPaged(f"{node.op} that has no form of one axis of tokens: {fault}", NEAREST.get(node.op, "")) from fault
+
+    def rowwise(self, node: Node) -> str:
+        if node.output.shape[:2] != ("batch", "seq"):
+            raise NotPaged(f"{node.op} of shape {list(node.output.shape)}", NEAREST.get(node.op, "[batch, seq, hidden]"))
+        inputs = self.inputs(node)
+        if node.op == "reshape" and self.out.shape(inputs[0]) == paged(node.output.shape):
+            return inputs[0]
+        if node.op not in ROWWISE:
+            raise NotPaged(f"{node.op} outside of a known pattern", NEAREST.get(node.op, ""))
+        try:
+            name = self.out.copy(node, *inputs)
+        except OpFault as fault:
+            raise NotPaged(f"{node.op} of values that differ by position: {fault}", NEAREST.get(node.op, "")) from fault
+        if self.out.shape(name)[1:] != node.output.shape[2:]:  # the first axis is tokens, or samples behind the picked rows
+            raise NotPaged(f"{node.op} of shape {list(node.output.shape)}", "[batch, seq, hidden]")
+        return name
+
+
 def paged(shape: Shape) -> Shape:
     return ("tokens", *shape[2:])
 
 
-def rowwise(s: Scope, out: Scope, node: Node, names: Mapping[str, str]) -> str:
-    """``node`` on [tokens, ..]."""
-    if node.output.shape[:2] != ("batch", "seq"):
-        raise NotPaged(f"{node.op} of shape {list(node.output.shape)}", NEAREST.get(node.op, "[batch, seq, hidden]"))
-    inputs = [names.get(name, name) for name in node.inputs]
-    if node.op == "reshape" and out.shape(inputs[0]) == paged(node.output.shape):
-        return inputs[0]
-    if node.op not in ROWWISE:
-        raise NotPaged(f"{node.op} outside of a known pattern", NEAREST.get(node.op, ""))
-    try:
-        name = out.copy(node, *inputs)
-    except OpFault as fault:
-        raise NotPaged(f"{node.op} of values that differ by position: {fault}", NEAREST.get(node.op, "")) from fault
-    if out.shape(name)[1:] != node.output.shape[2:]:  # the first axis is tokens, or samples behind the picked rows
-        raise NotPaged(f"{node.op} of shape {list(node.output.shape)}", "[batch, seq, hidden]")
-    return name
-
-
-def needed(graph: Graph, s: Scope, heads: Mapping[str, Heads]) -> list[Node]:
-    """The nodes that remain when each attention reads its merged columns."""
-    short = [
-        Node(n.op, (heads[n.output.name].qkv, *heads[n.output.name].params), n.output, n.attrs, n.origin)
-        if n.output.name in heads
-        else n
-        for n in graph.nodes
-    ]
-    return live(short, graph.outputs)[0]
+def roles(s: Scope, nodes: list[Node]) -> dict[str, str]:
+    """What the values around each attention are called: from the linear's columns to its inputs, and what joins its heads."""
+    found: dict[str, str] = {}
+    for node in nodes:
+        if node.op == "attend":
+            for role, name in zip(ROLES, node.inputs, strict=False):
+                steps, flat = chain(s, name)
+                found.update((step.output.name, role) for step in steps)
+                if (columns := s.node(flat, "slice")) is not None and columns.attrs["axis"] == 2:
+                    found[flat] = role
+        source = s.node(node.inputs[0], "attend") if node.op == "reshape" else None
+        if source is not None and node.output.shape[:2] == ("batch", "seq"):
+            found[node.output.name] = "attended"
+    return found
 
 
 def run(graph: Graph) -> Graph:
     """The paged graph. Raises ``UnsupportedOps`` with everything that has no paged form."""
-    findings: list[Finding] = []
-    s = Scope(graph, ())
-    for node in graph.nodes:
-        s.process(node)
-    heads: dict[str, Heads] = {}
-    for node in [n for n in graph.nodes if n.op == "attention"]:
-        try:
-            heads[node.output.name] = describe(s, node, len(heads))
-        except NotPaged as fault:
-            findings.append(finding(node, fault.what, fault.nearest))
+    s = scope_of(graph)
+    nodes = live(graph.nodes, graph.outputs)[0]
+    findings = [f for node in nodes if node.op == "attend" for f in faults_of(s, node, check)]
     if findings:
         raise UnsupportedOps(findings + leftovers(graph), f"graph {graph.name}")
-    tail = tail_of(graph, s.nodes)
     out = Scope(Graph(graph.name, INPUTS, graph.params, (), ()), ())
-    names: dict[str, str] = {}
+    pager = Pager(s, out, tail_of(graph, s.nodes), roles(s, nodes))
     origins: dict[str, str] = {}  # of values that have no paged form
-    for node in needed(graph, s, heads):
-        op = "paged_attention" if node.output.name in heads else node.op
-        out.root = Node(op, (), Value(op, "f32", ()), {}, node.origin)  # values of the paged graph are named by their op
+    for node in nodes:
         try:
-            if node.output.name in heads:
-                found = heads[node.output.name]
-                names[node.output.name] = out.emit("paged_attention", names[found.qkv], *found.params, **found.attrs)
-                continue
-            if node.output.name == tail:
-                out.root = Node("gather_rows", (), Value("gather_rows", "f32", ()), {}, node.origin)
-                names[node.inputs[0]] = out.emit("gather_rows", names[node.inputs[0]], "sample_rows")
-                out.root = Node(op, (), Value(op, "f32", ()), {}, node.origin)
-            names[node.output.name] = rowwise(s, out, node, names)
+            pager.names[node.output.name] = pager.page(node)
         except NotPaged as fault:
             if node.op in ATTENTION or not any(origins.get(name) == node.origin for name in node.inputs):
                 findings.append(finding(node, fault.what, fault.nearest))  # else: the chain of this source line is reported
             origins[node.output.name] = node.origin
-            names[node.output.name] = out.emit("full", shape=paged(node.output.shape), dtype=node.output.dtype, value=0.0)
-    if not tail:
+            pager.names[node.output.name] = out.emit("full", shape=paged(node.output.shape), dtype=node.output.dtype, value=0.0)
+    if not pager.tail:
         findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
     if findings:
         causes = [f for f in findings if f.what.split()[0] not in MOVEMENT]  # moved data is a consequence
         raise UnsupportedOps(causes or findings, f"graph {graph.name}")
-    outputs = tuple(names[name] for name in graph.outputs)
-    nodes, used = live(out.nodes.values(), outputs)
-    return Graph(graph.name, INPUTS, tuple(p for p in out.params.values() if p.name in used), tuple(nodes), outputs)
+    outputs = (*(pager.names[name] for name in graph.outputs), *pager.versions)
+    kept, used = live(out.nodes.values(), outputs)
+    params = tuple(p for p in out.params.values() if p.name in used)
+    return Graph(graph.name, INPUTS, params, tuple(kept), outputs, tuple(pager.states))
 
 
-def form_findings(graph: Graph) -> list[Finding]:
-    """What a paged graph as a whole has that cannot be planned: layers that share no cache, or an end that gives no logits."""
-    findings = []
-    attention = [node for node in graph.nodes if node.op == "paged_attention"]
-    if not attention:
-        findings.append(Finding("a model without causal attention", "", "", "a decoder"))
-    for node in attention[1:]:
-        unlike = [k for k in ("num_heads", "num_kv_heads", "head_dim") if node.attrs[k] != attention[0].attrs[k]]
-        if unlike:
-            sizes = ", ".join(f"{k} {node.attrs[k]} beside {attention[0].attrs[k]}" for k in unlike)
-            what = f"a layer of another geometry than the first: {sizes}"
-            findings.append(finding(node, what, "the same heads in every layer"))
-    last = next((node for node in graph.nodes if node.output.name in graph.outputs), None)
-    if last is None or last.op != "linear":
-        findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
-    return findings
+def scope_of(graph: Graph) -> Scope:
+    s = Scope(graph, ())
+    for node in graph.nodes:
+        s.process(node)
+    return s
+
+
+def faults_of(s: Scope, node: Node, judge: Callable[[Scope, Node], object]) -> list[Finding]:
+    """What ``judge`` has against ``node``: nothing, or one thing."""
+    try:
+        judge(s, node)
+    except NotPaged as fault:
+        return [finding(node, fault.what, fault.nearest)]
+    return []
 
 
 def leftovers(graph: Graph) -> list[Finding]:
@@ -229,23 +224,16 @@ def leftovers(graph: Graph) -> list[Finding]:
     return [finding(n) for n in graph.nodes if n.op in ATTENTION]
 
 
-def attention_findings(graph: Graph) -> list[Finding]:
-    """What cannot be paged in the attention of an incomplete graph, apart from what reads its unsupported inputs."""
-    s = Scope(graph, ())
-    for node in graph.nodes:
-        s.process(node)
+def attention_findings(graph: Graph, *judges: Callable[[Scope, Node], object]) -> list[Finding]:
+    """What ``judges`` have against the attention of an incomplete graph, apart from what reads its unsupported inputs."""
+    s = scope_of(graph)
     hidden = {v.name for v in graph.inputs[1:]}
     findings: list[Finding] = []
-    layer = 0
     for node in graph.nodes:
         if node.op not in OPENS and any(name in hidden for name in node.inputs):
-            hidden.add(node.output.name)
-        elif node.op == "attention":
-            try:
-                describe(s, node, layer)
-            except NotPaged as fault:
-                findings.append(finding(node, fault.what, fault.nearest))
-            layer += 1
+            hidden.update(value.name for value in node.outputs)
+        elif node.op == "attend":
+            findings += next((found for judge in judges if (found := faults_of(s, node, judge))), [])
         elif node.op in ATTENTION:
             findings.append(finding(node))
     return findings

@@ -10,7 +10,7 @@ import transformers
 from ferrum.codegen.driver import compile_model
 from ferrum.codegen.options import CompileOptions
 
-LAST_GRAPH_STAGE = "fuse_residual"
+LAST_GRAPH_STAGE = "fuse_paged"
 
 
 def save(model: transformers.PreTrainedModel, folder: Path) -> Path:

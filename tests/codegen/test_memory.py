@@ -42,7 +42,7 @@ def test_a_compile_keeps_windows_of_its_files(tmp_path: Path) -> None:
     checkpoint = (folder / "model.safetensors").stat().st_size
     assert checkpoint > 400 * MIB
     base = [sys.executable, "-m", "ferrum", "compile", str(folder), "--dump-dir", str(tmp_path / "dumps")]
-    subprocess.run([*base, "--stop-after", "fuse_residual"], check=True)
+    subprocess.run([*base, "--stop-after", "fuse_paged"], check=True)
     # torch traces the model before; its own libraries are no pages of the model
     found = peaks([*base, "--start-from", "layout", "-o", str(tmp_path / "x.fpk")])
     assert found["RssFile"] <= 3 * WINDOW + 64 * MIB  # numpy's and Python's own files

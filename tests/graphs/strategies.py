@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
+from ferrum.graphs import dims
 from ferrum.graphs.expressions.expression import FUNCTIONS, Cat, Dequant, Map, Permute, Reshape, Rows, Stack, Tensor
 from ferrum.graphs.expressions.schemes import SCHEMES
 from ferrum.graphs.expressions.sources import Constant, External
-from ferrum.graphs.ir import DTYPES, SYMBOLIC_DIMS, Graph, Node, Param, Value
+from ferrum.graphs.ir import DTYPES, STATE_KINDS, Graph, Node, Param, Region, State, Value
 from ferrum.graphs.ops import OPS
 
 NAMES = st.one_of(
@@ -25,8 +26,34 @@ ATTRS = st.one_of(
     st.lists(FLOATS, max_size=4).map(tuple),
     st.lists(st.text(max_size=4), max_size=4).map(tuple),
 )
-DIMS = st.one_of(st.integers(-1, 70), st.sampled_from(SYMBOLIC_DIMS), NAMES)
+SYMBOLS = st.sampled_from(["batch", "seq", "tokens", "frames", "max"])
+
+
+def combined(parts: st.SearchStrategy[dims.Dim]) -> st.SearchStrategy[dims.Dim]:
+    """Expressions of small expressions."""
+    return st.one_of(
+        st.builds(dims.add, parts, parts),
+        st.builds(dims.subtract, parts, parts),
+        st.builds(dims.multiply, st.integers(-3, 5), parts),
+        st.builds(dims.multiply, SYMBOLS, parts),
+        st.builds(dims.floor_divide, parts, st.integers(1, 7)),
+        st.builds(dims.ceil_divide, parts, st.integers(1, 7)),
+        st.builds(dims.largest, parts, parts),
+        st.builds(dims.smallest, parts, parts, parts),
+    )
+
+
+DIM_EXPRESSIONS: st.SearchStrategy[dims.Dim] = st.recursive(st.one_of(st.integers(-5, 70), SYMBOLS), combined, max_leaves=5)
+DIMS = st.one_of(st.integers(-1, 70), SYMBOLS, NAMES, DIM_EXPRESSIONS)
 VALUES = st.builds(Value, NAMES, st.one_of(st.sampled_from(DTYPES), NAMES), st.lists(DIMS, max_size=4).map(tuple))
+STATES = st.builds(
+    State,
+    NAMES,
+    st.one_of(st.sampled_from(STATE_KINDS), NAMES),
+    st.one_of(st.sampled_from(DTYPES), NAMES),
+    st.lists(DIMS, max_size=3).map(tuple),
+    st.integers(0, 99),
+)
 SIZES = st.integers(-1, 70)
 AXES = st.lists(SIZES, max_size=4).map(tuple)
 SCHEME = st.one_of(*(st.builds(scheme, SIZES) for scheme in SCHEMES.values()))
@@ -55,14 +82,28 @@ PARAMS = st.builds(
     NAMES,
     NAMES,
 )
-NODES = st.builds(
-    Node,
-    st.one_of(st.sampled_from(sorted(OPS)), NAMES),
-    st.lists(NAMES, max_size=4).map(tuple),
-    VALUES,
-    st.dictionaries(st.one_of(NAMES, st.sampled_from(["axis", "value", "scale", "eps", "order"])), ATTRS, max_size=4),
-    st.text(max_size=12),
-)
+
+
+def nodes(regions: st.SearchStrategy[tuple[Region, ...]]) -> st.SearchStrategy[Node]:
+    return st.builds(
+        Node,
+        st.one_of(st.sampled_from(sorted(OPS)), NAMES),
+        st.lists(NAMES, max_size=4).map(tuple),
+        st.lists(VALUES, min_size=1, max_size=3).map(tuple),
+        st.dictionaries(st.one_of(NAMES, st.sampled_from(["axis", "value", "scale", "eps", "order"])), ATTRS, max_size=4),
+        st.text(max_size=12),
+        regions,
+    )
+
+
+def regions(inner: st.SearchStrategy[Node]) -> st.SearchStrategy[tuple[Region, ...]]:
+    values, names = st.lists(VALUES, max_size=2).map(tuple), st.lists(NAMES, max_size=2).map(tuple)
+    region = st.builds(Region, values, st.lists(inner, max_size=2).map(tuple), names)
+    return st.lists(region, max_size=2).map(tuple)
+
+
+PLAIN_NODES = nodes(st.just(()))
+NODES = st.one_of(PLAIN_NODES, nodes(regions(st.one_of(PLAIN_NODES, nodes(regions(PLAIN_NODES))))))
 GRAPHS = st.builds(
     Graph,
     NAMES,
@@ -70,4 +111,5 @@ GRAPHS = st.builds(
     st.lists(PARAMS, max_size=3).map(tuple),
     st.lists(NODES, max_size=4).map(tuple),
     st.lists(NAMES, max_size=2).map(tuple),
+    st.lists(STATES, max_size=2).map(tuple),
 )

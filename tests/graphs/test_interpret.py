@@ -10,7 +10,8 @@ import pytest
 from ferrum.graphs import numpy_ops
 from ferrum.graphs.interpret import ArrayWeights, KvState, interpret, reference_greedy, reference_logits
 from ferrum.graphs.ir import Graph, Param
-from ferrum.graphs.numpy_ops import KERNELS, Array, Rows
+from ferrum.graphs.numpy_ops import KERNELS
+from ferrum.graphs.numpy_run import Array, Rows
 from ferrum.graphs.ops import OPS
 from ferrum.graphs.pipeline import load_graph
 from ferrum.graphs.text import parse_graph
@@ -21,7 +22,7 @@ PROMPTS = ([3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7, 9])
 
 @pytest.fixture
 def graph() -> Graph:
-    text = (GOLDENS / "stages" / "09-fuse_residual.txt").read_text(encoding="utf-8")
+    text = (GOLDENS / "stages" / "10-fuse_paged.txt").read_text(encoding="utf-8")
     return parse_graph(text.replace("window=0", "window=4"))
 
 

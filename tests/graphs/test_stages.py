@@ -115,7 +115,7 @@ def stacked(layers: int) -> object:
     for layer in range(1, layers):
         names = {n.output.name: f"{n.output.name}@{layer}" for n in body} | {"embedding": stream}
         nodes += [
-            replace(n, inputs=tuple(names.get(i, i) for i in n.inputs), output=replace(n.output, name=names[n.output.name]))
+            replace(n, inputs=tuple(names.get(i, i) for i in n.inputs), outputs=(replace(n.output, name=names[n.output.name]),))
             for n in body
         ]
         stream = f"add.7@{layer}"

@@ -16,11 +16,13 @@ HEAD = """graph m
 input t: i64[batch, seq]
 input x: f32[batch, seq, 8]
 input q: f32[batch, seq, 4, 8]
+input at: i64[seq]
 param w: f32[6, 8] from(w)
 param b: f32[6] from(b)
 param n: f32[8] from(n)
 param f: f32[4] data(1.0, 0.1, 0.01, 0.001)
 """
+ATTEND = "causal=true, operands=(), scale=1.0, softcap=0.0, window={}"
 LINEAR = 'activation="", has_bias=false, has_residual=false'
 
 
@@ -35,7 +37,7 @@ def fault_of(line: str, head: str = HEAD) -> list[str]:
         'y: f32[batch, seq, 6] = linear(x, w, b) {activation="", has_bias=true, has_residual=false}',
         'y: f32[batch, seq, 3] = linear(x, w) {activation="silu_mul", has_bias=false, has_residual=false}',
         "y: f32[batch, seq, 8] = rms_norm(x, n) {eps=1e-06}",
-        "y: f32[batch, seq, 4, 8] = rope(q, f) {rope_dim=8, rope_scale=1.0, seq_axis=1}",
+        "y: f32[batch, seq, 4, 8] = rope(q, at, f) {rope_dim=8, rope_scale=1.0, rows=(), seq_axis=1}",
         "y: f32[batch, seq, 2, 4] = reshape(x)",
         "y: f32[tokens, 8] = reshape(x)",
         "y: f32[seq, batch, 8] = permute(x) {order=(1, 0, 2)}",
@@ -70,13 +72,13 @@ def test_sound_nodes(line: str) -> None:
         (f"y: f32[batch, seq, 4, 6] = linear(q, f) {{{LINEAR}}}", "two axes"),
         ('y: f32[batch, seq, 6] = linear(x, w) {activation="gelu", has_bias=false, has_residual=false}', "activation"),
         ("y: f32[batch, seq, 8] = rms_norm(x, b) {eps=1e-06}", "against rows of 8"),
-        ("y: f32[batch, seq, 4, 8] = rope(q, f) {rope_dim=6, rope_scale=1.0, seq_axis=1}", "rope_dim"),
+        ("y: f32[batch, seq, 4, 8] = rope(q, at, f) {rope_dim=6, rope_scale=1.0, rows=(), seq_axis=1}", "rope_dim"),
         ("y: f32[batch, seq, 9] = reshape(x)", "unequal numbers"),
         ("y: f32[seq, batch, 8] = permute(x) {order=(1, 1, 2)}", "not a permutation"),
         ("y: f32[batch, 1, 8] = slice(x) {axis=1, end=1, start=0}", "symbolic"),
         ("y: f32[batch, seq, 9] = slice(x) {axis=2, end=9, start=0}", "outside"),
-        ("y: f32[batch, seq, 4, 8] = attention(q, q, x) {scale=1.0, window=0}", "q ["),
-        ("y: f32[batch, seq, 4, 8] = attention(q, q, q) {scale=1.0, window=-1}", "window"),
+        ("y: f32[batch, seq, 4, 8] = attend(q, q, x) {" + ATTEND.format(0) + "}", "v ["),
+        ("y: f32[batch, seq, 4, 8] = attend(q, q, q) {" + ATTEND.format(-1) + "}", "window"),
         ("x: f32[batch, seq, 8] = neg(x)\ny: f32[batch, seq, 8] = neg(x)", "defined twice"),
         ("y: f99[batch, seq, 8] = cast(x)", "dtype 'f99' is unknown"),
         ("y: f32[batch, size, 8] = full() {value=0.0}", "symbolic dim 'size'"),
@@ -121,7 +123,7 @@ def test_all_faults_are_listed_and_the_error_counts_them() -> None:
 
 def test_a_finished_graph_has_only_paged_ops() -> None:
     stages = GOLDENS / "stages"
-    finished = parse_graph((stages / "09-fuse_residual.txt").read_text(encoding="utf-8"))
+    finished = parse_graph((stages / "10-fuse_paged.txt").read_text(encoding="utf-8"))
     assert faults(finished, paged=True) == []
     assert len(faults(parse_graph((stages / "07-merge_linear.txt").read_text(encoding="utf-8")), paged=True)) > 3
 

@@ -1,0 +1,193 @@
+"""States, regions and several outputs: what the verifier refuses, and what they compute."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ferrum.graphs.findings import UnsupportedOps
+from ferrum.graphs.interpret import ArrayWeights, interpret
+from ferrum.graphs.passes import fuse_paged, page_attention
+from ferrum.graphs.pipeline import check_finished
+from ferrum.graphs.rewrite import P, rewrite
+from ferrum.graphs.text import parse_graph, print_graph
+from ferrum.graphs.verify import faults, verify
+from tests.graphs.toys import CONVOLUTION, CROSS, decoder
+
+ATTEND = "{causal=true, operands=(), scale=0.5, softcap=0.0, window=WINDOW}"
+HEAD = """graph m
+input tokens: i32[tokens]
+input q: f32[tokens, 2, 4]
+input r: f32[tokens, 1, 4]
+state k: f32[1, 4] paged
+state v: f32[1, 4] paged
+"""
+
+
+def fault_of(*lines: str, head: str = HEAD, window: int = 0) -> list[str]:
+    return faults(parse_graph(head + "\n".join(lines).replace("WINDOW", str(window)) + "\n"))
+
+
+WRITES = ("k1: paged[1, 4] = write(k, r)", "v1: paged[1, 4] = write(v, r)")
+READ = f"y: f32[tokens, 2, 4] = attend(q, k1, v1) {ATTEND}"
+
+
+def test_a_sound_state() -> None:
+    assert fault_of(*WRITES, READ, "return y, k1, v1") == []
+    assert fault_of(f"y: f32[tokens, 2, 4] = attend(q, k, v) {ATTEND}", *WRITES, "return y, v1, k1") == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ((*WRITES, READ.replace("k1", "k"), "return y, k1, v1"), "reads 'k', an old version of state k"),
+        ((*WRITES, READ, "return y, k1"), "state v: its last version 'v1' is not an output"),
+        ((*WRITES, READ, "return y, k1, v1, v"), "output 'v' is not the last version"),
+        ((*WRITES, READ, "k2: paged[1, 4] = write(k, r)", "return y, k2, v1"), "writes 'k', an old version"),
+        ((*WRITES, "p: paged[1, 2] = view(k1) {axis=1, end=2, start=0}", "k2: paged[1, 4] = write(k1, r)",
+          "z: f32[tokens, 2, 4] = attend(q, k2, v1) " + ATTEND, "o: f32[tokens, 2, 2] = attend(w, p, p) " + ATTEND,
+          "return o, z, k2, v1"), "reads 'p', an old version"),
+        (("p: paged[1, 4] = view(k) {axis=1, end=4, start=0}", "k1: paged[1, 4] = write(p, r)", WRITES[1], READ,
+          "return y, k1, v1"), "writes 'p', a view of state k"),
+        ((*WRITES, "y: paged[1, 4] = neg(k1)", "return y, k1, v1"), "a version of a state, which neg cannot read"),
+        (("k1: paged[1, 4] = write(k, q)", WRITES[1], READ, "return y, k1, v1"), "rows ['tokens', 2, 4] into [1, 4]"),
+        ((*WRITES, "y: f32[seqs, 1, 4] = read(k1)", "return y, k1, v1"), "k1 is no version of a slot"),
+    ],
+)  # fmt: skip
+def test_versions(lines: tuple[str, ...], words: str) -> None:
+    head = HEAD.replace("state k", "input w: f32[tokens, 2, 2]\nstate k", 1)
+    found = fault_of(*lines, head=head)
+    assert any(words in fault for fault in found), found
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("state k: f32[1, 4] heap", "kind 'heap' is unknown"),
+        ("state k: i64[1, 4] paged", "elements of 'i64'"),
+        ("state k: f32[tokens, 4] paged", "fixed dims"),
+        ("state k: f32[1, 4] window", "a limit of 0 does not fit kind window"),
+        ("state k: f32[1, 4] paged(3)", "a limit of 3 does not fit kind paged"),
+    ],
+)
+def test_declarations(state: str, words: str) -> None:
+    found = fault_of(f"{state}\ny: f32[tokens, 2, 4] = neg(q)\nreturn y, k", head=HEAD.replace("state k: f32[1, 4] paged\n", ""))
+    assert any(words in fault for fault in found), found
+
+
+@pytest.mark.parametrize(("kept", "window", "sound"), [(4, 4, True), (4, 3, True), (4, 5, False), (4, 0, False)])
+def test_a_window_is_not_looked_behind(kept: int, window: int, sound: bool) -> None:
+    text = [line.replace("paged", "window") for line in (*WRITES, READ)]
+    found = fault_of(*text, "return y, k1, v1", head=HEAD.replace("paged", f"window({kept})"), window=window)
+    assert found == [] if sound else all("looks further back than state" in fault for fault in found) and found
+
+
+def test_a_state_stays_in_its_order_when_a_pass_rewrites() -> None:
+    for graph in (CONVOLUTION, CROSS):
+        again = rewrite(graph, ((P("neg", P("neg", "a")), lambda s, m: m["a"]),))
+        assert print_graph(again) == print_graph(graph)
+        assert parse_graph(print_graph(graph)) == graph
+
+
+REGION = """graph m
+input x: f32[seq, 4]
+input w: f32[4]
+y: f32[seq, 4] = map(x, w)
+  region
+    input a: f32[]
+    input b: f32[]
+    c: f32[] = mul(a, b)
+    return c
+return y
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("mul(a, b)", "mul(a, x)", "map region: c = mul: input 'x' is not defined"),
+        ("input b: f32[]\n", "input b: f32[4]\n", "single elements of the inputs"),
+        ("c: f32[] = mul(a, b)", "c: f32[] = softmax(a) {axis=0}", "softmax in a region of single elements"),
+        ("return c\n", "return d\n", "'d'"),
+        ("  region\n", "  region\n    return a\n  region\n", "2 regions, expected 1"),
+        ("y: f32[seq, 4]", "y: f32[seq, 5]", "declared f32['seq', 5], but it is f32['seq', 4]"),
+        ("y: f32[seq, 4] = map", "y: f32[seq, 4], z: f32[seq, 4] = map", "2 outputs, expected 1"),
+    ],
+)
+def test_regions_are_judged(old: str, new: str, words: str) -> None:
+    assert old in REGION and faults(parse_graph(REGION)) == []
+    found = faults(parse_graph(REGION.replace(old, new)))
+    assert any(words in fault for fault in found), found
+
+
+SCAN = """graph m
+input x: f32[seq, 4]
+input h: f32[4]
+end: f32[4], rows: f32[seq, 4], twice: f32[seq, 4] = scan(h, x) {carried=1, ragged=false, scanned=1}
+  region
+    input old: f32[4]
+    input row: f32[4]
+    new: f32[4] = add(old, row)
+    half: f32[4] = mul_scalar(old) {value=0.5}
+    return new, new, half
+low: f32[seq, 1], high: f32[seq, 3] = split(rows) {axis=1, sizes=(1, 3)}
+best: f32[seq, 2], at: i32[seq, 2] = topk(high) {k=2}
+wide: f32[2 * seq, 3] = cat(high, high) {axis=0}
+return end, twice, low, best, at, wide
+"""
+
+
+def test_regions_and_several_outputs_compute() -> None:
+    graph = verify(parse_graph(SCAN))
+    random = np.random.default_rng(0)
+    x, h = random.standard_normal((5, 4)), random.standard_normal(4)
+    out = interpret(graph, {"x": x, "h": h}, ArrayWeights({}), np.float64)
+    sums = h + np.cumsum(x, 0)
+    np.testing.assert_allclose(out["end"], sums[-1])
+    np.testing.assert_allclose(out["twice"], 0.5 * np.concatenate([h[None], sums[:-1]]))
+    np.testing.assert_allclose(out["low"], sums[:, :1])
+    np.testing.assert_allclose(out["best"], -np.sort(-sums[:, 1:], 1)[:, :2])
+    np.testing.assert_allclose(np.take_along_axis(sums[:, 1:], out["at"].astype(int), 1), out["best"])
+    assert out["wide"].shape == (10, 3)
+    mapped = interpret(verify(parse_graph(REGION)), {"x": x, "w": h}, ArrayWeights({}), np.float64)["y"]
+    np.testing.assert_allclose(mapped, x * h)
+
+
+def test_ties_go_to_the_first() -> None:
+    graph = parse_graph("graph m\ninput x: f32[1, 4]\nb: f32[1, 2], at: i32[1, 2] = topk(x) {k=2}\nreturn at\n")
+    assert interpret(verify(graph), {"x": np.array([[1.0, 2, 2, 2]])}, ArrayWeights({}))["at"].tolist() == [[1, 2]]
+
+
+# What machines cannot do is a finding, with its place; never an exception of another kind.
+
+PAGED = print_graph(page_attention.run(decoder((0, 4))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("softcap=0.0, window=4", "softcap=3.0, window=4", "soft caps"),
+        ("= rope(query.1, positions, freq) {rope_dim=4, rope_scale=1.0, rows=(), seq_axis=0}", "= neg(query.1)", "without rope"),
+        ("rope(key.1, positions, freq) {rope_dim=4", "rope(key.1, positions, half) {rope_dim=2", "different ropes"),
+        ("{axis=1, end=24, start=16}", "{axis=1, end=25, start=17}", "consecutive columns"),
+    ],
+)
+def test_a_machine_says_what_it_cannot_fuse(old: str, new: str, words: str) -> None:
+    text = PAGED.replace("param freq", "param half: f32[1] data(1.0)\nparam freq")
+    assert old in text
+    with pytest.raises(UnsupportedOps) as caught:
+        fuse_paged.run(verify(parse_graph(text.replace(old, new, 1))))
+    assert any(words in f.what for f in caught.value.findings), caught.value.findings
+
+
+def test_layers_of_two_geometries_are_in_the_graph_and_a_finding() -> None:
+    graph = verify(page_attention.run(decoder((0, 0), kv_heads=(2, 1))))
+    assert [state.shape for state in graph.states] == [(2, 4), (2, 4), (1, 4), (1, 4)]
+    with pytest.raises(UnsupportedOps, match="a layer of another geometry than the first: num_kv_heads 1 beside 2"):
+        check_finished(fuse_paged.run(graph))
+
+
+@pytest.mark.parametrize("graph", [CONVOLUTION, CROSS])
+def test_states_without_kernels_are_findings(graph: object) -> None:
+    with pytest.raises(UnsupportedOps):
+        check_finished(fuse_paged.run(graph))  # type: ignore[arg-type]
