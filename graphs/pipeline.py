@@ -1,4 +1,8 @@
-"""The passes as one list. A stage's name is its dump file's name and the value that ``--stop-after`` takes."""
+"""The passes as one list of data. A stage's name is its dump file's name and the value that ``--stop-after`` takes; ``doc`` is
+what ``ferrum explain`` prints of it, and ``ops`` are those that a graph may hold after it.
+
+Stages behind these, which know the machine, are in ``ferrum/codegen/stages.py``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.constants import read_graph, save_graph
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.ir import Graph
-from ferrum.graphs.ops import PAGED_OPS
+from ferrum.graphs.ops import OPS, PAGED_OPS
 from ferrum.graphs.passes import (
     canonicalize,
     fuse_attention,
@@ -30,7 +34,9 @@ MAX_TEXT_BYTES = 256 << 20
 @dataclass(frozen=True, slots=True)
 class Stage:
     name: str
+    doc: str
     run: Callable[[Graph], Graph]
+    ops: frozenset[str]
 
 
 def as_imported(graph: Graph) -> Graph:
@@ -38,17 +44,84 @@ def as_imported(graph: Graph) -> Graph:
     return graph
 
 
+# Ops that no frontend makes, by the pass that does.
+_ROPE = frozenset({"rope"})
+_ATTEND = _ROPE | {"attend"}
+_GATED = _ATTEND | {"gated"}
+_STATES = _GATED | {"write", "read", "view", "gather_rows"}
+_PLAIN = frozenset(OPS) - _STATES - {"paged_attention", "quantize"}
+FINISHED = PAGED_OPS - {"quantize"}
+
 PIPELINE: tuple[Stage, ...] = (
-    Stage("import", as_imported),
-    Stage("canonicalize", canonicalize.run),
-    Stage("fuse_norm", fuse_norm.run),
-    Stage("fuse_rope", fuse_rope.run),
-    Stage("fuse_attention", fuse_attention.run),
-    Stage("fuse_mlp", fuse_mlp.run),
-    Stage("merge_linear", merge_linear.run),
-    Stage("page_attention", page_attention.run),
-    Stage("fuse_residual", fuse_residual.run),
-    Stage("fuse_paged", fuse_paged.run),  # a machine stage: CPUs and GPUs fuse alike today
+    Stage(
+        "import",
+        "The model's torch module is traced by torch.export on the meta device (no weights are loaded) and each ATen operation "
+        "becomes one of ours through one literal table (graphs/frontend). Everything unsupported is listed at once.",
+        as_imported,
+        _PLAIN,
+    ),
+    Stage(
+        "canonicalize",
+        "One spelling for each idea: casts that change nothing, views of views and constants that can be folded are removed, so "
+        "that later patterns have one form to match (graphs/passes/canonicalize.py).",
+        canonicalize.run,
+        _PLAIN,
+    ),
+    Stage(
+        "fuse_norm",
+        "x * rsqrt(mean(x^2) + eps) * weight becomes one rms_norm node, or one layer_norm where the mean was taken off before "
+        "(graphs/passes/fuse_norm.py).",
+        fuse_norm.run,
+        _PLAIN,
+    ),
+    Stage(
+        "fuse_rope",
+        "Slices, negation, concatenation and cos/sin products become one rope node, whose positions are a value "
+        "(graphs/passes/fuse_rope.py).",
+        fuse_rope.run,
+        _PLAIN | _ROPE,
+    ),
+    Stage(
+        "fuse_attention",
+        "Scaled dot-product attention, its mask recognised by evaluating it, becomes one attend node with window and scale as "
+        "attributes (graphs/passes/fuse_attention.py).",
+        fuse_attention.run,
+        _PLAIN | _ATTEND,
+    ),
+    Stage(
+        "fuse_mlp",
+        "silu(gate) * up, or gelu, becomes one gated node (graphs/passes/fuse_mlp.py).",
+        fuse_mlp.run,
+        _PLAIN | _GATED,
+    ),
+    Stage(
+        "merge_linear",
+        "Projections that read the same input are joined: Q, K and V in one matrix, gate and up in another with its activation. "
+        "Only the parameter's expression changes here; rows are joined when the pack is written (graphs/passes/merge_linear.py).",
+        merge_linear.run,
+        _PLAIN | _GATED,
+    ),
+    Stage(
+        "page_attention",
+        "Stateless attention over [batch, seq] becomes ragged [tokens] that write keys and values into states and attend to "
+        "them, and only sampled rows reach the LM head. A plain torch model gets continuous batching here, without knowing of "
+        "it (graphs/passes/page_attention.py).",
+        page_attention.run,
+        _PLAIN | _STATES,
+    ),
+    Stage(
+        "fuse_residual",
+        "add(linear(x), residual) becomes a linear that adds in place (graphs/passes/fuse_residual.py).",
+        fuse_residual.run,
+        _PLAIN | _STATES,
+    ),
+    Stage(
+        "fuse_paged",
+        "Q/k norms, rotation, the writes and the attention become the one op that kernels compute; CPUs and GPUs fuse alike "
+        "(graphs/passes/fuse_paged.py).",
+        fuse_paged.run,
+        _PLAIN | _STATES | {"paged_attention"},
+    ),
 )
 STAGE_NAMES = tuple(stage.name for stage in PIPELINE)
 
@@ -73,15 +146,29 @@ def run_pipeline(graph: Graph, start_from: str = "", stop_after: str = "", dump:
     if dump is not None:
         dump.mkdir(parents=True, exist_ok=True)
     for number, stage in enumerate(PIPELINE[first : last + 1], first + 1):
-        graph = verify(stage.run(graph), stage.name)
+        graph = run_stage(stage, graph)
         if dump is not None:
             save_graph(graph, dump / f"{number:02d}-{stage.name}.txt")
     return check_finished(graph) if last == len(PIPELINE) - 1 else graph
 
 
+def run_stage(stage: Stage, graph: Graph) -> Graph:
+    """``graph`` after a stage, verified. Raises ``FerrumError`` (graph-invalid), ``UnsupportedOps``."""
+    return legal(verify(stage.run(graph), stage.name), stage.ops, stage.name)
+
+
+def legal(graph: Graph, ops: frozenset[str], stage: str) -> Graph:
+    """``graph`` itself. Raises ``FerrumError`` (graph-invalid) when it holds an op that belongs behind the stage."""
+    found = next((node for node in graph.nodes if node.op not in ops), None)
+    if found is not None:
+        what = f"{found.output.name} = {found.op}: no graph has this op yet"
+        raise FerrumError("graph-invalid", what, f"graph {graph.name} after {stage}", "start from a later stage")
+    return graph
+
+
 def check_finished(graph: Graph) -> Graph:
     """``graph`` itself. Raises ``UnsupportedOps`` for an op or a form of the whole that no plan can be made for."""
-    rest = [page_attention.finding(node) for node in graph.nodes if node.op not in PAGED_OPS]
+    rest = [page_attention.finding(node) for node in graph.nodes if node.op not in FINISHED]
     rest += fuse_paged.form_findings(graph)
     if rest:
         raise UnsupportedOps(rest, f"graph {graph.name}")

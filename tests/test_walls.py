@@ -35,6 +35,12 @@ def test_the_verbs_load_nothing_heavy(tmp_path: Path) -> None:
     assert not loaded.intersection((*FORBIDDEN, "numpy", "sanic", "huggingface_hub", "rich.progress"))
 
 
+def test_stages_are_told_without_the_compilers_packages(tmp_path: Path) -> None:
+    """``ferrum explain STAGE`` works where only the runtime is installed."""
+    loaded = loaded_by("from ferrum.cli.explain import stage_texts; assert stage_texts()", tmp_path)
+    assert not loaded.intersection(("torch", "onnx", "transformers", "safetensors", "ml_dtypes"))
+
+
 def test_the_server_loads_no_arrays(tmp_path: Path) -> None:
     """What only the engine's process needs stays there; both start at the same time, on cores that they share."""
     loaded = loaded_by("import ferrum.server.lifecycle", tmp_path)

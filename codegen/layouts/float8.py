@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
-from ml_dtypes import float8_e4m3fn
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.formats import F32
@@ -12,6 +14,14 @@ LARGEST = 448.0
 _SMALLEST_NORMAL = 2.0**-6
 # A scale decides where in a power of two the large weights of a row fall, and so how finely they are stored.
 _STRETCH = tuple(2.0 ** (i / 8) for i in range(8))
+
+
+@cache
+def _e4m3() -> Any:
+    """The dtype, loaded when it is used: naming the stages needs no more than the runtime's packages."""
+    from ml_dtypes import float8_e4m3fn
+
+    return float8_e4m3fn
 
 
 def round_e4m3(x: F32) -> F32:
@@ -25,12 +35,12 @@ def round_e4m3(x: F32) -> F32:
 
 def bits_of(x: F32) -> NDArray[np.uint8]:
     """The bytes of numbers that are e4m3 numbers."""
-    return x.astype(float8_e4m3fn).view(np.uint8)
+    return x.astype(_e4m3()).view(np.uint8)
 
 
 def values_of(bits: NDArray[np.uint8]) -> F32:
     """The numbers that bytes mean."""
-    return bits.view(float8_e4m3fn).astype(np.float32)
+    return bits.view(_e4m3()).astype(np.float32)
 
 
 def quantize_rows(w: F32) -> tuple[NDArray[np.uint8], F32]:

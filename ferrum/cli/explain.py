@@ -10,7 +10,6 @@ import msgspec
 
 from ferrum.cli.machine import known_roofs
 from ferrum.cli.output import count, print_json, print_table, size
-from ferrum.cli.stages import STAGES
 from ferrum.errors import FerrumError
 from ferrum.pack.proof import PROOF_NAME, KernelProof, decode_proof
 from ferrum.pack.schema import KernelRecord, Manifest, ProgramRecord, StateRecord, TuningRecord
@@ -34,15 +33,25 @@ def run(args: argparse.Namespace) -> int:
     from ferrum.cli.error_codes import ERROR_CODES
 
     subject = args.subject
-    for table, kind in ((STAGES, "stage"), (ERROR_CODES, "error code")):
+    stages = {} if Path(subject).is_file() else stage_texts()
+    for table, kind in ((stages, "stage"), (ERROR_CODES, "error code")):
         if subject in table and not Path(subject).is_file():
             return _explain_word(subject, kind, table[subject], args.json)
     if subject.endswith(".fpk") and not Path(subject).is_file():
         raise FerrumError("pack-missing", "there is no such pack", subject, "check the path")
     if not Path(subject).is_file():
-        step = "give a .fpk, a stage (" + ", ".join(STAGES) + ") or an error code"
+        step = "give a .fpk, a stage (" + ", ".join(stages) + ") or an error code"
         raise FerrumError("subject-unknown", "neither a pack nor a stage nor an error code", subject, step)
     return _explain_pack(args)
+
+
+def stage_texts() -> dict[str, str]:
+    """What each stage of the compiler does, by its name; empty where only the runtime is installed."""
+    try:
+        from ferrum.codegen.stages import STAGES
+    except ModuleNotFoundError:
+        return {}
+    return {stage.name: stage.doc for stage in STAGES}
 
 
 def _explain_word(word: str, kind: str, text: str, as_json: bool) -> int:

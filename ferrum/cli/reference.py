@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from ferrum import env
+from ferrum.cli.explain import stage_texts
 from ferrum.cli.main import VERBS, build_parser
 from ferrum.cli.options import COMMAND_LINE_ONLY, Parser
 
@@ -25,6 +26,10 @@ This page is made from the parsers by `make docs`; a test checks that it is curr
 | 2 | the command line itself is wrong |
 | 130 | interrupted with Ctrl-C; nothing half-written is left |
 """
+
+STAGES_INTRODUCTION = """\
+In this order. `ferrum compile MODEL --stop-after STAGE` ends after one, `--dump-dir DIR` writes each one's result to
+`DIR/NN-STAGE.*`, `--start-from STAGE` goes on from the dump before it, and `ferrum explain STAGE` prints its line."""
 
 SETTINGS = """\
 ## ferrum.toml
@@ -50,6 +55,7 @@ def reference() -> str:
     _, verbs = build_parser()
     parts = [INTRODUCTION, _common(), *(_verb(name, verbs[name]) for name in VERBS), _environment()]
     only = sorted("--" + dest.replace("_", "-") for dest in COMMAND_LINE_ONLY - {"help", "version", "json"})
+    parts.append(_stages())
     parts.append(SETTINGS.format(only=", ".join(f"`{flag}`" for flag in only)))
     return "\n".join(parts)
 
@@ -59,6 +65,11 @@ def _common() -> str:
         "Everywhere: `-v` (up to `-vvvv`) says more, `-vvv` shows the traceback of a fault; `--json` prints JSON instead of\n"
         "text; `--home`, `--cache-dir` and `--config` choose folders and the settings file; `ferrum --version`.\n"
     )
+
+
+def _stages() -> str:
+    rows = (f"| `{name}` | {_text(text)} |" for name, text in stage_texts().items())
+    return "\n".join(["## Stages", "", STAGES_INTRODUCTION, "", "| stage | what happens |", "|---|---|", *rows, ""])
 
 
 def _verb(name: str, parser: Parser) -> str:

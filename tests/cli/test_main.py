@@ -238,11 +238,27 @@ def test_reference_is_current() -> None:
     assert page.read_text(encoding="utf-8") == reference(), "run make docs"
 
 
-def test_stages_are_described() -> None:
-    from ferrum.cli.stages import STAGES
-    from ferrum.graphs.pipeline import STAGE_NAMES
+def test_every_stage_is_explained_by_its_own_words(capsys: pytest.CaptureFixture[str]) -> None:
+    from ferrum.cli.explain import stage_texts
+    from ferrum.cli.main import main
+    from ferrum.codegen.stages import STAGES
 
-    assert set(STAGE_NAMES) <= set(STAGES)
+    for stage in STAGES:
+        assert main(["explain", stage.name]) == 0
+        assert stage.doc in capsys.readouterr().out
+        assert stage.doc.endswith(".") and len(stage.doc) > 40
+    assert list(stage_texts()) == [stage.name for stage in STAGES]
+
+
+def test_a_pass_is_explained_with_the_file_that_its_golden_tests_are_named_after() -> None:
+    from ferrum.codegen.stages import STAGES
+
+    root = Path(__file__).parents[2]
+    cases = {folder.name for folder in (root / "tests" / "graphs" / "goldens" / "cases").iterdir()}
+    passes = {stage.name: stage.doc for stage in STAGES if stage.scope == "model" and stage.name != "import"}
+    assert set(passes) == cases
+    for name, text in passes.items():
+        assert f"graphs/passes/{name}.py" in text and (root / "graphs" / "passes" / f"{name}.py").is_file()
 
 
 def test_quants_are_the_compilers() -> None:

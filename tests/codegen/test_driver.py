@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.codegen.driver import STAGES, compile_model
+from ferrum.codegen.driver import compile_model
 from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.stages import STAGE_NAMES, STAGES
 from ferrum.errors import FerrumError
 from ferrum.pack.programs import require_step
 from ferrum.pack.reader import open_pack, read_manifest
@@ -57,7 +58,7 @@ def test_stop_after_and_start_from(folder: Path, tmp_path: Path) -> None:
     options = CompileOptions(str(folder), quant="int8", dump_dir=dumps, output=tmp_path / "whole.fpk", prove=False)
     whole = compile_model(options).read_bytes()
     names = [p.name for p in sorted(dumps.iterdir())]
-    assert [n.split("-", 1)[1].split(".")[0] for n in names] == list(STAGES[: STAGES.index("build")])
+    assert [n.split("-", 1)[1].split(".")[0] for n in names] == list(STAGE_NAMES[: STAGE_NAMES.index("pack")])
     for stage in ("canonicalize", "page_attention", "layout", "select"):
         again = CompileOptions(
             str(folder), quant="int8", dump_dir=dumps, output=tmp_path / "again.fpk", prove=False, start_from=stage
@@ -70,6 +71,23 @@ def test_stop_after_and_start_from(folder: Path, tmp_path: Path) -> None:
         compile_model(CompileOptions(str(folder), stop_after="fuse"))
     with pytest.raises(FerrumError, match="has no input in text form"):
         compile_model(CompileOptions(str(folder), start_from="render"))
+    with pytest.raises(FerrumError, match="layout comes after fuse_mlp"):
+        compile_model(CompileOptions(str(folder), start_from="layout", stop_after="fuse_mlp"))
+
+
+def test_each_stage_refuses_what_belongs_behind_it(folder: Path, tmp_path: Path) -> None:
+    """A dump put in place of an earlier one: an op that no pass has made by then is told, not computed with."""
+    compile_model(CompileOptions(str(folder), dump_dir=tmp_path, stop_after="fuse_paged"))
+    dumps = {path.stem.split("-", 1)[1]: path for path in sorted(tmp_path.glob("*.txt"))}
+    dumps["fuse_norm"].write_bytes(dumps["fuse_attention"].read_bytes())
+    with pytest.raises(FerrumError, match="attend: no graph has this op yet.*after fuse_rope.*start from a later stage"):
+        compile_model(CompileOptions(str(folder), dump_dir=tmp_path, start_from="fuse_rope", stop_after="fuse_mlp"))
+
+
+def test_stages_are_one_list_of_data() -> None:
+    assert [s.scope for s in STAGES] == sorted((s.scope for s in STAGES), key=("model", "target").index)
+    assert all(s.dump for s in STAGES) and [s.name for s in STAGES if s.load] == list(STAGE_NAMES[: STAGE_NAMES.index("select")])
+    assert all(s.ops for s in STAGES if s.load) and "quantize" not in STAGES[STAGE_NAMES.index("fuse_paged")].ops
 
 
 @pytest.mark.timeout(600)

@@ -1,0 +1,76 @@
+"""One compile of one model for one target: what all stages read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ferrum.codegen.backend import Backend, backend_of
+from ferrum.codegen.kernels.linear.cpu import Blocking
+from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.target import GpuTarget, Target, parse_target
+from ferrum.errors import FerrumError
+from ferrum.graphs.models.config import ModelConfig
+from ferrum.graphs.models.registry import load_config
+from ferrum.pack.atomic import check_place
+from ferrum.pack.schema import TuningRecord
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    options: CompileOptions
+    folder: Path
+    target: Target | GpuTarget
+    config: ModelConfig
+    progress: Progress
+    tuned: dict[str, Blocking] = field(default_factory=dict)
+    tuning: list[TuningRecord] = field(default_factory=list)
+
+    @property
+    def backend(self) -> Backend:
+        return backend_of(self.target, self.options.quant, self.options.kv, self.tuned)
+
+    @property
+    def name(self) -> str:
+        return self.options.name or self.folder.resolve().name
+
+    @property
+    def output(self) -> Path:
+        quant = "" if self.options.quant == "none" else f".{self.options.quant}"
+        quant += f".kv-{self.options.kv_dtype}" if self.options.kv_dtype else ""
+        return self.options.output or Path(f"{self.name}.{self.target.name}{quant}.fpk")
+
+    @property
+    def max_model_len(self) -> int:
+        return self.config.max_model_len or self.config.max_position_embeddings
+
+    @property
+    def dump_folder(self) -> Path:
+        """Where stages leave their results when the user asks for dumps or stops after one."""
+        return self.options.dump_dir or Path("build") / "dump" / self.name
+
+    def on(self, target: Target | GpuTarget) -> Job:
+        """The same for another target."""
+        return replace(self, target=target, options=replace(self.options, target=target.name))
+
+
+def open_job(options: CompileOptions, progress: Progress) -> Job:
+    """Raises FerrumError for a folder, a configuration or an option that cannot be compiled."""
+    folder = Path(options.model)
+    target = parse_target(options.target)
+    if not folder.is_dir():
+        raise FerrumError(
+            "model-not-found", "there is no such model folder", str(folder), "give a folder with config.json and *.safetensors"
+        )
+    config = load_config(folder)
+    longest = int(config.max_position_embeddings * (config.rope.factor if config.rope.kind != "default" else 1))
+    if options.max_model_len > max(longest, config.max_position_embeddings):
+        what = f"the model knows positions up to {longest} and {options.max_model_len} were asked for"
+        raise FerrumError("bad-option", what, "--max-model-len", "give a smaller length")
+    job = Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
+    if not options.stop_after:
+        check_place(job.output)
+    return job

@@ -1,0 +1,179 @@
+"""The last two stages: all of a target goes into one file, which appears under its name only when it is whole and proved."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from ferrum.codegen.backend import Code
+from ferrum.codegen.job import Job
+from ferrum.codegen.layer_points import layer_points
+from ferrum.codegen.manifest import (
+    CONSTANTS_NAME,
+    GRAPH_NAME,
+    LAYERS_NAME,
+    PLAN_NAME,
+    SELFTEST_NAME,
+    count_parameters,
+    make_manifest,
+    plan_json,
+    program_record,
+)
+from ferrum.codegen.plan import Plan, gpu_kernels
+from ferrum.codegen.prove import Reference, StoredWeights, emulates, make_reference, prove, runs_here, tolerance
+from ferrum.codegen.prove_kernels import Known, prove_kernels
+from ferrum.codegen.render import kernel_source
+from ferrum.codegen.store import copy_weights, write_weights
+from ferrum.codegen.target import GpuTarget
+from ferrum.codegen.text import licence_of, read_text
+from ferrum.graphs.constants import encode_constants
+from ferrum.graphs.ir import Graph
+from ferrum.graphs.text import print_graph
+from ferrum.graphs.weights.checkpoint import Checkpoint
+from ferrum.pack.launches import encode_table
+from ferrum.pack.proof import PROOF_NAME, Proof
+from ferrum.pack.schema import STEP, CodeRecord, Manifest, ModelRecord
+from ferrum.pack.writer import PackWriter
+
+
+@dataclass
+class Shared:
+    """What targets of one command share: by contract the packs and what the interpreter says of them; proofs of kernels.
+
+    ``ran``: what of packs ran whole in emulation (see ``_emulated``); ``errors``: of kernels that did.
+    """
+
+    packs: dict[str, Path] = field(default_factory=dict)
+    references: dict[str, Reference] = field(default_factory=dict)
+    ran: set[tuple[str, ...]] = field(default_factory=set)
+    errors: Known = field(default_factory=dict)
+
+
+class Packing:
+    """A pack under construction. ``finish`` makes it visible; ``close`` before that leaves nothing behind."""
+
+    def __init__(self, job: Job, plan: Plan, code: Code, contract: str, checkpoint: Checkpoint, shared: Shared) -> None:
+        self.job, self.plan, self.code, self.contract = job, plan, code, contract
+        self.checkpoint, self.shared = checkpoint, shared
+        self.text = read_text(job.folder)
+        size = plan.tensors[-1].offset + plan.tensors[-1].nbytes
+        self.writer = PackWriter(job.output, _manifest_room(plan), expected_bytes=size + code.nbytes)
+        self._code_members = list(code.members)
+        self._has_constants = self._has_selftest = False
+
+    def close(self) -> None:
+        self.writer.abort()
+
+    def write(self) -> None:
+        """All members but what the proof adds."""
+        writer, graph = self.writer, self.plan.graph
+        writer.add(GRAPH_NAME, print_graph(graph).encode())
+        if constants := encode_constants(graph):
+            writer.add(CONSTANTS_NAME, constants)
+            self._has_constants = True
+        writer.add(PLAN_NAME, plan_json(self.plan))
+        for name, data in self.code.members.items():
+            writer.add(name, data)
+        if self.text.tokenizer:
+            writer.add("tokenizer.json", self.text.tokenizer)
+        if self.text.template:
+            writer.add("chat_template.jinja", self.text.template.encode())
+        with writer.member("weights") as sink:
+            if self.contract in self.shared.packs:
+                copy_weights(self.shared.packs[self.contract], sink)
+            else:
+                progress = partial(self.job.progress, "pack")
+                write_weights(graph, self.plan.tensors, self.checkpoint, sink, self.job.options.jobs, progress)
+
+    def add_reference(self, graph: Graph) -> None:
+        """What the interpreter makes of ``graph``, which has no formats yet, and how GPU kernels fared in emulation."""
+        options, shared, parameters = self.job.options, self.shared, count_parameters(self.plan)
+        reference = shared.references.get(self.contract) or make_reference(
+            graph,
+            self._stored_weights(),
+            tolerance(options.quant, options.kv),
+            self.plan.vocab_size,
+            parameters,
+            self.job.max_model_len,
+        )
+        shared.references[self.contract] = reference
+        self.writer.add(SELFTEST_NAME, msgspec.json.encode(reference.test, order="sorted"))
+        self.writer.add(LAYERS_NAME, msgspec.json.encode(reference.layers(layer_points(self.plan)), order="sorted"))
+        self._has_selftest = True
+        if isinstance(self.job.target, GpuTarget):
+            whole = emulates(self.job.target.device, parameters)
+            kernels = prove_kernels(gpu_kernels(self.plan), self.job.target, shared.errors)
+            self.writer.add(PROOF_NAME, msgspec.json.encode(Proof(kernels=kernels, whole_model=whole), order="sorted"))
+            self._code_members.append(PROOF_NAME)
+
+    def finish(self) -> Path:
+        """The finished file runs against its self-test, where it has one and this machine can, before it becomes visible."""
+        self.writer.finish(self._manifest(), prove=self._prover())
+        self.shared.packs[self.contract] = self.job.output
+        return self.job.output
+
+    def _manifest(self) -> Manifest:
+        job, code = self.job, self.code
+        return make_manifest(
+            self.plan,
+            job.options,
+            job.target,
+            _model_record(job, self.plan),
+            self.text.record,
+            program_record(self.plan, job.target, self._has_selftest, self._has_constants),
+            CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=self._code_members, toolchain=code.toolchain),
+            job.tuning,
+            source_sha256=self.checkpoint.digest(),
+            has_text=bool(self.text.tokenizer),
+        )
+
+    def _stored_weights(self) -> StoredWeights:
+        """The weights of the unfinished pack, mapped until nothing refers to them."""
+        path, start = self.writer.written("weights")
+        with path.open("rb") as file:
+            return StoredWeights(self.plan.tensors, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), start)
+
+    def _prover(self) -> Callable[[Path], None] | None:
+        """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
+
+        Of packs whose kernels, launches and weights are the same to the letter, one runs whole in emulation.
+        """
+        target, emulated = self.job.target, self._emulated()
+        runs = emulated or runs_here(target.arch, target.requires)
+        if not self._has_selftest or emulated in self.shared.ran or not runs:
+            return None
+        if emulated:
+            self.shared.ran.add(emulated)
+        return lambda path: (prove(path), None)[1]
+
+    def _emulated(self) -> tuple[str, ...]:
+        """All that a run in emulation depends on; nothing where the pack is not emulated."""
+        target, plan = self.job.target, self.plan
+        if not isinstance(target, GpuTarget) or not emulates(target.device, count_parameters(plan)):
+            return ()
+        return self.contract, encode_table(plan.table).decode(), *(kernel_source(kernel, target) for kernel in plan.kernels)
+
+
+def _manifest_room(made: Plan) -> int:
+    """Bytes kept for the manifest: it grows with the number of tensors and kernels."""
+    return -(-(64 * 1024 + 400 * len(made.tensors) + 4096 * len(made.kernels)) // 16384) * 16384
+
+
+def _model_record(job: Job, made: Plan) -> ModelRecord:
+    options = job.options
+    return ModelRecord(
+        name=job.name,
+        family=job.config.family,
+        source=options.name,
+        revision=options.revision,
+        licence=licence_of(job.folder),
+        num_parameters=count_parameters(made),
+        vocab_size=made.vocab_size,
+        max_model_len=job.max_model_len,
+        quant=options.quant,
+    )

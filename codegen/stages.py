@@ -1,0 +1,261 @@
+"""The compiler as one list of stages: first those of ``ferrum/graphs/pipeline.py``, once for a model, then those of each target.
+
+A stage is data: its name (its dump's name, and what ``--stop-after`` and ``--start-from`` take), what it does in words
+(``ferrum explain STAGE``), its scope, how it runs, how its result is written down and read back, and which ops a graph may
+hold after it. ``codegen/driver.py`` is the loop over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from ferrum.codegen.backend import Code
+from ferrum.codegen.job import Job
+from ferrum.codegen.manifest import contract_of, plan_dump
+from ferrum.codegen.packing import Packing, Shared
+from ferrum.codegen.plan import Plan
+from ferrum.codegen.prove import runs_here
+from ferrum.codegen.target import Target
+from ferrum.codegen.walk import Call
+from ferrum.errors import FerrumError
+from ferrum.graphs.constants import save_graph
+from ferrum.graphs.ir import Graph
+from ferrum.graphs.models.registry import build, checkpoint_sources
+from ferrum.graphs.ops import PAGED_OPS
+from ferrum.graphs.passes import layout
+from ferrum.graphs.pipeline import PIPELINE, check_finished, legal, load_graph, run_stage
+from ferrum.graphs.pipeline import Stage as GraphStage
+from ferrum.graphs.verify import verify
+from ferrum.graphs.weights.checkpoint import Checkpoint
+
+
+@dataclass
+class Work:
+    """What stages hand on; each sets its own field. ``cleanup`` is closed when the command ends, however it ends."""
+
+    job: Job
+    pool: Executor
+    shared: Shared
+    cleanup: ExitStack
+    checkpoint: Checkpoint | None = None
+    graph: Graph = field(init=False)
+    laid_out: Graph = field(init=False)
+    calls: list[Call] = field(init=False)
+    plan: Plan = field(init=False)
+    contract: str = field(init=False)
+    source: str = field(init=False)
+    building: Future[Code] = field(init=False)
+    packing: Packing = field(init=False)
+
+    def on(self, job: Job) -> Work:
+        """The work of another target on the same graph."""
+        other = Work(job, self.pool, self.shared, self.cleanup, self.checkpoint)
+        other.graph = self.graph
+        if hasattr(self, "laid_out"):
+            other.laid_out = self.laid_out
+        return other
+
+
+Dump = Callable[[Work, Path], Path]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``dump(work, path)`` writes the result to ``path``, which has no suffix yet, and says where; ``load`` is its inverse."""
+
+    name: str
+    doc: str
+    scope: Literal["model", "target"]
+    run: Callable[[Work], None]
+    dump: Dump | None = None
+    load: Callable[[Work, Path], None] | None = None
+    ops: frozenset[str] = frozenset()
+
+
+def trace(job: Job) -> Graph:
+    """The model's module as a graph. Raises ``UnsupportedOps``, FerrumError (export-failed)."""
+    from ferrum.graphs.frontend.torch_export import import_module
+
+    module = build(job.config)
+    return import_module(module, job.config, job.name, checkpoint_sources(module))
+
+
+def _place(path: Path, suffix: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.with_suffix(suffix)
+
+
+def _text(suffix: str, text: Callable[[Work], str]) -> Dump:
+    def dump(work: Work, path: Path) -> Path:
+        path = _place(path, f".{suffix}")
+        path.write_text(text(work), encoding="utf-8")
+        return path
+
+    return dump
+
+
+def _dump_graph(work: Work, path: Path) -> Path:
+    path = _place(path, ".txt")
+    save_graph(work.graph, path)
+    return path
+
+
+def _load_graph(work: Work, path: Path) -> None:
+    work.graph = load_graph(path.with_suffix(".txt"))
+
+
+def _of_graph(stage: GraphStage) -> Stage:
+    last = stage is PIPELINE[-1]
+
+    def run(work: Work) -> None:
+        if stage is PIPELINE[0]:
+            work.graph = trace(work.job)
+        made = run_stage(stage, work.graph)
+        work.graph = check_finished(made) if last else made
+
+    return Stage(stage.name, stage.doc, "model", run, _dump_graph, _load_graph, stage.ops)
+
+
+def _layout(work: Work) -> None:
+    if work.job.options.tune:
+        _tune(work.job, work.graph)
+    work.laid_out = legal(verify(layout.run(work.graph, work.job.backend.policy()), "layout"), PAGED_OPS, "layout")
+
+
+def _tune(job: Job, graph: Graph) -> None:
+    """Measure blockings for the formats that the model has on its target, which must be this machine."""
+    if not isinstance(job.target, Target) or not runs_here(job.target.arch, job.target.requires):
+        what = f"kernels for {job.target.name} cannot be measured on this machine"
+        raise FerrumError("bad-option", what, "--tune", "leave it out, or compile on such a machine")
+    from ferrum.codegen.tune import tune
+
+    job.progress("tune", 0, 1)
+    tuned, records = tune(job.target, layout.run(graph, job.backend.policy()).params)
+    job.tuned.update(tuned)
+    job.tuning.extend(records)
+    job.progress("tune", 1, 1)
+
+
+def _dump_layout(work: Work, path: Path) -> Path:
+    path = _place(path, ".txt")
+    save_graph(work.laid_out, path)
+    return path
+
+
+def _load_layout(work: Work, path: Path) -> None:
+    work.graph = work.laid_out = load_graph(path.with_suffix(".txt"))
+
+
+def _select(work: Work) -> None:
+    work.calls = work.job.backend.select(work.laid_out)
+
+
+def _calls_text(work: Work) -> str:
+    """One line per call: what runs, where it came from, why."""
+    return "".join(
+        f"{c.kernel.symbol}  {c.output} <- {', '.join((*c.inputs, *c.params))}  # {c.kernel.why()}\n" for c in work.calls
+    )
+
+
+def _plan(work: Work) -> None:
+    work.plan = work.job.backend.plan(work.laid_out, work.calls)
+    work.contract = contract_of(work.plan, work.job.max_model_len)
+
+
+def _render(work: Work) -> None:
+    work.source = work.job.backend.render(work.plan, work.contract)
+
+
+def _dump_source(work: Work, path: Path) -> Path:
+    return _text(work.job.backend.suffix, lambda work: work.source)(work, path)
+
+
+def _build(work: Work) -> None:
+    """Only started: the code of several targets is made side by side."""
+    work.job.progress("build", 0, 1)
+    keep = work.job.options.dump_dir
+    work.building = work.pool.submit(work.job.backend.build, work.plan, work.source, work.contract, keep)
+
+
+def _dump_code(work: Work, path: Path) -> Path:
+    """The member that runs, by its own suffix."""
+    name, data = next(iter(work.building.result().members.items()))
+    path = _place(path, Path(name).suffix)
+    path.write_bytes(data)
+    return path
+
+
+def _pack(work: Work) -> None:
+    code = work.building.result()
+    work.job.progress("build", 1, 1)
+    assert work.checkpoint is not None
+    work.packing = Packing(work.job, work.plan, code, work.contract, work.checkpoint, work.shared)
+    work.cleanup.callback(work.packing.close)
+    work.packing.write()
+    if not work.job.options.prove or work.job.options.stop_after == "pack":
+        work.packing.finish()
+
+
+def _packed(work: Work, path: Path) -> Path:
+    return work.job.output
+
+
+def _prove(work: Work) -> None:
+    if not work.job.options.prove:
+        return
+    work.job.progress("prove", 0, 2)
+    work.packing.add_reference(work.graph)
+    work.job.progress("prove", 1, 2)
+    work.packing.finish()
+    work.job.progress("prove", 2, 2)
+
+
+_MACHINE: tuple[Stage, ...] = (
+    Stage(
+        "layout",
+        "Each weight gets a logical number format (bf16, int8, int4-g32 ...) and the physical layout that every kernel of the "
+        "target reads; rows are converted before a product that wants others (graphs/passes/layout.py).",
+        "target", _layout, _dump_layout, _load_layout, PAGED_OPS,
+    ),
+    Stage(
+        "select",
+        "A kernel is chosen for every node from one table of ops and devices, and the reason is kept: ferrum explain PACK --why "
+        "(codegen/select.py).",
+        "target", _select, _text("txt", _calls_text),
+    ),
+    Stage(
+        "plan",
+        "Arena offsets, workspace as a function of tokens, and the table of launches (codegen/plan.py).",
+        "target", _plan, _text("json", lambda work: plan_dump(work.plan).decode()),
+    ),
+    Stage(
+        "render",
+        "jinja2 templates become C, CUDA or Metal with the model's dimensions as constants (codegen/render.py, templates/).",
+        "target", _render, _dump_source,
+    ),
+    Stage(
+        "build",
+        "The compiler of the target makes its code; sources and the command to repeat a failure are kept (codegen/toolchains).",
+        "target", _build, _dump_code,
+    ),
+    Stage(
+        "pack",
+        "Weights are streamed tensor by tensor into their final layout; the file appears under its name only when whole "
+        "(codegen/packing.py, codegen/store.py).",
+        "target", _pack, _packed,
+    ),
+    Stage(
+        "prove",
+        "The pack is opened and run against the graph interpreter; prompts, logits and tolerances stay inside the file for "
+        "ferrum verify --numeric (codegen/prove.py).",
+        "target", _prove, _packed,
+    ),
+)  # fmt: skip
+
+STAGES: tuple[Stage, ...] = (*map(_of_graph, PIPELINE), *_MACHINE)
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
