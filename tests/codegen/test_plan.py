@@ -20,6 +20,7 @@ from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import run_pipeline
 from ferrum.graphs.text import parse_graph, print_graph
 from ferrum.pack.launches import StateArg, Threads
+from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import open_pack
 from tests.codegen.folders import LAST_GRAPH_STAGE
 from tests.graphs.scratch import Sizes, build
@@ -27,8 +28,10 @@ from tests.models.test_parity import BASE
 
 SIZES = Sizes(layers=2, bias=True, tied=False)
 # (4 + 2 * 2) heads of 16 become (4 + 2 * 1): one KV head, with groups of four.
-CHANGES = (("num_heads=4, num_kv_heads=2", "num_heads=4, num_kv_heads=1"), ("[128, 24]", "[96, 24]"), ("[128]", "[96]"),
-           ("[tokens, 128]", "[tokens, 96]"))  # fmt: skip
+CHANGES = (
+    ("num_heads=4, num_kv_heads=2", "num_heads=4, num_kv_heads=1"), ("[128, 24]", "[96, 24]"), ("[128]", "[96]"),
+    ("[tokens, 128]", "[tokens, 96]"), ("[32, 24]", "[16, 24]"), ("[32]", "[16]"),
+)  # fmt: skip
 
 
 def unlike(graph: Graph) -> Graph:
@@ -79,7 +82,8 @@ def test_such_a_model_is_proven(folder: Path, target: str, tmp_path: Path) -> No
     output = tmp_path / "x.fpk"
     options = CompileOptions(str(folder), target, "none", output=output, dump_dir=folder / "dumps", start_from="layout")
     with open_pack(compile_targets(options)[0]) as pack:  # compared with the interpreter before it is there
-        assert pack.manifest.kv.num_kv_heads == 2 and pack.manifest.kv.num_layers == 2
+        state = kv_state(pack.manifest)
+        assert state.layers == 2 and [array.heads for array in state.arrays] == [2, 2]
 
 
 def test_rows_that_all_threads_read_get_a_barrier(folder: Path) -> None:
