@@ -21,11 +21,11 @@ from tests.graphs.toys import (
     ENCODE,
     VOCAB,
     advance,
+    arrays_of,
     decoder,
     encode,
     plain_convolution,
     plain_cross,
-    weights_of,
 )
 
 SEQS = (7, 3, 5)
@@ -51,7 +51,7 @@ class Toy:
 
 def decoder_toy(windows: Sequence[int]) -> Toy:
     stateless = decoder(windows)
-    weights = weights_of(stateless)
+    weights = ArrayWeights(arrays_of(stateless))
 
     def plain(tokens: Sequence[int], _: int) -> Array:
         return np.asarray(interpret(stateless, {"tokens": np.array([tokens])}, weights, np.float64)["logits"][0])
@@ -64,18 +64,19 @@ def heard(seq: int) -> Array:
 
 
 def cross_toy() -> Toy:
-    weights = weights_of(ENCODE, CROSS)
+    arrays = arrays_of(ENCODE, CROSS)
+    weights = ArrayWeights(arrays)
     return Toy(
         CROSS,
         weights,
-        lambda tokens, seq: plain_cross(weights, tokens, heard(seq)),
+        lambda tokens, seq: plain_cross(arrays, tokens, heard(seq)),
         lambda states, seq: encode(weights, states, {seq: heard(seq)}),
     )
 
 
 def convolution_toy() -> Toy:
-    weights = weights_of(CONVOLUTION)
-    return Toy(CONVOLUTION, weights, lambda tokens, seq: plain_convolution(weights, tokens), lambda states, seq: None)
+    arrays = arrays_of(CONVOLUTION)
+    return Toy(CONVOLUTION, ArrayWeights(arrays), lambda tokens, seq: plain_convolution(arrays, tokens), lambda states, seq: None)
 
 
 TOYS = {
@@ -225,7 +226,7 @@ def test_bytes_of_something_else_are_refused(kind: str) -> None:
 def test_the_fused_form_computes_the_same(windows: tuple[int, ...]) -> None:
     paged = verify(fuse_residual.run(page_attention.run(decoder(windows))))
     fused = verify(fuse_paged.run(paged), paged=True)
-    weights, tokens = weights_of(paged), [3, 1, 4, 1, 5, 9, 2, 6]
+    weights, tokens = ArrayWeights(arrays_of(paged)), [3, 1, 4, 1, 5, 9, 2, 6]
     assert not fused.states and fused.outputs == paged.outputs[:1]
     for dtype in (np.float32, np.float64):
         want, got = (reference_logits(graph, tokens, weights, dtype) for graph in (paged, fused))

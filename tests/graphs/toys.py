@@ -171,13 +171,13 @@ return logits, own.keys.1, own.values.1, heard.keys, heard.values
 )
 
 
-def weights_of(*graphs: Graph) -> ArrayWeights:
-    """Random weights, the same for the same name."""
+def arrays_of(*graphs: Graph) -> dict[str, Array]:
+    """Random weights by name, the same for the same name."""
     arrays = {}
     for param in (p for graph in graphs for p in graph.params if p.data is None):
         random = np.random.default_rng(zlib.crc32(param.name.encode()))
         arrays[param.name] = random.standard_normal([int(dim) for dim in param.value.shape]) * 0.5
-    return ArrayWeights(arrays)
+    return arrays
 
 
 def advance(
@@ -208,9 +208,8 @@ def softmax(scores: Array) -> Array:
     return np.asarray(e / e.sum(-1, keepdims=True))
 
 
-def plain_convolution(weights: ArrayWeights, tokens: Sequence[int]) -> Array:
+def plain_convolution(w: Mapping[str, Array], tokens: Sequence[int]) -> Array:
     """The logits of all tokens of one sequence."""
-    w = weights.arrays
     x = w["table"][list(tokens)]
     padded = np.concatenate([np.zeros((CONV - 1, HIDDEN)), x])
     y = np.stack([np.convolve(padded[:, c], w["taps"][c, ::-1], "valid") for c in range(HIDDEN)], 1)
@@ -236,9 +235,8 @@ def turned(x: Array) -> Array:
     return np.concatenate([pairs.real, pairs.imag], -1)
 
 
-def plain_cross(weights: ArrayWeights, tokens: Sequence[int], frames: Array) -> Array:
+def plain_cross(w: Mapping[str, Array], tokens: Sequence[int], frames: Array) -> Array:
     """The logits of all tokens of one sequence that hears ``frames``."""
-    w = weights.arrays
     x = w["table"][list(tokens)]
     q = (x @ w["q"].T).reshape(-1, HEADS, WIDTH)
     k = (x @ w["k"].T).reshape(-1, KV_HEADS, WIDTH)
