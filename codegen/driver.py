@@ -97,24 +97,17 @@ class Job:
     def stops(self, stage: str) -> bool:
         return bool(self.options.stop_after) and STAGES.index(self.options.stop_after) <= STAGES.index(stage)
 
-    def dump(self, stage: str, text: str, suffix: str = "txt") -> Path:
+    def dump(self, stage: str, result: Graph | str, suffix: str = "txt") -> Path:
         """Where a stage's result is; written when the user asked for dumps or stops here."""
         folder = self.options.dump_dir or Path("build") / "dump" / self.name
         path = folder / f"{STAGES.index(stage) + 1:02d}-{stage}.{suffix}"
-        if self.dumps(stage):
+        if self.options.dump_dir or self.options.stop_after == stage:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            if isinstance(result, Graph):
+                save_graph(result, path)
+            else:
+                path.write_text(result, encoding="utf-8")
         return path
-
-    def dump_graph(self, stage: str, graph: Graph) -> Path:
-        """The same of a graph, with its long constants."""
-        path = self.dump(stage, "")
-        if self.dumps(stage):
-            save_graph(graph, path)
-        return path
-
-    def dumps(self, stage: str) -> bool:
-        return bool(self.options.dump_dir) or self.options.stop_after == stage
 
 
 @dataclass
@@ -151,7 +144,7 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
         backend_of(target, options.quant, options.kv, {})
     job = _open_job(replace(options, target=targets[0].name), progress or (lambda stage, done, total: None))
     if job.stops(GRAPH_STAGES[-1]):
-        return [job.dump_graph(options.stop_after, _graph_stages(job))]
+        return [job.dump(options.stop_after, _graph_stages(job))]
     with closing(open_checkpoint(job.folder)) as checkpoint:  # before tracing: a damaged download is told at once
         graph = _graph_stages(job)
         match(refuse_external(graph), checkpoint)
@@ -246,7 +239,7 @@ def _code_stages(job: Job, graph: Graph, pool: ThreadPoolExecutor) -> Path | tup
     backend = job.backend
     if options.start_from != "select":
         laid_out = verify(layout.run(graph, backend.policy()), "layout")
-    path = job.dump_graph("layout", laid_out)
+    path = job.dump("layout", laid_out)
     if job.stops("layout"):
         return path
     calls = backend.select(laid_out)

@@ -26,7 +26,8 @@ STAGES: dict[str, str] = {
     "fuse_mlp": "silu(gate) * up, or gelu, becomes the activation of one linear node (graphs/passes/fuse_mlp.py).",
     "merge_linear": (
         "Projections that read the same input are joined: Q, K and V in one matrix, gate and up in another. Only names and "
-        "shapes change here; the rows are joined when the pack is written (graphs/passes/merge_linear.py)."
+        "shapes change here; the parameter becomes a `cat` of theirs, which is read when the pack is written "
+        "(graphs/passes/merge_linear.py)."
     ),
     "page_attention": (
         "Stateless attention over [batch, seq] becomes ragged tokens [tokens]: keys and values are written into states, which "
