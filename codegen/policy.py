@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ferrum.codegen.formats import act_for
 from ferrum.codegen.kernels.linear.cpu import Blocking
 from ferrum.codegen.layouts import Format, RowLayout, TiledLayout, fit_group, parse_format
+from ferrum.codegen.layouts.activations import act_for
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.tuned import blocking
 from ferrum.graphs.passes.layout import EMBEDDING, HEAD, Choice

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,22 +19,13 @@ from ferrum.graphs.expressions import evaluate
 from ferrum.graphs.expressions.sources import External
 from ferrum.graphs.expressions.wide import Wide
 from ferrum.graphs.ir import Graph, Param
+from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.pack.pages import WINDOW
 from ferrum.pack.reader import open_pack
+from ferrum.pack.writer import MemberWriter
 
 T = TypeVar("T")
-
-
-class Reader(evaluate.Reader, Protocol):
-    """A checkpoint whose pages can be given back; they are read again when they are touched again."""
-
-    def give_back(self) -> None: ...
-
-
-class Sink(Protocol):
-    def write(self, data: Any) -> int: ...
-    def tell(self) -> int: ...
-    def pad_to(self, offset: int) -> None: ...
+Progress: TypeAlias = Callable[[int, int], None]
 
 
 def refuse_external(graph: Graph) -> Graph:
@@ -50,13 +41,13 @@ def source_of(param: Param, reader: evaluate.Reader) -> evaluate.Pieces:
     """What a layout encodes; an expression that lies across its tensors is read in wide runs."""
     if param.data is not None:
         return evaluate.in_memory(param.data.astype(np.float32))
-    assert param.is_weight and not isinstance(param.source, External)
-    source = evaluate.Source(param.source, reader)  # type: ignore[arg-type]
-    return Wide(source) if evaluate.lies_across(source.expr) else source
+    assert param.weight is not None
+    source = evaluate.Source(param.weight, reader)
+    return Wide(source) if evaluate.lies_across(param.weight) else source
 
 
 def write_weights(
-    graph: Graph, tensors: list[Tensor], reader: Reader, sink: Sink, jobs: int, progress: Callable[[int, int], None] | None = None
+    graph: Graph, tensors: list[Tensor], checkpoint: Checkpoint, sink: MemberWriter, jobs: int, progress: Progress | None = None
 ) -> None:
     """Write every tensor at its offset. Memory: a few chunks per job, the scales of one tensor, ``WINDOW`` of the checkpoint."""
     params = {p.name: p for p in graph.params}
@@ -65,19 +56,19 @@ def write_weights(
         for tensor in tensors:
             sink.pad_to(tensor.offset)
             layout = parse_layout(tensor.layout, tensor.format, tensor.shape)
-            for piece in layout.encode(source_of(params[tensor.name], reader), _ordered(pool)):
+            for piece in layout.encode(source_of(params[tensor.name], checkpoint), _ordered(pool)):
                 sink.write(piece)
                 read += 4 * math.prod(tensor.shape) * piece.nbytes / layout.nbytes
                 if read >= WINDOW:
-                    reader.give_back()
+                    checkpoint.give_back()
                     read = 0.0
             if progress:
                 progress(tensor.offset + tensor.nbytes, total)
         sink.pad_to(-(-sink.tell() // 64) * 64)
-    reader.give_back()
+    checkpoint.give_back()
 
 
-def copy_weights(source: Path, sink: Sink) -> None:
+def copy_weights(source: Path, sink: MemberWriter) -> None:
     """The weights of a finished pack of the same contract, byte for byte."""
     with open_pack(source) as pack:
         weights = pack.weights

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.alone import launch_alone, plan_alone, slot_alone
-from ferrum.codegen.formats import act_for
 from ferrum.codegen.kernels.linear.cpu import Blocking, CpuLinear
 from ferrum.codegen.layouts import Format, TiledLayout, parse_format, stored
+from ferrum.codegen.layouts.activations import act_for
 from ferrum.codegen.render import render_step
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler

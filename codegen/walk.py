@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ferrum.codegen.formats import ActFormat, parse_act
 from ferrum.codegen.kernels.base import Kernel
 from ferrum.codegen.kernels.linear.cpu import Blocking
 from ferrum.codegen.layouts import RowLayout, TiledLayout, parse_layout
+from ferrum.codegen.layouts.activations import ActFormat, parse_act
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.graphs.ir import Graph, Node
 from ferrum.pack.launches import Rows

@@ -13,7 +13,6 @@ import numpy as np
 
 from ferrum.graphs.dims import evaluate as evaluate_dim
 from ferrum.graphs.expressions.evaluate import Arrays, Reader, Source, evaluate, pick, whole
-from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import STATE_KINDS, Graph, Param
 from ferrum.graphs.numpy_ops import KERNELS
 from ferrum.graphs.numpy_run import Array, KvState, Rows, Run, Sequences, Weights
@@ -33,15 +32,12 @@ class SourceWeights:
     def get(self, param: Param) -> Array:
         if param.data is not None:
             return param.data
-        if isinstance(param.source, External):
-            return self.bound[param.name]
-        assert not isinstance(param.source, Constant)
-        return evaluate(param.source, self.reader, whole(param.shape))
+        return self.bound[param.name] if param.weight is None else evaluate(param.weight, self.reader, whole(param.shape))
 
     def rows(self, param: Param, ids: Rows) -> Array:
-        if isinstance(param.source, Constant | External):
+        if param.weight is None:
             return np.asarray(self.get(param)[ids])
-        source = Source(param.source, self.reader)
+        source = Source(param.weight, self.reader)
         return source.values(slice(*ids.indices(param.shape[0]))) if isinstance(ids, slice) else pick(source, ids)
 
 

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from ferrum.graphs.dims import Dim
+from ferrum.graphs.expressions.expression import Expr
 from ferrum.graphs.expressions.sources import Constant, External, Floats, Source
 
 Shape: TypeAlias = tuple[Dim, ...]
@@ -59,9 +60,9 @@ class Param:
         return self.source.values.reshape(self.shape) if isinstance(self.source, Constant) else None
 
     @property
-    def is_weight(self) -> bool:
-        """Whether it is read from the checkpoint."""
-        return not isinstance(self.source, Constant | External)
+    def weight(self) -> Expr | None:
+        """How it is made of the checkpoint's tensors; None for a constant and for what is bound later."""
+        return None if isinstance(self.source, Constant | External) else self.source
 
 
 @dataclass(frozen=True, slots=True)

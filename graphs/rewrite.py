@@ -99,7 +99,7 @@ class Scope:
             self.rules.setdefault(rule[0].op, []).append(rule)
         self.uses = Counter(name for node in graph.nodes for name in node.inputs)
         self.uses.update(graph.outputs)
-        self.known: dict[tuple[object, ...], str] = {_key_of(p): p.name for p in reversed(graph.params) if p.is_weight}
+        self.known: dict[tuple[object, ...], str] = {_key_of(p): p.name for p in reversed(graph.params) if p.weight}
         self.numbers: Counter[str] = Counter()
         self.taken = set(self.types) | {v.name for n in graph.nodes for v in n.outputs}
         self.root: Node | None = None

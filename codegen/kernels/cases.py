@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.layouts import to_bf16, to_f32
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.pack.launches import RowCounts, Rows, total
 
 if TYPE_CHECKING:

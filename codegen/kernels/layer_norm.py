@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import F32, Cost, c_float
 from ferrum.codegen.kernels.cases import Case, normal, rows_case
 from ferrum.codegen.kernels.rows import RowKernel, narrower
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.walk import Walk, number
 from ferrum.graphs.ir import Node
 

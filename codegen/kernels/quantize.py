@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ferrum.codegen.formats import ActFormat, parse_act
 from ferrum.codegen.kernels.base import F32, Cost
 from ferrum.codegen.kernels.cases import Case, normal, rows_case
 from ferrum.codegen.kernels.rows import RowKernel, narrower
 from ferrum.codegen.layouts import to_bf16, to_f32
+from ferrum.codegen.layouts.activations import ActFormat, parse_act
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
 

@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import F32, Cost, c_float
 from ferrum.codegen.kernels.cases import Case, Written, counts, error, normal, poison, values_of
 from ferrum.codegen.kernels.gpu import ONE, WARP, Geometry, GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.layouts import to_f32
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.pack.launches import Rows, Term
 
 _WARPS = 4

@@ -5,28 +5,35 @@ A layout is ``{name, nbytes, encode, decode}`` (``base.Layout``); ``parse_layout
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.base import Layout, MatrixLayout, Parallel
 from ferrum.codegen.layouts.formats import Array, Format, fit_group, parse_format, to_bf16, to_f32
 from ferrum.codegen.layouts.plain import PlainLayout
-from ferrum.codegen.layouts.rows import TILE_ROWS, RowLayout, parse_rows
-from ferrum.codegen.layouts.tiled import TiledLayout, parse_tiled
+from ferrum.codegen.layouts.rows import TILE_ROWS, RowLayout
+from ferrum.codegen.layouts.tiled import TiledLayout
 from ferrum.graphs.expressions.evaluate import in_memory
 
 __all__ = [
     "TILE_ROWS", "Array", "Format", "Layout", "MatrixLayout", "Parallel", "PlainLayout", "RowLayout", "TiledLayout", "fit_group",
-    "parse_format", "parse_layout", "parse_rows", "parse_tiled", "stored", "to_bf16", "to_f32",
+    "parse_format", "parse_layout", "stored", "to_bf16", "to_f32",
 ]  # fmt: skip
+
+_NAME = re.compile(r"unit(\d+)x(\d+)h(\d)|rows16h(\d)")
 
 
 def parse_layout(layout: str, fmt: str, shape: tuple[int, ...]) -> Layout:
     """The layout of a parameter from its name, number format and logical shape."""
     if layout == PlainLayout.name:
         return PlainLayout(shape)
-    parse = parse_tiled if layout.startswith("unit") else parse_rows
-    return parse(layout, fmt, (shape[0], shape[1]))
+    match = _NAME.fullmatch(layout)
+    assert match, layout
+    lanes, tiles, halves, of_rows = (int(group or 0) for group in match.groups())
+    n, k, number = shape[0], shape[1], parse_format(fmt)
+    return RowLayout(n, k, number, of_rows) if of_rows else TiledLayout(n, k, number, lanes, tiles, halves)
 
 
 def stored(values: Array, layout: Layout) -> NDArray[np.uint8]:

@@ -22,7 +22,6 @@ that the 16 rows of one matrix tile hold pairs that are multiplied with each oth
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.layouts import float8
 from ferrum.codegen.layouts.base import Ids, MatrixLayout, Parallel
-from ferrum.codegen.layouts.formats import F32, Array, Format, parse_format, to_bf16, to_f32
+from ferrum.codegen.layouts.formats import F32, Array, Format, to_bf16, to_f32
 from ferrum.graphs.expressions.evaluate import Pieces
 
 TILE_ROWS = 16
@@ -107,19 +106,14 @@ class RowLayout(MatrixLayout):
         return self.zero_offset + self.padded_n * self.groups
 
     def encode(self, source: Pieces, parallel: Parallel) -> Iterator[Array]:
-        scales: list[Array] = []
-        zeros: list[Array] = []
+        behind: list[tuple[Array | None, Array | None]] = []
         for data, scale, zero in self.by_units(lambda first, count: self._encode_tiles(source, first, count), parallel):
             yield data
-            if scale is not None:
-                scales.append(scale)
-            if zero is not None:
-                zeros.append(zero)
-        if scales:
-            yield np.concatenate(scales)
-        if zeros:
+            behind.append((scale, zero))
+        yield from (scale for scale, _ in behind if scale is not None)
+        if self.format.kind == "int4a":
             yield np.zeros(self.zero_offset - self.scale_offset - 2 * self.padded_n * self.groups, np.uint8)
-            yield np.concatenate(zeros)
+            yield from (zero for _, zero in behind if zero is not None)
 
     def _encode_tiles(self, source: Pieces, first: int, count: int) -> tuple[Array, Array | None, Array | None]:
         """Row bytes, scales ``[rows, K/G]`` or ``[rows]``, zero points of whole tiles."""
@@ -153,13 +147,6 @@ class RowLayout(MatrixLayout):
         q -= zero[..., None]
         q *= scale[..., None]
         return np.ascontiguousarray(q.reshape(len(row), self.padded_k)[:, : self.k])
-
-
-def parse_rows(layout: str, fmt: str, shape: tuple[int, int]) -> RowLayout:
-    """Rebuild a layout from its name and the logical shape, as they are stored in a pack."""
-    match = re.fullmatch(r"rows16h(\d)", layout)
-    assert match, layout
-    return RowLayout(shape[0], shape[1], parse_format(fmt), int(match[1]))
 
 
 def _permute(q: NDArray[np.uint8], fmt: Format) -> NDArray[np.uint8]:

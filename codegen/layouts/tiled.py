@@ -27,7 +27,6 @@ The scales of int4 are whole multiples of a step, so small that a value times it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -35,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.base import Ids, MatrixLayout, Parallel
-from ferrum.codegen.layouts.formats import F32, Array, Format, parse_format, to_bf16, to_f32
+from ferrum.codegen.layouts.formats import F32, Array, Format, to_bf16, to_f32
 from ferrum.codegen.layouts.quantize import quantize_spans
 from ferrum.graphs.expressions.evaluate import Pieces
 
@@ -145,14 +144,6 @@ class TiledLayout(MatrixLayout):
             chosen = order[low:high]
             out[chosen] = found[(where[chosen] - first) * self.unit_rows + inside[chosen], : self.k]
         return out
-
-
-def parse_tiled(layout: str, fmt: str, shape: tuple[int, int]) -> TiledLayout:
-    """Rebuild a layout from its name and the logical shape, as they are stored in a pack."""
-    match = re.fullmatch(r"unit(\d+)x(\d+)h(\d)", layout)
-    assert match, layout
-    lanes, unit, halves = (int(g) for g in match.groups())
-    return TiledLayout(shape[0], shape[1], parse_format(fmt), lanes, unit, halves)
 
 
 def _pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

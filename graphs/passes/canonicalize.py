@@ -210,7 +210,7 @@ FORM: Rules = (
 
 
 def is_weight(s: Scope, name: str) -> bool:
-    return name in s.params and s.params[name].is_weight
+    return name in s.params and s.params[name].weight is not None
 
 
 def bias_of_linear(s: Scope, m: Match) -> str | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ferrum.graphs.expressions.expression import Expr, cat, mapped, permute, rows
-from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import Param, Value
 from ferrum.graphs.rewrite import Function, Match, P, Pat, Rules, Scope
 
@@ -16,9 +15,7 @@ from ferrum.graphs.rewrite import Function, Match, P, Pat, Rules, Scope
 def weight(s: Scope, name: str) -> Expr | None:
     """The expression of a weight that no later stage has decided about."""
     param = s.params.get(name)
-    if param is None or isinstance(param.source, Constant | External) or param.format or param.shard is not None:
-        return None
-    return param.source
+    return None if param is None or param.format or param.shard is not None else param.weight
 
 
 def derived(s: Scope, name: str, source: Expr) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ferrum.graphs.expressions.expression import cat
-from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import Graph, Node, Param
 from ferrum.graphs.rewrite import Match, P, Rules, Scope, rewrite
 
@@ -28,7 +27,7 @@ def join(s: Scope, names: tuple[str, ...]) -> str | None:
     """The parameter whose rows are those of ``names`` in order; None if one of them is not a plain parameter."""
     params = [s.params.get(name) for name in names]
     known = [p for p in params if p is not None]
-    sources = [p.source for p in known if not isinstance(p.source, Constant | External)]
+    sources = [p.weight for p in known if p.weight is not None]
     if len(sources) != len(names) or any(p.format for p in known) or len({p.shard for p in known}) != 1:
         return None
     source = cat(sources, 0)

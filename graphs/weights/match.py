@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from ferrum.errors import FerrumError
 from ferrum.graphs.expressions.evaluate import FLOATS
 from ferrum.graphs.expressions.expression import tensors
-from ferrum.graphs.expressions.sources import Constant, External
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.weights.checkpoint import Checkpoint
 
@@ -29,7 +28,7 @@ class WeightsMismatch(FerrumError):
 
 def problems(graph: Graph, checkpoint: Checkpoint, surplus: bool = True) -> Iterator[str]:
     """One line for each tensor that does not fit; ``surplus``: also for unread tensors of modules that are read."""
-    read = (tensors(p.source) for p in graph.params if not isinstance(p.source, Constant | External))
+    read = (tensors(p.weight) for p in graph.params if p.weight is not None)
     wanted = dict.fromkeys(tensor for found in read for tensor in found)
     for tensor in wanted:
         if tensor.name not in checkpoint:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.backend import backend_of
 from ferrum.codegen.driver import compile_model
-from ferrum.codegen.layouts import parse_rows
+from ferrum.codegen.layouts import RowLayout, parse_layout
 from ferrum.codegen.manifest import contract_of, make_manifest, program_record
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.target import GpuTarget
@@ -138,7 +138,8 @@ def _pieces(tensor: TensorRecord, random: np.random.Generator) -> list[tuple[int
     """(offset, bytes, random bytes to repeat) of the parts of a stored array."""
     if len(tensor.shape) < 2:
         return [(0, tensor.nbytes, np.ones(tensor.nbytes // 4, np.float32).view(np.uint8))]
-    rows = parse_rows(tensor.layout, tensor.format, (tensor.shape[0], tensor.shape[1]))
+    rows = parse_layout(tensor.layout, tensor.format, tuple(tensor.shape))
+    assert isinstance(rows, RowLayout)
     size = rows.scale_offset if rows.groups else tensor.nbytes
     count = min(size, _RANDOM_BYTES)
     if not rows.groups:

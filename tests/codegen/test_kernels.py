@@ -8,13 +8,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ferrum.codegen.formats import ActFormat, act_for
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.layer_norm import LayerNorm
 from ferrum.codegen.kernels.linear.cpu import CpuLinear
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.layouts import TiledLayout, parse_format, stored, to_f32
+from ferrum.codegen.layouts.activations import ActFormat, act_for
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS, Target
 from ferrum.codegen.toolchains.cxx import _zig_compiler

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ferrum.codegen.emulate import SCHEDULES, build, metal
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.cases import Bench, counts, rows_in
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.gather_rows import GatherRows
@@ -30,6 +29,7 @@ from ferrum.codegen.kernels.rope_table import RopeTable
 from ferrum.codegen.kernels.sample import GpuSample
 from ferrum.codegen.kernels.schedule import Schedule
 from ferrum.codegen.layouts import RowLayout, parse_format, stored
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.graphs.ops import GATES

@@ -56,7 +56,7 @@ class Stored(Arrays):
 
     def __init__(self, graph: Graph) -> None:
         random = np.random.default_rng(0)
-        leaves = dict.fromkeys(leaf for p in graph.params if p.is_weight for leaf in e.tensors(p.source))  # type: ignore[arg-type]
+        leaves = dict.fromkeys(leaf for p in graph.params if p.weight for leaf in e.tensors(p.weight))
         super().__init__({leaf.name: (random.integers(-512, 512, leaf.shape) / 256).astype(np.float32) for leaf in leaves})
         self.given_back = 0
 
@@ -109,7 +109,7 @@ def test_weights_hold_the_tensors(graphs: dict[str, Graph], family: str, target:
         write_weights(laid_out, made.tensors, reader, sink, 2)
         for tensor in made.tensors:
             param = laid_out.param(tensor.name)
-            values = joined(tensor.name, reader.arrays) if param.is_weight else param.data
+            values = joined(tensor.name, reader.arrays) if param.weight else param.data
             assert values is not None
             layout = parse_layout(tensor.layout, tensor.format, tensor.shape)
             raw = stored(values.astype(np.float32), layout).tobytes()

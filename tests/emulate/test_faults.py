@@ -15,7 +15,6 @@ import pytest
 
 from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build
 from ferrum.codegen.emulate.compiler import Checks
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.cases import Bench
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.gpu import GpuKernel
@@ -29,6 +28,7 @@ from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.kernels.rope_kv import RopeKv
 from ferrum.codegen.kernels.schedule import Schedule as ScheduleKernel
 from ferrum.codegen.layouts import RowLayout, parse_format
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
 

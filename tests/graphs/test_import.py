@@ -227,7 +227,7 @@ def test_tied_weights_are_one_parameter() -> None:
 
 def test_parameters_go_by_their_checkpoint_names() -> None:
     graph = import_module(build(), checkpoint_name=lambda name: f"model.{name}")
-    weights = [p for p in graph.params if p.is_weight]
+    weights = [p for p in graph.params if p.weight]
     assert all(p.name.startswith("model.") and p.source == expression.Tensor(p.name, p.shape) for p in weights)
 
 

@@ -29,7 +29,7 @@ def graph() -> Graph:
 @pytest.fixture
 def weights(graph: Graph) -> ArrayWeights:
     random = np.random.default_rng(0)
-    shapes = {p.name: p.shape for p in load_graph(GOLDENS / "stages" / "01-import.txt").params if p.is_weight}
+    shapes = {p.name: p.shape for p in load_graph(GOLDENS / "stages" / "01-import.txt").params if p.weight}
     return ArrayWeights({name: random.standard_normal(shape) * 0.4 for name, shape in shapes.items()})  # type: ignore[arg-type]
 
 

@@ -44,7 +44,7 @@ def weights_of(graph: Graph) -> ArrayWeights:
     def array(name: str, shape: tuple[int, ...]) -> Array:
         return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape) * 0.5
 
-    return ArrayWeights({p.name: array(p.name, p.value.shape) for p in graph.params if p.is_weight})  # type: ignore[arg-type]
+    return ArrayWeights({p.name: array(p.name, p.value.shape) for p in graph.params if p.weight})  # type: ignore[arg-type]
 
 
 def logits_of(graph: Graph, weights: ArrayWeights) -> Array:

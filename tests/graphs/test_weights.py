@@ -249,7 +249,7 @@ def test_a_pipe_is_not_opened(tmp_path: Path) -> None:
 
 def model_arrays(graph: Graph) -> dict[str, np.ndarray[Any, Any]]:
     random = np.random.default_rng(1)
-    shapes = {p.name: p.shape for p in graph.params if p.is_weight}
+    shapes = {p.name: p.shape for p in graph.params if p.weight}
     return {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}  # type: ignore[arg-type]
 
 

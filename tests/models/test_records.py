@@ -82,7 +82,7 @@ def test_what_the_checkpoint_joins_is_not_cut_where_kernels_join_it_again(record
     config = from_hf(VALUES | {"architectures": ["Phi3ForCausalLM"]})
     module = build(config)
     graph = run_pipeline(import_module(module, config, "phi3", checkpoint_sources(module)))
-    by_name = {tensor.name: param.source for param in graph.params if param.is_weight for tensor in tensors(param.source)}
+    by_name = {tensor.name: param.weight for param in graph.params if param.weight for tensor in tensors(param.weight)}
     for layer in (0, 1):
         for tensor in ("self_attn.qkv_proj", "mlp.gate_up_proj"):
             assert isinstance(by_name[f"model.layers.{layer}.{tensor}.weight"], Tensor)

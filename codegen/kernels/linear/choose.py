@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ferrum.codegen.formats import ActFormat, act_for
 from ferrum.codegen.kernels.linear.cpu import CpuLinear
 from ferrum.codegen.kernels.linear.large import LargeLinear
 from ferrum.codegen.kernels.linear.plain import PlainLinear
 from ferrum.codegen.kernels.linear.small import SmallLinear
 from ferrum.codegen.layouts import RowLayout, TiledLayout
+from ferrum.codegen.layouts.activations import ActFormat, act_for
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.tuned import blocking
 from ferrum.codegen.walk import Variant, Walk

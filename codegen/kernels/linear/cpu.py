@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import Cost
 from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.layouts import TiledLayout
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.graphs.ops import GATES
 
 # Rows of x between two passes over the weights: their sums stay in the first cache.

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import Cost
 from ferrum.codegen.kernels.cases import Case, counts, normal, rows_case, rows_in
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.layouts import RowLayout, stored
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.graphs.ops import GATES
 
 Self = TypeVar("Self", bound="GpuLinear")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE, KV_BYTES
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
 from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
@@ -13,6 +12,7 @@ from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.kernels.rope_kv import RopeKv
 from ferrum.codegen.kernels.rope_table import RopeTable
 from ferrum.codegen.kernels.schedule import Schedule, tile_tokens
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.walk import Variant, Walk, number
 from ferrum.graphs.ir import Node

@@ -8,12 +8,12 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.base import F32, Cost, c_float
 from ferrum.codegen.kernels.cases import Case, Written, counts, error, poison, rows_in, values_of
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE, PagedAttention
 from ferrum.codegen.layouts import to_bf16, to_f32
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.pack.launches import RowCounts
 
 Self = TypeVar("Self", bound="GpuAttention")

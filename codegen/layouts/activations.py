@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ferrum.codegen.layouts import Format
+from ferrum.codegen.layouts.formats import Format
 
 # Widest vector that a GPU's kernel loads: rows of activations start at multiples of it.
 ROW_ALIGNMENT = 8
