@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ferrum.codegen.tokenizer import merged_settings, special_tokens, token_ids, whole_tokenizer
 from ferrum.errors import FerrumError
 from ferrum.pack.schema import TextRecord
 
@@ -16,59 +17,49 @@ _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True)
 class TextFiles:
-    """``tokenizer`` and ``template`` are empty when the model has none: such a pack takes token ids only."""
+    """``tokenizer`` and ``template`` are empty when the model has none: such a pack takes token ids only.
+
+    ``notes``: what the model's user should know, one line each.
+    """
 
     record: TextRecord
     tokenizer: bytes
     template: str
+    notes: tuple[str, ...] = ()
 
 
 def read_text(folder: Path) -> TextFiles:
     """Read the text side of a Hugging Face folder. Raises FerrumError for files that are not what they should be."""
-    settings = _json(folder / "tokenizer_config.json")
+    settings = merged_settings(_json(folder / "tokenizer_config.json"), _json(folder / "special_tokens_map.json"))
     config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
     tokenizer = _bytes(folder / "tokenizer.json")
+    notes = []
+    if tokenizer:
+        tokenizer = whole_tokenizer(tokenizer, settings, _json(folder / "added_tokens.json"))
+    else:
+        notes.append(_no_tokenizer(folder))
     template = _template(folder, settings)
-    ids = _token_ids(tokenizer)
-    eos_token, bos_token = _token_text(settings.get("eos_token")), _token_text(settings.get("bos_token"))
+    ids = token_ids(tokenizer) if tokenizer else {}
+    special = special_tokens(settings)
     eos = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
-    if eos_token in ids:
-        eos.append(ids[eos_token])
-    bos = next(iter(_ids(generation.get("bos_token_id") or config.get("bos_token_id"))), ids.get(bos_token))
+    eos += [ids[token] for token in (special.get("eos_token"),) if token in ids]
+    bos = next(iter(_ids(generation.get("bos_token_id") or config.get("bos_token_id"))), ids.get(special.get("bos_token", "")))
     record = TextRecord(
-        bos_token=bos_token,
-        eos_token=eos_token,
+        special_tokens=special,
         bos_token_id=bos,
         eos_token_ids=sorted(set(eos)),
-        add_bos=bool(settings.get("add_bos_token", False)),
         tool_format=_tool_format(template),
         reasoning_start="<think>" if "<think>" in template or "enable_thinking" in template else "",
         reasoning_end="</think>" if "</think>" in template or "enable_thinking" in template else "",
         generation=_generation(generation),
     )
-    return TextFiles(record, plain_merges(tokenizer), template)
+    return TextFiles(record, tokenizer, template, tuple(notes))
 
 
-def plain_merges(tokenizer: bytes) -> bytes:
-    """The same tokenizer with merges as ``"a b"`` instead of ``["a", "b"]``, which is read in three quarters of the time.
-
-    Unchanged where that could mean something else: a part with a space, or one that starts like a comment of the old form.
-    """
-    try:
-        value = json.loads(tokenizer)
-        merges = value["model"]["merges"]
-        if not merges or not all(_is_plain(merge) for merge in merges):
-            return tokenizer
-        value["model"]["merges"] = [" ".join(merge) for merge in merges]
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (ValueError, RecursionError, KeyError, TypeError):  # no BPE, or no tokenizer: said when it is loaded
-        return tokenizer
-
-
-def _is_plain(merge: object) -> bool:
-    if not isinstance(merge, list) or len(merge) != 2:
-        return False
-    return all(isinstance(part, str) and part and " " not in part and not part.startswith("#version") for part in merge)
+def _no_tokenizer(folder: Path) -> str:
+    others = [name for name in ("tokenizer.model", "vocab.json", "tekken.json") if (folder / name).exists()]
+    made = f", only {others[0]}: AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes one" if others else ""
+    return f"there is no tokenizer.json{made}; the pack takes token ids only and cannot be served"
 
 
 def licence_of(folder: Path) -> str:
@@ -118,28 +109,9 @@ def _template(folder: Path, settings: dict[str, Any]) -> str:
     return template if isinstance(template, str) else ""
 
 
-def _token_text(token: object) -> str:
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""
-
-
 def _ids(value: object) -> list[int]:
     values = value if isinstance(value, list) else [value]
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
-
-
-def _token_ids(tokenizer: bytes) -> dict[str, int]:
-    """Ids of the added tokens, special ones included."""
-    if not tokenizer:
-        return {}
-    try:
-        added = json.loads(tokenizer).get("added_tokens", [])
-        return {t["content"]: t["id"] for t in added}
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        raise FerrumError(
-            "bad-tokenizer", "is not a tokenizer", "tokenizer.json", "check that the model folder is complete"
-        ) from None
 
 
 def _tool_format(template: str) -> str:

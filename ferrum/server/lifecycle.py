@@ -54,11 +54,14 @@ def load_text(path: Path, trust: bool) -> PackText:
     """Manifest, tokenizer and chat template of a pack. Raises FerrumError."""
     with open_pack(path, trust=trust) as pack:
         text = pack.manifest.text
-        tokenizer = Tokenizer(pack.member("tokenizer.json"), bos_token_id=text.bos_token_id, add_bos=text.add_bos)
+        if "tokenizer.json" not in pack:
+            step = "compile a folder that has a tokenizer.json; LLM in Python takes token ids"
+            raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it cannot be served", str(path), step)
+        tokenizer = Tokenizer(pack.member("tokenizer.json"))
         template = None
         if "chat_template.jinja" in pack:
-            special = {"bos_token": text.bos_token, "eos_token": text.eos_token}
-            template = ChatTemplate(str(pack.member("chat_template.jinja"), "utf-8"), special_tokens=special)
+            source = str(pack.member("chat_template.jinja"), "utf-8")
+            template = ChatTemplate(source, special_tokens=text.special_tokens)
         return PackText(pack.manifest, tokenizer, template)
 
 

@@ -165,6 +165,7 @@ def sampling_params(
             logit_bias=request.biases(),
             seed=request.seed,
             stop=request.stops,
+            stop_token_ids=tuple(i for i in state.tokenizer.stop_ids(request.stops) if i < state.backend.info.vocab_size),
             ignore_eos=bool(request.ignore_eos),
             logprobs=logprobs,
             n=_checked_n(state, request.n or 1),
