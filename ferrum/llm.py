@@ -28,8 +28,8 @@ from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 if TYPE_CHECKING:
-    from ferrum.text.chat_template import ChatTemplate
     from ferrum.text.stream import TextStream
+    from ferrum.text.template_process import TemplateProcess
     from ferrum.text.tokenizer import Tokenizer
 
 __all__ = ["LLM", "Completion", "Output", "Piece", "SamplingParams", "TokenLogprob", "resolve_pack"]
@@ -149,13 +149,15 @@ class LLM:
         return Tokenizer(data)
 
     @cached_property
-    def chat_template(self) -> ChatTemplate:
+    def chat_template(self) -> TemplateProcess:
         """Raises FerrumError when the pack has none."""
-        from ferrum.text.chat_template import ChatTemplate
+        from ferrum.text.template_process import pack_templates
 
-        text = self._model.pack.manifest.text
-        source = bytes(self._model.pack.member("chat_template.jinja")).decode()
-        return ChatTemplate(source, special_tokens=text.special_tokens)
+        pack = self._model.pack
+        made = pack_templates(pack)
+        if made is None:
+            raise FerrumError("no-chat-template", "the pack has no chat template", str(pack.path), "give a prompt to generate")
+        return made
 
     @cached_property
     def default_params(self) -> SamplingParams:
@@ -242,6 +244,8 @@ class LLM:
             if not self._closed:
                 self._closed = True
                 self._model.close()
+                if "chat_template" in self.__dict__:
+                    self.chat_template.close()
 
     def __enter__(self) -> LLM:
         return self

@@ -26,7 +26,7 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.engine.client import EngineClient
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.spawn import EngineProcess
-from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED
+from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
@@ -34,7 +34,7 @@ from ferrum.server.guard import limited_protocol
 from ferrum.server.options import ServeOptions
 from ferrum.server.start import BACKLOG
 from ferrum.server.state import ServerState
-from ferrum.text.chat_template import ChatTemplate
+from ferrum.text.template_process import TemplateProcess, pack_templates
 from ferrum.text.tokenizer import Tokenizer
 
 FLUSH_SECONDS = 1.0  # for error events to leave after the engine was closed
@@ -47,22 +47,17 @@ class PackText:
 
     manifest: Manifest
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: TemplateProcess | None
 
 
 def load_text(path: Path, trust: bool) -> PackText:
     """Manifest, tokenizer and chat template of a pack. Raises FerrumError."""
     with open_pack(path, trust=trust) as pack:
-        text = pack.manifest.text
         if "tokenizer.json" not in pack:
             step = "compile a folder that has a tokenizer.json; LLM in Python takes token ids"
             raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it cannot be served", str(path), step)
         tokenizer = Tokenizer(pack.member("tokenizer.json"))
-        template = None
-        if "chat_template.jinja" in pack:
-            source = str(pack.member("chat_template.jinja"), "utf-8")
-            template = ChatTemplate(source, special_tokens=text.special_tokens)
-        return PackText(pack.manifest, tokenizer, template)
+        return PackText(pack.manifest, tokenizer, pack_templates(pack))
 
 
 def run_server(path: Path, options: ServeOptions, sock: socket.socket, engine: EngineProcess) -> int:
@@ -99,6 +94,8 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
         finally:
             await state.backend.close()
             state.pool.shutdown(wait=False, cancel_futures=True)
+            if state.template is not None:
+                state.template.close()
 
 
 async def _start(path: Path, options: ServeOptions, process: EngineProcess, stop: Stop) -> ServerState | None:

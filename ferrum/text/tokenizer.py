@@ -6,7 +6,6 @@ truncation and padding are off, and the other two are errors that name the field
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
@@ -14,9 +13,9 @@ import msgspec
 import tokenizers
 
 from ferrum.errors import FerrumError, one_line
+from ferrum.text.checks import check_text
 
 _NO_ID = 1 << 32  # the library's ids are unsigned 32-bit numbers
-MAX_TEXT_CHARS = 64 * 1024 * 1024
 
 
 class _Decoder(msgspec.Struct):
@@ -115,6 +114,11 @@ class Tokenizer:
         ids = (self.token_id(stop) for stop in stops)
         return tuple(i for i in ids if i in self.special_ids)
 
+    def within(self, texts: Iterable[str]) -> frozenset[int]:
+        """Special tokens that occur in one of ``texts``."""
+        joined = "\0".join(texts)
+        return frozenset(i for i in self.special_ids if self.added[i] in joined)
+
     def token_bytes(self, token: int) -> bytes:
         """The bytes that ``token`` stands for in the middle of a text; empty for an unknown id."""
         known = self._bytes.get(token)
@@ -150,20 +154,3 @@ def _is_byte_level(decoder: _Decoder | None) -> bool:
     if decoder.type == "Sequence":
         return len(decoder.decoders) == 1 and _is_byte_level(decoder.decoders[0])
     return decoder.type == "ByteLevel"
-
-
-def check_text(text: str, where: str = "prompt") -> None:
-    """Raises FerrumError for text that UTF-8 cannot express or that is too long to be a prompt."""
-    if len(text) > MAX_TEXT_CHARS:
-        raise FerrumError("text-too-long", f"a text may have {MAX_TEXT_CHARS} characters", where, "shorten it")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            what = f"character {error.start} is half of a surrogate pair"
-            raise FerrumError("invalid-text", what, where, "send valid Unicode") from None
-
-
-def to_json(value: object) -> str:
-    """JSON as chat templates and models are trained on it: separators with a space, no escapes beyond JSON's own."""
-    return json.dumps(value, ensure_ascii=False)
