@@ -10,6 +10,9 @@ from typing import Any
 from ferrum.codegen.tokenizer import merged_settings, special_tokens, token_ids, whole_tokenizer
 from ferrum.errors import FerrumError
 from ferrum.pack.schema import TextRecord
+from ferrum.text.reasoning import find_reasoning
+from ferrum.text.template_process import TEMPLATE_MEMBERS, TemplateProcess
+from ferrum.text.tool_probe import find_tool_format
 
 _MAX_BYTES = 64 << 20
 _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -17,14 +20,16 @@ _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True)
 class TextFiles:
-    """``tokenizer`` and ``template`` are empty when the model has none: such a pack takes token ids only.
+    """``tokenizer`` and ``templates`` are empty when the model has none: such a pack takes token ids only.
+
+    ``templates``: "default", and "tool_use" if conversations with tools have one of their own.
 
     ``notes``: what the model's user should know, one line each.
     """
 
     record: TextRecord
     tokenizer: bytes
-    template: str
+    templates: dict[str, str]
     notes: tuple[str, ...] = ()
 
 
@@ -38,28 +43,32 @@ def read_text(folder: Path) -> TextFiles:
         tokenizer = whole_tokenizer(tokenizer, settings, _json(folder / "added_tokens.json"))
     else:
         notes.append(_no_tokenizer(folder))
-    template = _template(folder, settings)
+    named = _templates(folder, settings)
+    templates = {"default": named.get("default") or next(iter(named.values())), **named} if named else {}
+    templates = {name: source for name, source in templates.items() if name in TEMPLATE_MEMBERS}
     ids = token_ids(tokenizer) if tokenizer else {}
     special = special_tokens(settings)
     eos = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
     eos += [ids[token] for token in (special.get("eos_token"),) if token in ids]
     bos = next(iter(_ids(generation.get("bos_token_id") or config.get("bos_token_id"))), ids.get(special.get("bos_token", "")))
+    tool_format, reasoning, note = _probe(templates, special)
+    notes += [note] if note else []
     record = TextRecord(
         special_tokens=special,
         bos_token_id=bos,
         eos_token_ids=sorted(set(eos)),
-        tool_format=_tool_format(template),
-        reasoning_start="<think>" if "<think>" in template or "enable_thinking" in template else "",
-        reasoning_end="</think>" if "</think>" in template or "enable_thinking" in template else "",
+        tool_format=tool_format,
+        reasoning_start=reasoning[0],
+        reasoning_end=reasoning[1],
         generation=_generation(generation),
     )
-    return TextFiles(record, tokenizer, template, tuple(notes))
+    return TextFiles(record, tokenizer, templates, tuple(notes))
 
 
 def _no_tokenizer(folder: Path) -> str:
     others = [name for name in ("tokenizer.model", "vocab.json", "tekken.json") if (folder / name).exists()]
-    made = f", only {others[0]}: AutoTokenizer.from_pretrained(...).save_pretrained(...) of transformers writes one" if others else ""
-    return f"there is no tokenizer.json{made}; the pack takes token ids only and cannot be served"
+    only = f", only {others[0]}; AutoTokenizer.from_pretrained(…).save_pretrained(…) of transformers makes one" if others else ""
+    return f"there is no tokenizer.json{only}; the pack takes token ids only and cannot be served"
 
 
 def licence_of(folder: Path) -> str:
@@ -98,15 +107,19 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _template(folder: Path, settings: dict[str, Any]) -> str:
-    separate = _bytes(folder / "chat_template.jinja")
-    if separate:
-        return separate.decode("utf-8", "replace")
+def _templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Chat templates by name, from where `transformers` looks for them: files of their own before the settings."""
+    named = {"default": _bytes(folder / "chat_template.jinja")}
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        named[path.stem] = _bytes(path)
+    files = {name: data.decode("utf-8", "replace") for name, data in named.items() if data}
+    if files:
+        return files
     template = settings.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
-    if isinstance(template, list):  # named templates: the one for tools knows everything that the default does
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default") or next(iter(named.values()), "")
-    return template if isinstance(template, str) else ""
+    if isinstance(template, list):
+        pairs = [(t.get("name"), t.get("template")) for t in template if isinstance(t, dict)]
+        return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+    return {"default": template} if isinstance(template, str) and template else {}
 
 
 def _ids(value: object) -> list[int]:
@@ -114,15 +127,14 @@ def _ids(value: object) -> list[int]:
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
 
 
-def _tool_format(template: str) -> str:
-    marks = (
-        ("<function=", "qwen3-coder"),
-        ("<tool_call>", "hermes"),
-        ("[TOOL_CALLS]", "mistral"),
-        ("python_tag", "llama3"),
-        ("Environment: ipython", "llama3"),
-    )
-    return next((name for mark, name in marks if mark in template), "")
+def _probe(templates: dict[str, str], special: dict[str, str]) -> tuple[str, tuple[str, str], str]:
+    """What the templates say of the model's answers: the tool format, the marks of its reasoning, and a note or nothing.
+    Raises FerrumError for a template that is not valid."""
+    if not templates:
+        return "", ("", ""), ""
+    with TemplateProcess(templates, special) as template:
+        tool_format, reason = find_tool_format(template)
+    return tool_format, find_reasoning("\n".join(templates.values())), f"no tool format: {reason}" if reason else ""
 
 
 def _generation(values: dict[str, Any]) -> dict[str, float | int | bool]:

@@ -59,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
         )
         paths = compile_targets(options, progress)
     seconds = time.monotonic() - started
-    print_notes(read_text(source).notes)
+    if not args.stop_after:
+        print_notes(read_text(source).notes)
     if args.json:
         records = [{"path": str(p), "bytes": p.stat().st_size, "seconds": round(seconds, 3)} for p in paths]
         print_json(records[0] if len(records) == 1 else records)

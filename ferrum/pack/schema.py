@@ -216,7 +216,7 @@ class TextRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     special_tokens: dict[str, str] = {}  # by name, for templates: "bos_token", "eos_token", "pad_token" …
     bos_token_id: int | None = None
     eos_token_ids: list[int] = []
-    tool_format: str = ""  # "", "hermes", "qwen3-coder", "llama3", "mistral"
+    tool_format: str = ""  # a name of ferrum.text.tool_formats.FORMATS; "" is none
     reasoning_start: str = ""
     reasoning_end: str = ""
     generation: dict[str, float | int | bool] = {}  # temperature, top_p, top_k, min_p, repetition_penalty …

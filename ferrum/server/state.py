@@ -16,7 +16,7 @@ from ferrum.server.backend import Backend
 from ferrum.server.errors import ApiError
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
-from ferrum.text.chat_template import ChatTemplate
+from ferrum.text.template_process import Template
 from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import ToolFormat, find_format
 
@@ -29,12 +29,15 @@ T = TypeVar("T")
 
 @dataclass
 class ServerState:
-    """``model_name``: what requests must name. ``fingerprint``: identifies the pack's code and weights."""
+    """``model_name``: what requests must name. ``fingerprint``: identifies the pack's code and weights.
+
+    ``marks``: special tokens of reasoning and tool calls, which stay visible until they were understood.
+    """
 
     options: ServeOptions
     backend: Backend
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: Template | None
     text: TextRecord
     model_name: str
     fingerprint: str = "fp_unknown"
@@ -49,6 +52,8 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.tool_format: ToolFormat | None = find_format(self.text.tool_format)
+        marks = [self.text.reasoning_start, self.text.reasoning_end, *(self.tool_format.marks if self.tool_format else ())]
+        self.marks: frozenset[int] = self.tokenizer.within(marks)
         self._idle: asyncio.Event | None = None
 
     @property
@@ -88,8 +93,10 @@ class ServerState:
 
     async def off_loop(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function``, which works through ``size`` characters: here if they are few, else in a thread."""
-        if size <= INLINE_CHARS:
-            return function(*args, **kwargs)
+        return function(*args, **kwargs) if size <= INLINE_CHARS else await self.in_thread(function, *args, **kwargs)
+
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function``, which may block, in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
 

@@ -39,7 +39,8 @@ TEMPLATE_PROCESSING = {
 }
 FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of tokenizer.json; other files
     "plain": ({}, {"tokenizer_config.json": {"eos_token": "</s>"}}),
-    "added_tokens_decoder": ({}, {"tokenizer_config.json": {"bos_token": "<s>", "eos_token": "<|im_end|>", "added_tokens_decoder": {
+    "added_tokens_decoder": ({}, {"tokenizer_config.json": {
+        "bos_token": "<s>", "eos_token": "<|im_end|>", "added_tokens_decoder": {
         "301": {"content": "<|im_end|>", **SPECIAL}, "300": {"content": "<tool>", **SPECIAL, "special": False}}}}),
     "flag of a known token": ({}, {"tokenizer_config.json": {
         "eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "</s>", **SPECIAL}, "2": {"content": "<x>", **SPECIAL}}}}),
@@ -47,7 +48,8 @@ FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of toke
         "bos_token": "<s>", "eos_token": {"content": "<|im_end|>", **SPECIAL}, "pad_token": "<pad>"}}),
     "map beside a decoder": ({}, {"tokenizer_config.json": {"eos_token": "</s>", "added_tokens_decoder": {}},
                                   "special_tokens_map.json": {"eos_token": "<|im_end|>"}}),
-    "added_tokens": ({}, {"tokenizer_config.json": {"eos_token": "<|im_end|>"}, "added_tokens.json": {"<x y>": 400, "<|im_end|>": 300}}),
+    "added_tokens": ({}, {"tokenizer_config.json": {"eos_token": "<|im_end|>"},
+                          "added_tokens.json": {"<x y>": 400, "<|im_end|>": 300}}),
     "extra tokens": ({}, {"tokenizer_config.json": {"eos_token": "</s>", "additional_special_tokens": ["<|im_end|>", "the"]}}),
     "named by the model": ({}, {"tokenizer_config.json": {"eos_token": "</s>", "image_token": "<x>"}}),
     "add_bos_token": ({}, {"tokenizer_config.json": {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}}),
@@ -60,7 +62,8 @@ def model_folder(path: Path, changes: dict[str, Any], files: dict[str, Any]) -> 
     tokenizer = {**bpe(), **changes}
     vocab = {token: i + 2 for token, i in tokenizer["model"]["vocab"].items()}
     tokenizer["model"]["vocab"] = {"<s>": 0, "</s>": 1, **vocab}
-    tokenizer["added_tokens"] = [{"id": 0, "content": "<s>", **SPECIAL}, {"id": 1, "content": "</s>", **SPECIAL, "special": False}]
+    plain = {**SPECIAL, "special": False}
+    tokenizer["added_tokens"] = [{"id": 0, "content": "<s>", **SPECIAL}, {"id": 1, "content": "</s>", **plain}]
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
     files = {"tokenizer.json": tokenizer, "config.json": config, **files}
     files["tokenizer_config.json"]["tokenizer_class"] = "PreTrainedTokenizerFast"
@@ -85,6 +88,44 @@ def test_what_other_files_say_is_read_as_transformers_does(case: str, tmp_path: 
             assert ours.encode(text, special=special) == theirs(text, add_special_tokens=special).input_ids, text
         ids = ours.encode(text)
         assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+HERMES = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>"
+HERMES += "{% endfor %}{% endfor %}{% if false %}</think>{% endif %}"
+PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
+LISTED = [{"name": "default", "template": PLAIN}, {"name": "tool_use", "template": HERMES}, {"name": "rag", "template": "R"}]
+
+
+def write_templates(folder: Path, settings: dict[str, Any], files: dict[str, str]) -> Path:
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for name, source in files.items():
+        (folder / name).write_text(source, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "files"),
+    [
+        ({"chat_template": LISTED}, {}),
+        ({}, {"chat_template.jinja": PLAIN, "additional_chat_templates/tool_use.jinja": HERMES}),
+        ({"chat_template": "OLD"}, {"chat_template.jinja": PLAIN, "additional_chat_templates/tool_use.jinja": HERMES}),
+    ],
+)
+def test_named_templates(settings: dict[str, Any], files: dict[str, str], tmp_path: Path) -> None:
+    found = read_text(write_templates(tmp_path, settings, files))
+    assert found.templates == {"default": PLAIN, "tool_use": HERMES}
+    assert found.record.tool_format == "hermes" and not any("tool format" in note for note in found.notes)
+    assert (found.record.reasoning_start, found.record.reasoning_end) == ("<think>", "</think>")
+
+
+def test_without_a_tool_format_the_reason_is_told(tmp_path: Path) -> None:
+    found = read_text(write_templates(tmp_path, {"chat_template": PLAIN}, {}))
+    assert found.templates == {"default": PLAIN} and found.record.tool_format == ""
+    assert [note for note in found.notes if note.startswith("no tool format: its chat template does not show")]
+    with pytest.raises(FerrumError) as caught:
+        read_text(write_templates(tmp_path / "other", {"chat_template": "{% if %}"}, {}))
+    assert caught.value.code == "bad-chat-template"
 
 
 def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:

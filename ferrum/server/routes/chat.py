@@ -77,8 +77,11 @@ class ChatWriter:
         return [self._choice(index, deltas) for index, deltas in enumerate(self._parts)]
 
     def _choice(self, index: int, deltas: list[Delta]) -> ChatChoice:
-        content = "".join(d.content for d in deltas)
-        reasoning = "".join(d.reasoning for d in deltas)
+        content = reasoning = ""
+        for delta in deltas:
+            if delta.closes:
+                reasoning, content = reasoning + content, ""
+            reasoning, content = reasoning + delta.reasoning, content + delta.content
         calls = join_calls([piece for d in deltas for piece in d.calls])
         message = ChatMessage(role="assistant", content=content if content or not calls else None)
         if reasoning:
@@ -123,7 +126,8 @@ def join_calls(pieces: list[CallPiece]) -> list[CallDelta]:
     calls: list[CallDelta] = []
     for piece in pieces:
         if piece.id:
-            calls.append(CallDelta(id=piece.id, type="function", function=FunctionDelta(name=piece.name)))
+            function = FunctionDelta(name=piece.name, arguments=piece.arguments)
+            calls.append(CallDelta(id=piece.id, type="function", function=function))
         else:
             calls[-1].function.arguments += piece.arguments
     return calls
