@@ -107,7 +107,9 @@ class TemplateProcess:
         frame = None
         with contextlib.suppress(BrokenPipeError):
             write_frame(child.stdin, request)
-            if select.select([child.stdout], [], [], ANSWER_SECONDS)[0]:
+            answered = select.poll()  # not select, which knows the first 1,024 descriptors only
+            answered.register(child.stdout, select.POLLIN)
+            if answered.poll(ANSWER_SECONDS * 1000):
                 frame = read_frame(child.stdout)
         if frame is None:
             self._end()
