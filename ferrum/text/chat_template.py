@@ -34,6 +34,7 @@ class ChatTemplate:
         self._special = {k: v for k, v in (special_tokens or {}).items() if v}
         if not all(name.endswith("_token") for name in self._special):
             raise ValueError("names of special tokens end with _token")
+        self.source = source
         environment = TemplateSandbox()
         try:
             self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))

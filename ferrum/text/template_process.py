@@ -19,7 +19,9 @@ ANSWER_SECONDS = 60.0  # processor time is bounded far below; this is for a mach
 
 
 class Template(Protocol):
-    """What renders conversations: ``ChatTemplate`` here, ``TemplateProcess`` elsewhere."""
+    """What renders conversations: ``ChatTemplate`` here, ``TemplateProcess`` elsewhere. ``source``: all of its text."""
+
+    source: str
 
     def takes(self, option: str) -> bool: ...
 
@@ -53,6 +55,7 @@ class TemplateProcess:
 
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str] | None = None) -> None:
         self._first = {"templates": dict(sources), "special_tokens": dict(special_tokens or {})}
+        self.source = "\n".join(sources.values())
         self._lock = threading.Lock()
         self._child: subprocess.Popen[bytes] | None = None
         with self._lock:

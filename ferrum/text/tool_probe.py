@@ -35,6 +35,9 @@ SECOND: Call = ("find.place-2", {"city": "O'Brien\nwest"})
 PLAIN: Call = ("get_weather", {"city": "Oslo", "days": 3})  # what every format can say
 
 
+MARK_CHARS = 6  # shorter ones say nothing
+
+
 def find_tool_format(template: Template) -> tuple[str, str]:
     """The name in ``FORMATS`` and "", or "" and the reason why the model has no tool format."""
     texts = list(answers(template, [PLAIN]))
@@ -42,12 +45,25 @@ def find_tool_format(template: Template) -> tuple[str, str]:
         return "", "its chat template refuses a conversation with tool calls"
     shown = [text for text in texts if "get_weather" in text and "Oslo" in text]
     if not shown:
-        return "", "its chat template does not show the model's own calls"
+        named = _named_format(template)
+        return named, "" if named else "its chat template does not show the model's own calls"
     best = [(score, name) for name, form in FORMATS.items() if (score := _score(template, form, shown))]
     if not best:
         return "", "its calls are written in a form that is not known"
     most = max(score for score, _ in best)
     return next(name for score, name in best if score == most), ""
+
+
+def _named_format(template: Template) -> str:
+    """The format whose marks a template names that describes calls and does not show them; most of them, or nothing."""
+    if not template.takes("tools"):
+        return ""
+    shares = {}
+    for name, form in FORMATS.items():
+        marks = [mark for mark in {*form.markers, *form.call.marks, *form.closers} if len(mark) >= MARK_CHARS]
+        shares[name] = sum(mark in template.source for mark in marks) / len(marks)
+    best = max(shares, key=lambda name: shares[name])
+    return best if shares[best] >= 0.5 and not FORMATS[best].at_start else ""
 
 
 def _score(template: Template, form: ToolFormat, shown: list[str]) -> float:

@@ -119,6 +119,11 @@ def test_named_templates(settings: dict[str, Any], files: dict[str, str], tmp_pa
     assert (found.record.reasoning_start, found.record.reasoning_end) == ("<think>", "</think>")
 
 
+def test_a_template_that_describes_calls_and_shows_none(tmp_path: Path) -> None:
+    described = "{% if tools %}Write <tool_call>JSON</tool_call>: {{ tools | tojson }}{% endif %}" + PLAIN
+    assert read_text(write_templates(tmp_path, {"chat_template": described}, {})).record.tool_format == "hermes"
+
+
 def test_without_a_tool_format_the_reason_is_told(tmp_path: Path) -> None:
     found = read_text(write_templates(tmp_path, {"chat_template": PLAIN}, {}))
     assert found.templates == {"default": PLAIN} and found.record.tool_format == ""
