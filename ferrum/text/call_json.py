@@ -35,11 +35,10 @@ class _ObjectReader:
     def feed(self, text: str, out: CallWriter) -> str:
         scanner = self._scanner
         used = scanner.feed(text)
-        if not self._announced and scanner.name is not None and not scanner.failed:
-            self._announced = scanner.name in out.schemas
-            scanner.failed = not self._announced
-            if self._announced:
-                out.name(scanner.name)
+        if not self._announced and scanner.name in out.schemas:  # also if the text fails later: that may have come later
+            self._announced = True
+            out.name(scanner.name)
+        scanner.failed = scanner.failed or (scanner.name is not None and not self._announced)
         if self._announced:
             out.arguments(scanner.take())
             if scanner.done and not scanner.has_arguments:
@@ -126,13 +125,13 @@ class _NamedReader:
         self._begun = body.startswith("{")
         if self._begun:
             self._held = body
-        elif body and not self._syntax.filler.startswith(body):
+        elif body and (body == self._syntax.end or not any(m.startswith(body) for m in (self._syntax.filler, self._syntax.end))):
             out.arguments("{}")  # a name without arguments
             self.done = True
         return self._begun
 
     def _rest(self, out: CallWriter) -> str:
-        return self._held.removeprefix(self._syntax.end) if self.done else ""
+        return self._held.lstrip().removeprefix(self._syntax.end) if self.done else ""
 
     def _close(self) -> str:
         """After the object: blanks and ``end``. Without it the text is somebody else's."""

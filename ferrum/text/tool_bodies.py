@@ -106,6 +106,8 @@ class Region:
         self._held = ""
         self._call: Call | None = None
         self._any = False
+        self._raw = ""  # of the call that is being read, until its name is out
+        self._count = 0
 
     def feed(self, text: str, out: CallWriter) -> str:
         self._held += text
@@ -116,12 +118,16 @@ class Region:
         rest, self._held = self._held, ""
         return rest
 
-    def finish(self, out: CallWriter) -> None:
-        """No more text comes: a call that is not whole counts if its name is known."""
+    def finish(self, out: CallWriter) -> str:
+        """No more text comes: a call that is not whole counts if its name is known. What is left of one that does not, after
+        others."""
+        left = ""
         if self._call is not None:
             self._call.finish(out)
+            left = self._raw if self._call.failed else ""
             self._any = self._any or not self._call.failed
         self.done, self.failed = self._any, not self._any
+        return left
 
     def _advance(self, out: CallWriter) -> bool:
         """Take one thing off the held text; False when more is needed."""
@@ -130,7 +136,7 @@ class Region:
         body = self._held.lstrip(BLANK)
         opener = self._syntax.opener
         if opener and body.startswith(opener):
-            return self._begin(body)
+            return self._begin(body, out)
         if any(mark != body and mark.startswith(body) for mark in (opener, *self._skips, *self._closers)):
             return False
         for skip in self._skips:
@@ -140,10 +146,12 @@ class Region:
         for closer in self._closers:
             if body.startswith(closer):
                 return self._end(body[len(closer) :] if self._any else body)
-        return self._end(self._held) if opener else self._begin(body)
+        return self._end(self._held) if opener else self._begin(body, out)
 
-    def _begin(self, body: str) -> bool:
+    def _begin(self, body: str, out: CallWriter) -> bool:
         self._call = self._syntax.reader()
+        self._raw = "" if self._syntax.keeps_opener else self._syntax.opener
+        self._count = out.count
         self._held = body if self._syntax.keeps_opener else body[len(self._syntax.opener) :]
         return True
 
@@ -153,10 +161,13 @@ class Region:
         return False
 
     def _feed_call(self, call: Call, out: CallWriter) -> bool:
+        self._raw += self._held
         rest = call.feed(self._held, out)
         self._held = ""
         if call.failed:
-            return self._end(rest)
+            return self._end(self._raw)
+        if out.count > self._count:
+            self._raw = ""
         if not call.done:
             return False
         self._held = rest

@@ -56,9 +56,10 @@ class ToolCallParser:
 
     def _finish_region(self, region: Region) -> str:
         """End a region; the text of one that held no call, which is looked at again without its marker."""
-        region.finish(self._out)
+        left = region.finish(self._out)
         rest, self._raw, self._region = self._raw, "", None
         if not region.failed:
+            self._out.content(left)
             return ""
         self._emit(self._lead)
         return rest

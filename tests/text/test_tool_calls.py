@@ -29,7 +29,15 @@ def parse(form: str, text: str, rng: random.Random | None = None) -> tuple[str, 
     content = "".join(p.text for p in pieces if isinstance(p, Content))
     names = [p.name for p in pieces if isinstance(p, CallName)]
     arguments = ["".join(p.text for p in pieces if isinstance(p, CallArguments) and p.index == i) for i in range(len(names))]
-    return content, [(n, json.loads(a) if a.endswith("}") else a) for n, a in zip(names, arguments, strict=True)], pieces
+    return content, [(n, loaded(a)) for n, a in zip(names, arguments, strict=True)], pieces
+
+
+def loaded(arguments: str) -> object:
+    """The arguments, or their text where that is not JSON."""
+    try:
+        return json.loads(arguments)
+    except ValueError:
+        return arguments
 
 
 WEATHER = ("get_weather", {"city": 'Oslo } "x"', "days": 2})
@@ -52,6 +60,11 @@ CASES: list[tuple[str, str, str, Calls]] = [
      [("f", {"a": 1}), ("f", {"b": 2})]),
     ("hermes", f'<tool_call>[{WEATHER_JSON}, {{"name": "f", "parameters": {{}}}}]</tool_call>, and',
      ", and", [WEATHER, ("f", {})]),
+    ("hermes", '<tool_call>{"name":"f","arguments":{}}{"name":"g","arguments":{}}</tool_call>',
+     '{"name":"g","arguments":{}}</tool_call>', [("f", {})]),
+    ("hermes", '<tool_call>{"name":"f","arguments":{}},{"na', '{"na', [("f", {})]),
+    ("mistral-args", "[TOOL_CALLS]f{}[TOOL_CALLS]g{}", "[TOOL_CALLS]g{}", [("f", {})]),
+    ("functionary", "<function=f></function>", "", [("f", {})]),
     ("hermes", "plain text\n\n", "plain text\n\n", []),
     ("hermes", '<tool_call>{"name": 5}</tool_call>', '<tool_call>{"name": 5}</tool_call>', []),
     ("qwen3-coder", "<tool_call>\n<function=get_weather>\n<parameter=city>\nOslo\nNorway\n</parameter>\n<parameter=days>\n2\n"
@@ -121,6 +134,20 @@ def test_calls(form: str, text: str, content: str, calls: Calls) -> None:
     rng = random.Random(text)
     for _ in range(60):
         assert parse(form, text, rng)[:2] == (content, calls)
+
+
+def test_damaged_texts_mean_the_same_however_they_are_cut() -> None:
+    rng = random.Random(11)
+    for _ in range(1_500):
+        form, text, _, _ = rng.choice(CASES)
+        text += rng.choice(["", "", rng.choice(CASES)[1]])
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randint(0, len(text))
+            damage = rng.choice(["", "<", "}", '"', "\n", "]", ",", "x", "<tool_call>"])
+            text = text[:at] + damage + text[at + rng.randint(0, 4) :]
+        found = parse(form, text)[:2]
+        assert found == parse(form, text, rng)[:2], (form, text)
+        assert found == parse(form, text, random.Random(0))[:2], (form, text)
 
 
 def test_the_name_comes_first_and_arguments_as_they_are_made() -> None:
