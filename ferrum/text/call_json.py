@@ -35,7 +35,7 @@ class _ObjectReader:
     def feed(self, text: str, out: CallWriter) -> str:
         scanner = self._scanner
         used = scanner.feed(text)
-        if not self._announced and scanner.name and scanner.name in out.schemas:  # also if the text fails later: that may have come later
+        if not self._announced and scanner.name and scanner.name in out.schemas:  # also if what follows it fails
             self._announced = True
             out.name(scanner.name)
         scanner.failed = scanner.failed or (scanner.name is not None and not self._announced)
