@@ -194,6 +194,18 @@ def test_another_thread_may_step(cuda_pack: Pack) -> None:
     np.testing.assert_array_equal(found[0], wanted)
 
 
+def test_a_new_thread_with_the_id_of_an_old_one_is_bound_too(cuda_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives the number of a thread that has ended to a later one, which has no context."""
+    monkeypatch.setattr(threading, "get_ident", lambda: 1)
+    driver, kernels = fake_driver()
+    executor = load_cuda(driver, kernels, cuda_pack)
+    bound = driver.names().count("cuCtxSetCurrent")
+    thread = threading.Thread(target=executor.free_memory)
+    thread.start()
+    thread.join()
+    assert driver.names().count("cuCtxSetCurrent") == bound + 1
+
+
 def test_two_steps_under_way_do_not_mix(cuda_pack: Pack) -> None:
     """The second step is filled while the first has not even read its inputs."""
     driver, kernels = fake_driver(late=True)
