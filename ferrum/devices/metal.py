@@ -31,10 +31,9 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
-from ferrum.pack.programs import kv_state, step_program
+from ferrum.pack.programs import kv_state, require_step
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT
-
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ class MetalExecutor:
     def _open(self, pack: Pack, table: LaunchTable) -> None:
         resolver = Resolver(table, self.limits)
         self._recordings = Recordings(resolver)
-        step, kv = step_program(pack.manifest, pack.path.name), kv_state(pack.manifest)
+        step, kv = require_step(pack.manifest), kv_state(pack.manifest)
         self._token_work = sum(kernel.flops_per_token for kernel in step.kernels)
         self._context_work = _SHARED_KEYS * kv.unit_bytes // kv.unit
         # each command of two steps in a buffer of its own: asking for one more would wait
@@ -199,8 +198,7 @@ class MetalExecutor:
         if table.code.endswith(".metal"):
             options = self._metal.api.MTLCompileOptions.alloc().init()
             options.setFastMathEnabled_(False)  # sums in the written order, infinities that stay
-            major, minor = _CHIPS[pack.manifest.target.arch].language
-            options.setLanguageVersion_((major << 16) + minor)
+            options.setLanguageVersion_(language_version(_CHIPS[pack.manifest.target.arch].language))
             library, error = self._device.newLibraryWithSource_options_error_(code.decode("utf-8"), options, None)
         else:
             library, error = self._device.newLibraryWithURL_error_(self._file_url(code), None)
@@ -354,6 +352,11 @@ class MetalExecutor:
         encoder = commands.blitCommandEncoder()
         encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size_(source, source_at, target, target_at, nbytes)
         encoder.endEncoding()
+
+
+def language_version(language: tuple[int, int]) -> int:
+    """MTLLanguageVersion of (major, minor)."""
+    return (language[0] << 16) + language[1]
 
 
 def split(count: int, work: float) -> list[tuple[int, int]]:

@@ -159,6 +159,7 @@ class FakeCommands(Messages):
         self.work: list[Callable[[], Any]] = []
         self.encoding = False
         self.state = 0
+        self.fault = ""
 
     def _encoder(self) -> FakeEncoder:
         assert not self.encoding, "one encoder at a time"
@@ -185,13 +186,14 @@ class FakeCommands(Messages):
             first = self.device.committed.pop(0)
             for work in first.work:
                 work()
-            first.state = 5 if self.device.fault else 4
+            first.fault = self.device.fault
+            first.state = 5 if first.fault else 4
 
     def status(self) -> int:
         return self.state
 
     def error(self) -> FakeError:
-        return FakeError(f"{self.device.fault}\nand more")
+        return FakeError(f"{self.fault}\nand more")
 
 
 class FakeLibrary(Messages):
