@@ -66,9 +66,18 @@ class CUlaunchAttribute:
 
 
 class CUlaunchConfig(SimpleNamespace):
-    pass
+    FIELDS = frozenset(
+        ("gridDimX", "gridDimY", "gridDimZ", "blockDimX", "blockDimY", "blockDimZ", "sharedMemBytes", "hStream", "attrs", "numAttrs")
+    )
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        assert name in self.FIELDS, name
+        super().__setattr__(name, value)
 
 
+ENUMS = (
+    CUresult, CUdevice_attribute, CUstream_flags, CUevent_flags, CUstreamCaptureMode, CUfunction_attribute, CUlaunchAttributeID,
+)  # fmt: skip
 OK = CUresult.CUDA_SUCCESS
 Work = Callable[[], None]
 
@@ -134,7 +143,9 @@ class FakeDriver:
                 return (self.failing[name], *[0] * NUM_VALUES.get(name, 0))
             if name in NEEDS_CONTEXT and threading.get_ident() not in self.bound:
                 return (CUresult.CUDA_ERROR_INVALID_CONTEXT, *[0] * NUM_VALUES.get(name, 0))
-            return value(*args)
+            answer = value(*args)
+            assert len(answer) == 1 + NUM_VALUES.get(name, 0), f"{name} returns {NUM_VALUES.get(name, 0)} values and a status"
+            return answer
 
         return call
 
@@ -386,10 +397,12 @@ class FakeDriver:
         return not self.allocated and not self.pinned and not any(self.live.values())
 
 
+# Values that a call returns beside its status; none where it is not named.
 NUM_VALUES = {
     "cuMemAlloc": 1, "cuMemHostAlloc": 1, "cuLibraryLoadData": 1, "cuLibraryGetKernel": 1, "cuGraphInstantiate": 1,
     "cuStreamEndCapture": 1, "cuMemGetInfo": 2, "cuStreamCreate": 1, "cuEventCreate": 1, "cuDeviceGetCount": 1,
-    "cuKernelGetFunction": 1, "cuDevicePrimaryCtxRetain": 1, "cuEventElapsedTime": 1,
+    "cuKernelGetFunction": 1, "cuDevicePrimaryCtxRetain": 1, "cuEventElapsedTime": 1, "cuDriverGetVersion": 1, "cuDeviceGet": 1,
+    "cuDeviceGetName": 1, "cuDeviceTotalMem": 1, "cuDeviceGetAttribute": 1,
 }  # fmt: skip
 NEEDS_CONTEXT = frozenset(
     name for name in vars(FakeDriver)

@@ -17,10 +17,20 @@ OUT_ARGUMENTS: dict[str, tuple[int, ...]] = {
     "newComputePipelineStateWithDescriptor:options:reflection:error:": (3,),
 }
 # Of these nothing but the result comes back.
-PLAIN = frozenset(
-    ["alloc", "init", "name", "supportsFamily:", "recommendedMaxWorkingSetSize", "currentAllocatedSize", "maxBufferLength", "maxThreadgroupMemoryLength", "newCommandQueueWithMaxCommandBufferCount:", "newBufferWithLength:options:", "newBufferWithBytesNoCopy:length:options:deallocator:", "newIndirectCommandBufferWithDescriptor:maxCommandCount:options:", "newFunctionWithName:", "staticThreadgroupMemoryLength", "contents", "length", "localizedDescription", "commandBuffer", "commit", "waitUntilCompleted", "status", "error", "computeCommandEncoder", "blitCommandEncoder", "endEncoding", "useResource:usage:", "setComputePipelineState:", "dispatchThreadgroups:threadsPerThreadgroup:", "executeCommandsInBuffer:withRange:", "copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size:", "indirectComputeCommandAtIndex:", "setKernelBuffer:offset:atIndex:", "setThreadgroupMemoryLength:atIndex:", "setBarrier", "concurrentDispatchThreadgroups:threadsPerThreadgroup:", "setFastMathEnabled:", "setLanguageVersion:", "setComputeFunction:", "setSupportIndirectCommandBuffers:", "setCommandTypes:", "setInheritBuffers:", "setInheritPipelineState:", "setMaxKernelBufferBindCount:"]
-)
-CALLS: dict[str, tuple[int, ...]] = OUT_ARGUMENTS | dict.fromkeys(PLAIN, ())
+_PLAIN = """
+    alloc init name supportsFamily: recommendedMaxWorkingSetSize currentAllocatedSize maxBufferLength maxThreadgroupMemoryLength
+    newCommandQueueWithMaxCommandBufferCount: newBufferWithLength:options: newBufferWithBytesNoCopy:length:options:deallocator:
+    newIndirectCommandBufferWithDescriptor:maxCommandCount:options: newFunctionWithName: staticThreadgroupMemoryLength
+    contents length localizedDescription commandBuffer commit waitUntilCompleted status error
+    computeCommandEncoder blitCommandEncoder endEncoding useResource:usage: setComputePipelineState:
+    dispatchThreadgroups:threadsPerThreadgroup: executeCommandsInBuffer:withRange:
+    copyFromBuffer:sourceOffset:toBuffer:destinationOffset:size: indirectComputeCommandAtIndex:
+    setKernelBuffer:offset:atIndex: setThreadgroupMemoryLength:atIndex: setBarrier
+    concurrentDispatchThreadgroups:threadsPerThreadgroup:
+    setFastMathEnabled: setLanguageVersion: setComputeFunction: setSupportIndirectCommandBuffers:
+    setCommandTypes: setInheritBuffers: setInheritPipelineState: setMaxKernelBufferBindCount:
+"""
+CALLS: dict[str, tuple[int, ...]] = OUT_ARGUMENTS | dict.fromkeys(_PLAIN.split(), ())
 
 
 def message(method: str) -> str:

@@ -18,7 +18,7 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack, open_pack
 from tests.devices.conftest import SMALL, fake_driver, load_cuda
-from tests.devices.fake_cuda import CUresult, parameter_names
+from tests.devices.fake_cuda import ENUMS, NUM_VALUES, CUlaunchConfig, CUresult, parameter_names
 from tests.devices.null_model import launch_table, write_launch_pack
 from tests.devices.test_contract import fill, last_logits, prompt
 
@@ -34,6 +34,23 @@ def test_the_stand_in_has_the_signatures_of_the_package() -> None:
         inside = re.sub(r":[^,]*(\[[^\]]*\][^,]*)*", "", inside)
         theirs = [re.split(r"[\s*]+", part.strip())[-1] for part in inside.split(",") if part.strip()]
         assert ours == theirs, name
+
+
+def test_the_stand_in_returns_as_many_values_as_the_package() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    for name in parameter_names():
+        section = re.search(r"^( *)Returns\n\1-------\n\1CUresult\n(.*?)(?:\n\s*\n|\Z)", getattr(driver, name).__doc__ or "", re.M | re.S)
+        assert section is not None, name
+        # what is further to the right is text
+        assert sum(line[len(section[1])] != " " for line in section[2].splitlines()) == NUM_VALUES.get(name, 0), name
+
+
+def test_the_stand_in_has_the_numbers_of_the_package() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    for enum in ENUMS:
+        assert {m.name: int(getattr(getattr(driver, enum.__name__), m.name)) for m in enum} == {m.name: int(m) for m in enum}
+    ours, theirs = CUlaunchConfig, driver.CUlaunchConfig
+    assert ours.FIELDS <= set(dir(theirs)), "a field that is set and that the package does not know would be lost"
 
 
 def test_the_package_without_a_driver_is_one_line() -> None:
