@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ferrum import templates
 from ferrum.codegen.emulate import metal
+from ferrum.codegen.render import TEMPLATES as FOLDER
 
-TEMPLATES = sorted((Path(next(iter(templates.__path__))) / "metal").rglob("*.j2"))
+TEMPLATES = sorted(path for language in ("metal", "gpu") for path in (FOLDER / language).rglob("*.j2"))
 # A kernel's pointer to device memory that it may write, without atomics: (how it is qualified, its name).
 _POINTER = re.compile(r"(coherent\(device\) )?\bdevice (?!const\b|atomic)[^*;,\n]*\*(?:\s*const)?\s*(\w+)")
 # What a kernel only writes; whoever reads it is a later launch.

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.emulate import build
 from ferrum.codegen.formats import ActFormat
-from ferrum.codegen.kernels.gpu_convert import GpuConvert
+from ferrum.codegen.kernels.cases import Bench, counts
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.layouts import to_bf16, to_f32
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, TARGETS, GpuTarget, Target
-from ferrum.codegen.trials import Bench, counts
 from tests.codegen.kernel_harness import Call, run
 
 # NaNs of both signs, with the payloads of hardware, of x86's default and those whose rounding carries into the sign
@@ -51,7 +50,7 @@ def test_numpy_with_any_bits(bits: int) -> None:
 
 @pytest.mark.parametrize("language", ["cuda", "metal"])
 def test_gpus(language: Literal["cuda", "metal"]) -> None:
-    kernel = GpuConvert(len(BITS), ActFormat("bf16"))
+    kernel = Quantize(len(BITS), ActFormat("bf16"))
     target = BY_NAME[{"cuda": "cuda-sm80", "metal": "metal-m1"}[language]]
     assert isinstance(target, GpuTarget)
     bench = Bench(build(render_kernels("test", [kernel], target, "0" * 64), language))

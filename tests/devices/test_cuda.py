@@ -39,7 +39,9 @@ def test_the_stand_in_has_the_signatures_of_the_package() -> None:
 def test_the_stand_in_returns_as_many_values_as_the_package() -> None:
     driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
     for name in parameter_names():
-        section = re.search(r"^( *)Returns\n\1-------\n\1CUresult\n(.*?)(?:\n\s*\n|\Z)", getattr(driver, name).__doc__ or "", re.M | re.S)
+        section = re.search(
+            r"^( *)Returns\n\1-------\n\1CUresult\n(.*?)(?:\n\s*\n|\Z)", getattr(driver, name).__doc__ or "", re.M | re.S
+        )
         assert section is not None, name
         # what is further to the right is text
         assert sum(line[len(section[1])] != " " for line in section[2].splitlines()) == NUM_VALUES.get(name, 0), name
