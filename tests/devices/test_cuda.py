@@ -52,7 +52,7 @@ def test_the_stand_in_has_the_numbers_of_the_package() -> None:
     for enum in ENUMS:
         assert {m.name: int(getattr(getattr(driver, enum.__name__), m.name)) for m in enum} == {m.name: int(m) for m in enum}
     ours, theirs = CUlaunchConfig, driver.CUlaunchConfig
-    assert ours.FIELDS <= set(dir(theirs)), "a field that is set and that the package does not know would be lost"
+    assert set(dir(theirs)) >= ours.FIELDS, "a field that is set and that the package does not know would be lost"
 
 
 def test_the_package_without_a_driver_is_one_line() -> None:
@@ -129,7 +129,8 @@ def test_recordings_follow_the_phase_and_the_bucket(cuda_pack: Pack) -> None:
 
 
 def test_kernels_that_wait_themselves_are_started_early(tmp_path: Path) -> None:
-    launches = [msgspec.structs.replace(launch, early=True) for launch in launch_table("", "").launches]
+    table = launch_table("", "").launches
+    launches = [msgspec.structs.replace(launch, on=msgspec.structs.replace(launch.on, early=True)) for launch in table]
     with open_pack(write_launch_pack(tmp_path / "null.fpk", "cuda", "sm_90a", launches=launches), trust=True) as pack:
         driver, kernels = fake_driver(capability=(9, 0))
         executor = load_cuda(driver, kernels, pack)
