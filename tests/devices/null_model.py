@@ -85,7 +85,9 @@ def write_launch_pack(path: Path, device: str, arch: str, member: str = "code/st
     )
     full = msgspec.structs.replace(launch_table(manifest.contract, member), **table)
     members = {name: data for name, data in MEMBERS.items() if not name.startswith(("code/", "tokenizer", "chat"))}
-    return write_minimal_pack(path, manifest=manifest, members={member: bytes(64), LAUNCHES_NAME: encode_table(full), **members})
+    return write_minimal_pack(
+        path, manifest=manifest, members={member: bytes(64), LAUNCHES_NAME: encode_table(full), **members}
+    )
 
 
 def array_at(address: int, nbytes: int) -> np.ndarray:
