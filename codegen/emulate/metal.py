@@ -22,6 +22,8 @@ _PARAM = re.compile(
 )
 _ATTRIBUTE = re.compile(r"\[\[[^\[\]]*\]\]")
 _LITERAL = re.compile(r"(?<![\w.])(?:\d+\.\d*|\.?\d+)(?:[eE][+-]?\d+)?(?=(?:h|bf)\b)")
+# Memory that threadgroups of one launch share, as the language writes it since 3.2.
+_COHERENT = re.compile(r"\bcoherent\s*\(\s*device\s*\)\s+device\b")
 _THREADGROUP = re.compile(r"(?<=[;{}])\s*(threadgroup)\b(?P<rest>[^;=\[(]*)")
 
 _POSITIONS = {
@@ -85,6 +87,7 @@ def _entry(kernel: Kernel) -> tuple[Entry, str]:
         raise ValueError(f"kernel {kernel.name}: buffer indices are {sorted(sizes)}, not 0 to {len(sizes) - 1}")
     call = ", ".join(text for text, _, _ in passed)
     listed = ", ".join(sizes[i] for i in sorted(sizes))
+    call = _COHERENT.sub("coherent_device", call)
     code = (
         f"static void emu_enter_{kernel.name}(void **args) {{ {kernel.name}({call}); }}\n"
         f"static const int emu_sizes_{kernel.name}[] = {{{listed}{', ' if listed else ''}0}};"
@@ -96,6 +99,8 @@ def _edits(text: str, kernels: list[Kernel]) -> Iterator[Edit]:
     # Clang would ignore the attributes, but [[threadgroup(0)]] has a macro in it.
     for match in _ATTRIBUTE.finditer(text):
         yield Edit(match.start(), match.end(), "")
+    for match in _COHERENT.finditer(text):
+        yield Edit(match.start(), match.end(), "coherent_device")
     for match in _LITERAL.finditer(text):
         yield Edit(match.end(), match.end(), "_")
     for match in _THREADGROUP.finditer(text):

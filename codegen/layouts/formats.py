@@ -91,6 +91,10 @@ def to_f32(array: Array) -> F32:
 
 
 def to_bf16(array: F32) -> NDArray[np.uint16]:
-    """bfloat16 bits, rounded to nearest even."""
+    """bfloat16 bits, rounded to nearest even; a NaN is 0x7fff, as in every kernel."""
     bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    rounded = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+    nan = np.isnan(bits.view(np.float32))
+    if nan.any():  # the carry of some would turn them into zeros
+        rounded[nan] = 0x7FFF
+    return rounded

@@ -166,8 +166,8 @@ def limits(roof: dict[str, float], manifest: Manifest, args: argparse.Namespace)
     A decode step reads all weights once and each sequence's KV cache; prefill does the arithmetic at the best rate that
     the machine has for the weights' format.
     """
-    kernels, kv = require_step(manifest).kernels, kv_state(manifest)
-    weights = sum(k.weight_bytes for k in kernels)
+    step, kv = require_step(manifest), kv_state(manifest)
+    kernels, weights = step.kernels, step.weight_bytes
     activations = sum(k.bytes_per_token for k in kernels)
     flops = sum(k.flops_per_token for k in kernels)
     context = args.prompt_tokens + args.max_tokens / 2

@@ -65,7 +65,7 @@ class CudaExecutor:
         self._under_way: list[int] = []
         self._logits: NDArray[np.float32] | None = None
         self._stream: Any = None
-        self._thread = 0
+        self._bound = threading.local()  # a thread's id returns with another thread, what is local to it does not
         try:
             self._open(pack, options)
         except BaseException:
@@ -174,9 +174,9 @@ class CudaExecutor:
 
     def _bind(self) -> None:
         """Make the context current on this thread, which need not be the one that loaded the model."""
-        if self._thread != (now := threading.get_ident()):
+        if not getattr(self._bound, "here", False):
             self._call("cuCtxSetCurrent", self._context)
-            self._thread = now
+            self._bound.here = True
 
     def _load_code(self, pack: Pack, table: LaunchTable) -> dict[str, Any]:
         """The functions of all launches, loaded for good: nothing is loaded at the first step."""

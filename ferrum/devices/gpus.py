@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ferrum.devices.cuda_driver import Gpu, driver_version, list_gpus, open_driver
-from ferrum.devices.metal import open_metal, runs_here
+from ferrum.devices.metal import open_metal, runs_here, system_too_old
 from ferrum.errors import FerrumError
 
 
@@ -52,6 +52,8 @@ def _probe_cuda() -> Probe:
 
 def _probe_metal() -> Probe:
     _, device = open_metal()
-    archs = runs_here(device)
+    chip = runs_here(device)
+    archs = tuple(arch for arch in chip if not system_too_old(arch))
     gpu = AppleGpu(str(device.name()), int(device.recommendedMaxWorkingSetSize()), archs[-1] if archs else "", archs)
-    return Probe((gpu,), "Metal", "" if archs else "this GPU is older than any target")
+    missing = "" if archs else f"{system_too_old(chip[0])}: update macOS" if chip else "this GPU is older than any target"
+    return Probe((gpu,), "Metal", missing)

@@ -3,9 +3,10 @@
 It has not run on hardware: no Mac was at hand. It is held to the same tests as the other devices on a stand-in for Metal.
 
 Memory is shared between CPU and GPU, so nothing is copied: kernels read the weights where the pack is mapped and the step's
-inputs where the engine wrote them, and the logits are a view. A step is one command buffer: an indirect command buffer that
-was encoded at load, with a barrier between its commands. As on CUDA there are two sets of step buffers ("lanes"), and a step
-that is started ahead takes its tokens from the samples of the step before it by a copy on the device.
+inputs where the engine wrote them, and the logits are a view. A step is an indirect command buffer that was encoded at load,
+with a barrier between its commands. One command buffer runs all of it, or as many as keep each one short: the system ends what
+occupies the GPU for seconds. As on CUDA there are two sets of step buffers ("lanes"), and a step that is started ahead takes
+its tokens from the samples of the step before it by a copy on the device.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib
+import math
+import platform
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -28,12 +31,32 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_state, require_step
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT
 
-# Metal's name of the least GPU family, by the target's architecture: MTLGPUFamilyApple7 is the M1's.
-_FAMILIES = {"apple-m1": 1007, "apple-m2": 1008, "apple-m3": 1009, "apple-m4": 1009, "apple-m5": 1010}
+
+@dataclass(frozen=True)
+class Chip:
+    """Of a target: the least GPU family (MTLGPUFamilyApple7 is the M1's), the version of the language that its code is in."""
+
+    family: int
+    language: tuple[int, int]
+
+
+_CHIPS = {
+    "apple-m1": Chip(1007, (3, 2)),
+    "apple-m2": Chip(1008, (3, 2)),
+    "apple-m3": Chip(1009, (3, 2)),
+    "apple-m4": Chip(1009, (3, 2)),
+    "apple-m5": Chip(1010, (4, 0)),
+}
+# The system that brought a language, and the least that it says of itself: 26 is 16 to programs built for systems before it.
+_SYSTEMS = {(3, 2): ("macOS 15", 15), (4, 0): ("macOS 26", 16)}
+# Operations of one command buffer: half a second for an M1 at a quarter of its peak.
+_MAX_WORK = 3e11
+# Heads that share a key at most, two operations for each byte of the cache that one of them reads.
+_SHARED_KEYS = 8
 # Before this family the pipelines of indirect commands must have been set on the encoder once.
 _INDIRECT_SETS_PIPELINES = 1009
 _SHARED = 0  # MTLResourceStorageModeShared
@@ -41,6 +64,7 @@ _READ_WRITE = 3  # MTLResourceUsageRead | MTLResourceUsageWrite
 _CONCURRENT_DISPATCH = 1 << 5  # MTLIndirectCommandTypeConcurrentDispatch
 _FAILED = 5  # MTLCommandBufferStatusError
 _MAX_INDIRECT = 16384
+_OTHER_COMMANDS = 64  # copies of blocks that are under way, at most what a queue has by itself
 # Threadgroup memory is given in multiples of this.
 _THREADGROUP_ALIGNMENT = 16
 
@@ -73,13 +97,13 @@ def missing(what: str, next_step: str) -> FerrumError:
 
 @dataclass
 class Lane:
-    """A set of step buffers, its recordings, and the command buffer that is under way."""
+    """A set of step buffers, its recordings, and the command buffers that are under way."""
 
     memory: StepMemory
     inputs: Any
     outputs: Any
     commands: list[Any] = field(default_factory=list)
-    running: Any = None
+    running: list[Any] = field(default_factory=list)
 
 
 class MetalExecutor:
@@ -100,9 +124,14 @@ class MetalExecutor:
     def _open(self, pack: Pack, table: LaunchTable) -> None:
         resolver = Resolver(table, self.limits)
         self._recordings = Recordings(resolver)
-        self._queue = self._device.newCommandQueue()
+        step, kv = require_step(pack.manifest), kv_state(pack.manifest)
+        self._token_work = sum(kernel.flops_per_token for kernel in step.kernels)
+        self._context_work = _SHARED_KEYS * kv.unit_bytes // kv.unit
+        # each command of two steps in a buffer of its own: asking for one more would wait
+        most = 2 * max(len(recording.steps) for recording in self._recordings.all)
+        self._queue = self._device.newCommandQueueWithMaxCommandBufferCount_(most + _OTHER_COMMANDS)
         self._pipelines = self._load_code(pack, table)
-        self._block_bytes = kv_state(pack.manifest).unit_bytes
+        self._block_bytes = kv.unit_bytes
         self._buffers: dict[str, Any] = {
             "weights": self._over_mapping(pack),
             "arena": self._allocate(resolver.arena.nbytes),
@@ -156,7 +185,7 @@ class MetalExecutor:
         if not self._lanes:
             return
         for index in self._under_way:
-            self._lanes[index].running.waitUntilCompleted()
+            self._lanes[index].running[-1].waitUntilCompleted()
         # pyobjc releases Metal's objects with the last reference; views of their memory must not outlive them
         self._lanes, self._under_way, self._buffers, self._pipelines = [], [], {}, {}
         self._logits = np.zeros((0, self.limits.vocab_size), np.float32)
@@ -169,6 +198,7 @@ class MetalExecutor:
         if table.code.endswith(".metal"):
             options = self._metal.api.MTLCompileOptions.alloc().init()
             options.setFastMathEnabled_(False)  # sums in the written order, infinities that stay
+            options.setLanguageVersion_(language_version(_CHIPS[pack.manifest.target.arch].language))
             library, error = self._device.newLibraryWithSource_options_error_(code.decode("utf-8"), options, None)
         else:
             library, error = self._device.newLibraryWithURL_error_(self._file_url(code), None)
@@ -182,7 +212,8 @@ class MetalExecutor:
             description = self._metal.api.MTLComputePipelineDescriptor.alloc().init()
             description.setComputeFunction_(function)
             description.setSupportIndirectCommandBuffers_(True)
-            pipeline, _, error = self._device.newComputePipelineStateWithDescriptor_options_reflection_error_(
+            # of its pointers only the error comes back: without one for the reflection, none is made
+            pipeline, error = self._device.newComputePipelineStateWithDescriptor_options_reflection_error_(
                 description, 0, None, None
             )
             if pipeline is None:
@@ -275,39 +306,63 @@ class MetalExecutor:
         b = memory.buffers
         index = self._recordings.find(b.num_tokens, b.num_seqs)
         recording = self._recordings.all[index]
+        ranges = split(len(recording.steps), self._work(b) / _MAX_WORK)
+        lane.running = []
         with self._metal.pool():
-            commands = self._queue.commandBuffer()
-            if ahead:
-                other = self._lanes[1 - self._lanes.index(lane)]
-                tokens = memory.layout.inputs.fields["tokens"].offset
-                sampled = memory.layout.outputs.fields["out_token"].offset
-                self._copy(commands, other.outputs, sampled, lane.inputs, tokens, 4 * recording.rows.samples)
-            encoder = commands.computeCommandEncoder()
-            for buffer in (*self._buffers.values(), lane.inputs, lane.outputs):
-                encoder.useResource_usage_(buffer, _READ_WRITE)
-            if not self._device.supportsFamily_(_INDIRECT_SETS_PIPELINES):
-                for symbol in dict.fromkeys(step.symbol for step in recording.steps):
-                    encoder.setComputePipelineState_(self._pipelines[symbol])
-                    encoder.dispatchThreadgroups_threadsPerThreadgroup_((0, 0, 0), (0, 0, 0))
-            encoder.executeCommandsInBuffer_withRange_(lane.commands[index], (0, len(recording.steps)))
-            encoder.endEncoding()
-            commands.commit()
-        lane.running = commands
+            for start, stop in ranges:
+                commands = self._queue.commandBuffer()
+                if ahead and start == 0:
+                    other = self._lanes[1 - self._lanes.index(lane)]
+                    tokens = memory.layout.inputs.fields["tokens"].offset
+                    sampled = memory.layout.outputs.fields["out_token"].offset
+                    self._copy(commands, other.outputs, sampled, lane.inputs, tokens, 4 * recording.rows.samples)
+                self._run(commands, lane, lane.commands[index], recording.steps, start, stop)
+                commands.commit()
+                lane.running.append(commands)
+
+    def _work(self, b: StepBuffers) -> float:
+        """Operations of a step, at most: products of all tokens, and attention of each to the longest context."""
+        context = int(b.context_len[: b.num_seqs].max(initial=0))
+        return float(b.num_tokens * (self._token_work + context * self._context_work))
+
+    def _run(self, commands: Any, lane: Lane, recorded: Any, steps: tuple[Step, ...], start: int, stop: int) -> None:
+        """The commands from ``start`` to ``stop``. Command buffers that use the same memory run in the order of their commits."""
+        encoder = commands.computeCommandEncoder()
+        for buffer in (*self._buffers.values(), lane.inputs, lane.outputs):
+            encoder.useResource_usage_(buffer, _READ_WRITE)
+        if not self._device.supportsFamily_(_INDIRECT_SETS_PIPELINES):
+            for symbol in dict.fromkeys(step.symbol for step in steps[start:stop]):
+                encoder.setComputePipelineState_(self._pipelines[symbol])
+                encoder.dispatchThreadgroups_threadsPerThreadgroup_((0, 0, 0), (0, 0, 0))
+        encoder.executeCommandsInBuffer_withRange_(recorded, (start, stop - start))
+        encoder.endEncoding()
 
     def _wait(self, lane: Lane) -> None:
-        lane.running.waitUntilCompleted()
-        if int(lane.running.status()) == _FAILED:
-            error = _first_line(lane.running.error())
+        running, lane.running = lane.running, []
+        running[-1].waitUntilCompleted()  # they end in order
+        failed = next((commands for commands in running if int(commands.status()) == _FAILED), None)
+        if failed is not None:
+            error = _first_line(failed.error())
             raise FerrumError(
                 "device-failed", f"the step failed: {error}", self._where, "check the pack with ferrum verify --numeric"
             )
-        lane.running = None
 
     @staticmethod
     def _copy(commands: Any, source: Any, source_at: int, target: Any, target_at: int, nbytes: int) -> None:
         encoder = commands.blitCommandEncoder()
         encoder.copyFromBuffer_sourceOffset_toBuffer_destinationOffset_size_(source, source_at, target, target_at, nbytes)
         encoder.endEncoding()
+
+
+def language_version(language: tuple[int, int]) -> int:
+    """MTLLanguageVersion of (major, minor)."""
+    return (language[0] << 16) + language[1]
+
+
+def split(count: int, work: float) -> list[tuple[int, int]]:
+    """``count`` commands in as many pieces of nearly one size as ``work``, the whole in pieces, asks for."""
+    pieces = min(count, max(1, math.ceil(work)))
+    return [(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces)]
 
 
 def _unloadable(what: str, where: str) -> FerrumError:
@@ -324,24 +379,34 @@ class MetalDevice:
     name = "metal"
 
     def load(self, pack: Pack, options: DeviceOptions) -> MetalExecutor:
-        """Raises FerrumError: no Mac, a GPU older than the pack's, or memory that cannot fit."""
+        """Raises FerrumError: no Mac, a GPU or a system older than the pack's, or memory that cannot fit."""
         target = pack.manifest.target
-        if target.device != self.name or target.arch not in _FAMILIES:
+        if target.device != self.name or target.arch not in _CHIPS:
             raise FerrumError(
                 "wrong-machine", f"the pack is for {target.name} and not for a GPU of Apple", pack.path.name, "use --target metal"
             )
         metal, device = open_metal()
-        check_family(device, target.arch, target.name, pack.path.name)
+        check_machine(device, target.arch, target.name, pack.path.name)
         return MetalExecutor(metal, device, pack, options)
 
 
 def runs_here(device: Any) -> tuple[str, ...]:
-    """The architectures whose packs this GPU runs, oldest first."""
-    return tuple(arch for arch, family in _FAMILIES.items() if device.supportsFamily_(family))
+    """The architectures whose packs this GPU runs, oldest first, on a system that is new enough for them."""
+    return tuple(arch for arch, chip in _CHIPS.items() if device.supportsFamily_(chip.family))
 
 
-def check_family(device: Any, arch: str, target: str, where: str) -> None:
-    """Raises FerrumError when the GPU is older than ``arch``."""
+def system_too_old(arch: str) -> str:
+    """What this system lacks for code of ``arch``, in one sentence; empty when it lacks nothing."""
+    language, version = _CHIPS[arch].language, platform.mac_ver()[0]
+    brought, least = _SYSTEMS[language]
+    major = int(version.split(".")[0] or 0)
+    if major >= least:
+        return ""
+    return f"code for {arch} is Metal {language[0]}.{language[1]}, which {brought} brought, and this machine has macOS {version}"
+
+
+def check_machine(device: Any, arch: str, target: str, where: str) -> None:
+    """Raises FerrumError when the GPU or the system is older than ``arch`` needs."""
     if arch not in runs_here(device):
         raise FerrumError(
             "wrong-machine",
@@ -349,3 +414,5 @@ def check_family(device: Any, arch: str, target: str, where: str) -> None:
             where,
             "compile with --target metal on this machine",
         )
+    if lacks := system_too_old(arch):
+        raise FerrumError("wrong-machine", lacks, where, "update macOS")

@@ -164,6 +164,11 @@ class ProgramRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     layers: str = ""  # member: sketches of what the layers compute for these prompts; empty without
     whole: bool = False
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the weights, what one step reads: an embedding that only gives rows, or a kernel that is not called, has no part."""
+        return sum(kernel.weight_bytes for kernel in self.kernels)
+
 
 class CodeRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """One variant of the machine code. A machine takes the first of the list whose ``features`` it has.

@@ -190,7 +190,7 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
         found["consistency_error"] = error = consistent(executor)
         if not error <= 0.05:
             raise FerrumError("device-failed", f"{name} {quant}: decode and prefill differ by {error:.3f}", "bench", "")
-        weights = pack.manifest.weights_bytes
+        weights = require_step(pack.manifest).weight_bytes
         read = report.raw["ceilings"].get("read_gb_per_s") or report.raw["ceilings"]["copy_gb_per_s"]
         for rows in ROWS:
             decode_state(executor, rows, 256)

@@ -11,13 +11,14 @@ from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.devices.cuda_driver import Driver, choose_gpu
 from ferrum.devices.options import DeviceOptions
+from ferrum.pack.programs import require_step
 from ferrum.pack.schema import TensorRecord
 from tests.bench import gpu, gpu_models
 from tests.devices.emulated import emulated_driver
 
 SHAPE = gpu_models.SHAPES["0.6b"] | {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "head_dim": 64, "vocab_size": 500,
+    "head_dim": 64, "vocab_size": 500, "tie_word_embeddings": False,
 }  # fmt: skip
 CONSTANTS = {
     "ROWS": (1, 2), "PREFILL": (9,), "CONTEXTS": (40,), "SEQUENCES": (2,), "ATTENTION_ROWS": (1, 2), "TIMED_LAUNCHES": 2,
@@ -49,11 +50,15 @@ def test_a_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert gpu_models.prepare("small", quant, target, tmp_path) == folder
     pack, report = gpu_models.PreparedPack(folder), gpu.Report(1000)
     driver = Driver(emulated_driver(pack, (9, 0)))  # type: ignore[arg-type]
-    report.raw["ceilings"] = {"copy_gb_per_s": 1.0}
+    report.raw["ceilings"] = {"copy_gb_per_s": 1e-6}
     gpu.run_model(report, driver, choose_gpu(driver, target.arch, target.name, "test"), folder, "small", quant)
     found = report.raw[f"small {quant}"]
     assert found["consistency_error"] <= 0.05
     assert {f"step_us decode x{rows}" for rows in (1, 2)} <= set(found)
+    read = pack.manifest.weights_bytes - 500 * 64 * 4  # a step takes one row of the embedding's table
+    assert require_step(pack.manifest).weight_bytes == pytest.approx(read, rel=0.02)
+    share = f"{1e5 * require_step(pack.manifest).weight_bytes / found['step_us decode x1']:.0f} % of reads"
+    assert any(share in row for row in report.table if "step on the device" in row[0])
     assert any("attention" in symbol for symbol in found["attention x1 40"])
     assert all(entry["us"] > 0 for entry in found["kernels prefill 9"].values())
     assert found["engine x2"]["decode_tokens_per_s"] > 0 and len(report.table) > 5 and not report.raw["skipped"]

@@ -65,10 +65,20 @@ class CUlaunchAttribute:
         self.value = SimpleNamespace()
 
 
+_OTHER_FIELDS = ("sharedMemBytes", "hStream", "attrs", "numAttrs")
+
+
 class CUlaunchConfig(SimpleNamespace):
-    pass
+    FIELDS = frozenset((*(f"{kind}Dim{axis}" for kind in ("grid", "block") for axis in "XYZ"), *_OTHER_FIELDS))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        assert name in self.FIELDS, name
+        super().__setattr__(name, value)
 
 
+ENUMS = (
+    CUresult, CUdevice_attribute, CUstream_flags, CUevent_flags, CUstreamCaptureMode, CUfunction_attribute, CUlaunchAttributeID,
+)  # fmt: skip
 OK = CUresult.CUDA_SUCCESS
 Work = Callable[[], None]
 
@@ -134,7 +144,9 @@ class FakeDriver:
                 return (self.failing[name], *[0] * NUM_VALUES.get(name, 0))
             if name in NEEDS_CONTEXT and threading.get_ident() not in self.bound:
                 return (CUresult.CUDA_ERROR_INVALID_CONTEXT, *[0] * NUM_VALUES.get(name, 0))
-            return value(*args)
+            answer = value(*args)
+            assert len(answer) == 1 + NUM_VALUES.get(name, 0), f"{name} returns {NUM_VALUES.get(name, 0)} values and a status"
+            return answer
 
         return call
 
@@ -205,13 +217,12 @@ class FakeDriver:
     # memory
 
     def cuMemGetInfo(self) -> Any:
-        used = sum(ctypes.sizeof(buffer) for buffer in self.allocated.values())
-        return OK, self.memory - used, self.memory
+        return OK, self._left(), self.memory
 
     def cuMemAlloc(self, bytesize: int) -> Any:
         if self.capturing or bytesize <= 0:
             return CUresult.CUDA_ERROR_INVALID_VALUE, 0
-        if bytesize > self.cuMemGetInfo()[1]:
+        if bytesize > self._left():
             return CUresult.CUDA_ERROR_OUT_OF_MEMORY, 0
         return OK, self._new(self.allocated, bytesize)
 
@@ -295,18 +306,14 @@ class FakeDriver:
         self, f: str, gridDimX: int, gridDimY: int, gridDimZ: int, blockDimX: int, blockDimY: int, blockDimZ: int,
         sharedMemBytes: int, hStream: Stream, kernelParams: int, extra: int,
     ) -> Any:  # fmt: skip
-        # the parameters are read now, as the driver does: the caller may reuse their memory
-        words = self._parameters(f, kernelParams)
-        if sharedMemBytes > self.shared_limit.get(f, 48 << 10):
-            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
         grid, block = (gridDimX, gridDimY, gridDimZ), (blockDimX, blockDimY, blockDimZ)
-        return self._enqueue(hStream, lambda: self.kernels[f](grid, block, sharedMemBytes, words))
+        return self._launch(f, grid, block, sharedMemBytes, hStream, kernelParams)
 
     def cuLaunchKernelEx(self, config: CUlaunchConfig, f: str, kernelParams: int, extra: int) -> Any:
         assert config.numAttrs == len(config.attrs)
         grid = config.gridDimX, config.gridDimY, config.gridDimZ
         block = config.blockDimX, config.blockDimY, config.blockDimZ
-        return self.cuLaunchKernel(f, *grid, *block, config.sharedMemBytes, config.hStream, kernelParams, extra)
+        return self._launch(f, grid, block, config.sharedMemBytes, config.hStream, kernelParams)
 
     def cuEventCreate(self, Flags: int) -> Any:
         self._count("event", 1)
@@ -343,6 +350,18 @@ class FakeDriver:
         count = self.num_params.get(symbol, 0)
         pointers = (ctypes.c_uint64 * max(count, 1)).from_address(address)
         return [ctypes.c_uint64.from_address(pointers[i]).value for i in range(count)]
+
+    def _launch(
+        self, f: str, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int, stream: Stream, params: int
+    ) -> Any:
+        # the parameters are read now, as the driver does: the caller may reuse their memory
+        words = self._parameters(f, params)
+        if shared > self.shared_limit.get(f, 48 << 10):
+            return (CUresult.CUDA_ERROR_INVALID_VALUE,)
+        return self._enqueue(stream, lambda: self.kernels[f](grid, block, shared, words))
+
+    def _left(self) -> int:
+        return self.memory - sum(ctypes.sizeof(buffer) for buffer in self.allocated.values())
 
     def _count(self, what: str, change: int) -> None:
         self.live[what] = self.live.get(what, 0) + change
@@ -386,10 +405,12 @@ class FakeDriver:
         return not self.allocated and not self.pinned and not any(self.live.values())
 
 
+# Values that a call returns beside its status; none where it is not named.
 NUM_VALUES = {
     "cuMemAlloc": 1, "cuMemHostAlloc": 1, "cuLibraryLoadData": 1, "cuLibraryGetKernel": 1, "cuGraphInstantiate": 1,
     "cuStreamEndCapture": 1, "cuMemGetInfo": 2, "cuStreamCreate": 1, "cuEventCreate": 1, "cuDeviceGetCount": 1,
-    "cuKernelGetFunction": 1, "cuDevicePrimaryCtxRetain": 1, "cuEventElapsedTime": 1,
+    "cuKernelGetFunction": 1, "cuDevicePrimaryCtxRetain": 1, "cuEventElapsedTime": 1, "cuDriverGetVersion": 1, "cuDeviceGet": 1,
+    "cuDeviceGetName": 1, "cuDeviceTotalMem": 1, "cuDeviceGetAttribute": 1,
 }  # fmt: skip
 NEEDS_CONTEXT = frozenset(
     name for name in vars(FakeDriver)

@@ -3,6 +3,7 @@
 Command buffers run when they are waited for (``late``) or when they are committed. A kernel is a Python function of (grid,
 block, threadgroup bytes, addresses), looked up in ``kernels``. What the real framework would not survive raises
 AssertionError: a command without barrier after another, a buffer that the encoder was not told of, an offset out of a buffer.
+Messages take and give what pyobjc's metadata says of them (``metal_calls.py``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import ctypes
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from tests.devices.metal_calls import Messages, as_pyobjc
 
 Kernel = Callable[[tuple[int, int, int], tuple[int, int, int], int, list[int]], None]
 
@@ -24,7 +27,9 @@ class Contents:
         return (ctypes.c_uint8 * count).from_address(self.address)
 
 
-class FakeBuffer:
+class FakeBuffer(Messages):
+    helpers = frozenset({"at"})
+
     def __init__(self, memory: Any, address: int, nbytes: int) -> None:
         self.memory, self.address, self.nbytes = memory, address, nbytes
 
@@ -54,11 +59,11 @@ class Settings:
 
     def __getattr__(self, name: str) -> Any:
         assert name.startswith("set") and name.endswith("_"), name
-        return lambda value: self.values.__setitem__(name[3:-1], value)
+        return as_pyobjc(name, lambda value: self.values.__setitem__(name[3:-1], value))
 
 
 @dataclass
-class FakeError:
+class FakeError(Messages):
     text: str
 
     def localizedDescription(self) -> str:  # noqa: N802
@@ -66,7 +71,7 @@ class FakeError:
 
 
 @dataclass
-class FakePipeline:
+class FakePipeline(Messages):
     symbol: str
 
     def staticThreadgroupMemoryLength(self) -> int:  # noqa: N802
@@ -74,7 +79,7 @@ class FakePipeline:
 
 
 @dataclass
-class Command:
+class Command(Messages):
     """One indirect command, as it was encoded."""
 
     most_buffers: int
@@ -104,7 +109,7 @@ class Command:
         self.barrier = True
 
 
-class CommandList:
+class CommandList(Messages):
     def __init__(self, description: Settings, count: int) -> None:
         assert description.values["CommandTypes"] == 32 and not description.values["InheritBuffers"]
         self.commands = [Command(description.values["MaxKernelBufferBindCount"]) for _ in range(count)]
@@ -113,7 +118,7 @@ class CommandList:
         return self.commands[index]
 
 
-class FakeEncoder:
+class FakeEncoder(Messages):
     def __init__(self, device: FakeDevice, commands: FakeCommands) -> None:
         self.device, self.commands = device, commands
         self.used: set[int] = set()
@@ -148,12 +153,13 @@ class FakeEncoder:
         self.commands.encoding = False
 
 
-class FakeCommands:
+class FakeCommands(Messages):
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
         self.work: list[Callable[[], Any]] = []
         self.encoding = False
         self.state = 0
+        self.fault = ""
 
     def _encoder(self) -> FakeEncoder:
         assert not self.encoding, "one encoder at a time"
@@ -170,6 +176,7 @@ class FakeCommands:
         assert not self.encoding
         self.state = 2
         self.device.committed.append(self)
+        assert len(self.device.committed) <= self.device.most_commands, "asking for this command buffer would have waited"
         if not self.device.late:
             self.waitUntilCompleted()
 
@@ -179,16 +186,17 @@ class FakeCommands:
             first = self.device.committed.pop(0)
             for work in first.work:
                 work()
-            first.state = 5 if self.device.fault else 4
+            first.fault = self.device.fault
+            first.state = 5 if first.fault else 4
 
     def status(self) -> int:
         return self.state
 
     def error(self) -> FakeError:
-        return FakeError(f"{self.device.fault}\nand more")
+        return FakeError(f"{self.fault}\nand more")
 
 
-class FakeLibrary:
+class FakeLibrary(Messages):
     def __init__(self, device: FakeDevice) -> None:
         self.device = device
 
@@ -197,9 +205,10 @@ class FakeLibrary:
 
 
 @dataclass
-class FakeDevice:
+class FakeDevice(Messages):
     """``family`` is what ``supportsFamily`` reaches; ``number_args`` are the indices of int32 parameters."""
 
+    helpers = frozenset({"run"})
     kernels: dict[str, Kernel]
     number_args: tuple[int, ...] = ()
     late: bool = True
@@ -208,6 +217,8 @@ class FakeDevice:
     no_copy: bool = True
     fault: str = ""
     source: str = ""
+    language: int = 0
+    most_commands: int = 0
     committed: list[FakeCommands] = field(default_factory=list)
     buffers: list[FakeBuffer] = field(default_factory=list)
 
@@ -229,21 +240,22 @@ class FakeDevice:
     def maxThreadgroupMemoryLength(self) -> int:  # noqa: N802
         return 64 << 10
 
-    def newCommandQueue(self) -> FakeDevice:  # noqa: N802
+    def newCommandQueueWithMaxCommandBufferCount_(self, count: int) -> FakeDevice:  # noqa: N802
+        self.most_commands = count
         return self
 
     def commandBuffer(self) -> FakeCommands:  # noqa: N802
         return FakeCommands(self)
 
     def newLibraryWithSource_options_error_(self, source: str, options: Any, error: Any) -> Any:  # noqa: N802
-        self.source = source
+        self.source, self.language = source, options.values["LanguageVersion"]
         return (None, FakeError("program_source:1: expected ';'\nmore")) if "broken" in source else (FakeLibrary(self), None)
 
     def newComputePipelineStateWithDescriptor_options_reflection_error_(  # noqa: N802
         self, description: Settings, options: int, reflection: Any, error: Any
     ) -> Any:
         assert description.values["SupportIndirectCommandBuffers"] is True
-        return FakePipeline(description.values["ComputeFunction"]), None, None
+        return FakePipeline(description.values["ComputeFunction"]), None
 
     def newBufferWithLength_options_(self, nbytes: int, options: int) -> FakeBuffer | None:  # noqa: N802
         if nbytes > self.memory:

@@ -18,7 +18,7 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack, open_pack
 from tests.devices.conftest import SMALL, fake_driver, load_cuda
-from tests.devices.fake_cuda import CUresult, parameter_names
+from tests.devices.fake_cuda import ENUMS, NUM_VALUES, CUlaunchConfig, CUresult, parameter_names
 from tests.devices.null_model import launch_table, write_launch_pack
 from tests.devices.test_contract import fill, last_logits, prompt
 
@@ -34,6 +34,25 @@ def test_the_stand_in_has_the_signatures_of_the_package() -> None:
         inside = re.sub(r":[^,]*(\[[^\]]*\][^,]*)*", "", inside)
         theirs = [re.split(r"[\s*]+", part.strip())[-1] for part in inside.split(",") if part.strip()]
         assert ours == theirs, name
+
+
+def test_the_stand_in_returns_as_many_values_as_the_package() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    for name in parameter_names():
+        section = re.search(
+            r"^( *)Returns\n\1-------\n\1CUresult\n(.*?)(?:\n\s*\n|\Z)", getattr(driver, name).__doc__ or "", re.M | re.S
+        )
+        assert section is not None, name
+        # what is further to the right is text
+        assert sum(line[len(section[1])] != " " for line in section[2].splitlines()) == NUM_VALUES.get(name, 0), name
+
+
+def test_the_stand_in_has_the_numbers_of_the_package() -> None:
+    driver = pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    for enum in ENUMS:
+        assert {m.name: int(getattr(getattr(driver, enum.__name__), m.name)) for m in enum} == {m.name: int(m) for m in enum}
+    ours, theirs = CUlaunchConfig, driver.CUlaunchConfig
+    assert set(dir(theirs)) >= ours.FIELDS, "a field that is set and that the package does not know would be lost"
 
 
 def test_the_package_without_a_driver_is_one_line() -> None:
@@ -110,7 +129,8 @@ def test_recordings_follow_the_phase_and_the_bucket(cuda_pack: Pack) -> None:
 
 
 def test_kernels_that_wait_themselves_are_started_early(tmp_path: Path) -> None:
-    launches = [msgspec.structs.replace(launch, early=True) for launch in launch_table("", "").launches]
+    table = launch_table("", "").launches
+    launches = [msgspec.structs.replace(launch, on=msgspec.structs.replace(launch.on, early=True)) for launch in table]
     with open_pack(write_launch_pack(tmp_path / "null.fpk", "cuda", "sm_90a", launches=launches), trust=True) as pack:
         driver, kernels = fake_driver(capability=(9, 0))
         executor = load_cuda(driver, kernels, pack)
@@ -192,6 +212,18 @@ def test_another_thread_may_step(cuda_pack: Pack) -> None:
     thread.start()
     thread.join()
     np.testing.assert_array_equal(found[0], wanted)
+
+
+def test_a_new_thread_with_the_id_of_an_old_one_is_bound_too(cuda_pack: Pack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system gives the number of a thread that has ended to a later one, which has no context."""
+    monkeypatch.setattr(threading, "get_ident", lambda: 1)
+    driver, kernels = fake_driver()
+    executor = load_cuda(driver, kernels, cuda_pack)
+    bound = driver.names().count("cuCtxSetCurrent")
+    thread = threading.Thread(target=executor.free_memory)
+    thread.start()
+    thread.join()
+    assert driver.names().count("cuCtxSetCurrent") == bound + 1
 
 
 def test_two_steps_under_way_do_not_mix(cuda_pack: Pack) -> None:

@@ -21,6 +21,7 @@ def target(device: str, arch: str) -> TargetRecord:
 def test_doctor_names_gpus_and_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "open_driver", lambda: Driver(fake_driver(capability=(9, 0), memory=8 << 30)[0]))
     monkeypatch.setattr(gpus, "open_metal", lambda: (None, fake_metal(family=1008)[0]))
+    monkeypatch.setattr("platform.mac_ver", lambda: ("15.2", ("", "", ""), "arm64"))
     (cuda,) = doctor.gpus("cuda")
     assert cuda.state == "ok" and cuda.detail == "Fake GPU: sm_90, 8.0 GiB, CUDA 13.0"
     (metal,) = doctor.gpus("metal")
@@ -41,6 +42,16 @@ def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "open_driver", lambda: Driver(fake_driver(count=0)[0]))
     (found,) = doctor.gpus("cuda")
     assert found.state == "note" and "CUDA_VISIBLE_DEVICES" in found.detail
+
+
+def test_doctor_names_a_system_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "open_metal", lambda: (None, fake_metal(family=1010)[0]))
+    monkeypatch.setattr("platform.mac_ver", lambda: ("14.6", ("", "", ""), "arm64"))
+    (metal,) = doctor.gpus("metal")
+    assert metal.state == "note" and "macOS 14.6: update macOS" in metal.detail and "apple-m1" in metal.detail
+    monkeypatch.setattr("platform.mac_ver", lambda: ("15.5", ("", "", ""), "arm64"))
+    (metal,) = doctor.gpus("metal")
+    assert metal.state == "ok" and "apple-m4" in metal.detail, "what the chip could run on a newer system is not offered"
 
 
 @pytest.mark.parametrize("name", [name for name in DEVICES if name != "emulate"])

@@ -8,11 +8,14 @@
 
 #ifdef EMU_CHECK
 #define device __attribute__((address_space(1)))
+/* an address space of its own: a pointer that forgets that its memory is coherent is an error */
+#define coherent_device __attribute__((address_space(4)))
 #define constant const __attribute__((address_space(2)))
 #define threadgroup __attribute__((address_space(3)))
 #define EMU_THREADGROUP(n) static __attribute__((address_space(3)))
 #else
 #define device
+#define coherent_device
 #define constant const
 #define threadgroup
 #define EMU_THREADGROUP(n) EMU_SHARED(n)

@@ -5,10 +5,10 @@ INLINE float bits_f32(uint32_t u) { float f; memcpy(&f, &u, 4); return f; }
 INLINE uint32_t f32_bits(float f) { uint32_t u; memcpy(&u, &f, 4); return u; }
 INLINE float bf16_to_f32(uint16_t h) { return bits_f32((uint32_t)h << 16); }
 
-/* Round to nearest even. */
+/* Round to nearest even; a NaN stays one. */
 INLINE uint16_t f32_to_bf16(float f) {
   uint32_t u = f32_bits(f);
-  return (uint16_t)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+  return (uint16_t)((u & 0x7fffffff) > 0x7f800000 ? 0x7fff : (u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
 INLINE int32_t nearest(float x) { return (int32_t)(x + (x < 0.0f ? -0.5f : 0.5f)); }

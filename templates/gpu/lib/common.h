@@ -4,10 +4,10 @@ INLINE int max_int(int a, int b) { return a > b ? a : b; }
 INLINE float minus_infinity(void) { return FLOAT_OF(0xff800000u); }
 INLINE float bf16_to_f32(u16 h) { return FLOAT_OF((u32)h << 16); }
 
-/* Round to nearest even. */
+/* Round to nearest even; a NaN is 0x7fff, as the conversion of NVIDIA's hardware gives. */
 INLINE u16 f32_to_bf16(float f) {
   const u32 u = BITS_OF(f);
-  return (u16)((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+  return (u16)((u & 0x7fffffffu) > 0x7f800000u ? 0x7fff : (u + 0x7fff + ((u >> 16) & 1)) >> 16);
 }
 
 /* e^x for x <= 88; relative error below 2e-7. Cody-Waite reduction and a degree-6 polynomial; -inf gives 0. The same

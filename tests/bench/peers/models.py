@@ -115,7 +115,11 @@ class Models:
             return (data - 8 - int.from_bytes(file.read(8), "little")) // 2
 
     def weight_bytes(self, pack: Path) -> int:
-        return int(self.manifest(pack)["memory"]["weights"])
+        return next(int(m["nbytes"]) for m in self.manifest(pack)["members"] if m["name"] == "weights")
+
+    def step_bytes(self, pack: Path) -> int:
+        """Of the weights, what one step reads: not the embedding's table, of which it reads a row."""
+        return sum(int(k["weight_bytes"]) for program in self.manifest(pack)["programs"] for k in program["kernels"])
 
     def manifest(self, pack: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(run([sys.executable, "-m", "ferrum", "explain", pack, "--json"]))
@@ -167,8 +171,7 @@ class Models:
 
     def kv_bytes(self, pack: Path) -> float:
         """Of one token in our cache."""
-        kv = self.manifest(pack)["kv"]
-        return float(kv["bytes_per_block"] / kv["block_size"])
+        return float(sum(state["unit_bytes"] / state["unit"] for state in self.manifest(pack)["states"]))
 
 
 def _forget(path: Path) -> None:

@@ -93,7 +93,7 @@ def _shares(run: Run, row: Row, case: Case, form: Format, pack: Path) -> None:
         row.facts[c.PEAK] = speed * models.prefill_flops(case.prompt) / (1e12 * max(rates))
     else:
         context = case.prompt + case.new / 2
-        step = models.weight_bytes(pack) + case.sequences * context * models.kv_bytes(pack)
+        step = models.step_bytes(pack) + case.sequences * context * models.kv_bytes(pack)
         row.facts[c.BANDWIDTH] = speed / case.sequences * step / (1e9 * read)
 
 
