@@ -129,8 +129,8 @@ def test_recordings_follow_the_phase_and_the_bucket(cuda_pack: Pack) -> None:
 
 
 def test_kernels_that_wait_themselves_are_started_early(tmp_path: Path) -> None:
-    table = launch_table("", "").launches
-    launches = [msgspec.structs.replace(launch, on=msgspec.structs.replace(launch.on, early=True)) for launch in table]
+    replace = msgspec.structs.replace
+    launches = [replace(launch, on=replace(launch.on, early=True)) for launch in launch_table("", "").launches]
     with open_pack(write_launch_pack(tmp_path / "null.fpk", "cuda", "sm_90a", launches=launches), trust=True) as pack:
         driver, kernels = fake_driver(capability=(9, 0))
         executor = load_cuda(driver, kernels, pack)
