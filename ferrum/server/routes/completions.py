@@ -68,10 +68,37 @@ class TextWriter:
     def _scores(self, scores: list[ScoredToken]) -> CompletionLogprobs | None:
         if not self._logprobs:
             return None
-        spell = self._tokenizer.token_text
+        tops = [self._named(s) for s in scores]
         return CompletionLogprobs(
-            tokens=[spell(s.token) for s in scores],
+            tokens=[names[s.token] for s, names in zip(scores, tops, strict=True)],
             token_logprobs=[finite(s.logprob) for s in scores],
-            top_logprobs=[{spell(t): finite(p) for t, p in reversed(s.top)} for s in scores],
+            top_logprobs=[
+                {names[token]: finite(logprob) for token, logprob in alternatives(s)}
+                for s, names in zip(scores, tops, strict=True)
+            ],
             text_offset=[s.offset for s in scores],
         )
+
+    def _named(self, score: ScoredToken) -> dict[int, str]:
+        """A name of its own for each token of one position, the sampled one first: several may stand for the same text."""
+        names: dict[int, str] = {}
+        taken: set[str] = set()
+        for token in (score.token, *(t for t, _ in score.top)):
+            name = spelled(self._tokenizer.token_bytes(token))
+            names[token] = name if name not in taken else f"token_id:{token}"
+            taken.add(name)
+        return names
+
+
+def alternatives(score: ScoredToken) -> list[tuple[int, float]]:
+    """The most likely tokens and the sampled one, likeliest first."""
+    sampled = [] if any(t == score.token for t, _ in score.top) else [(score.token, score.logprob)]
+    return sorted([*score.top, *sampled], key=lambda pair: -pair[1])
+
+
+def spelled(raw: bytes) -> str:
+    """A token's text; what is not UTF-8 by itself as OpenAI writes it."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{b:02x}" for b in raw)
