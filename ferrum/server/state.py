@@ -94,8 +94,8 @@ class ServerState:
         return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
 
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a name that is not the served one."""
-        if name is not None and name != self.model_name:
+        """Raises ApiError 404 for a name that is not the served one. No name means the only model there is."""
+        if name and name != self.model_name:
             raise ApiError(404, f"the model {name!r} does not exist", param="model", code="model_not_found")
 
     def default(self, name: str, given: Any, otherwise: Any) -> Any:

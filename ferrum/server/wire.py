@@ -20,6 +20,7 @@ encode = _encoder.encode
 T = TypeVar("T")
 _PATH = re.compile(r"^(?P<problem>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
+_SAID = re.compile(r"^(?P<name>[a-z_]+) (?P<what>is not supported|must be .*)$")
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
 
 
@@ -86,7 +87,12 @@ def explain(text: str) -> BadRequest:
         if found:
             param = f"{param}.{found['name']}" if param else found["name"]
             return BadRequest(message.format(param), top_level(param), code)
-    if problem.startswith(("Expected `null`", "Invalid enum value True")):
+    found = _SAID.match(problem)
+    if found:  # by a struct about one of its fields
+        param = f"{param}.{found['name']}" if param else found["name"]
+        code = "unsupported_parameter" if found["what"] == "is not supported" else "invalid_value"
+        return BadRequest(f"{param} {found['what']}", top_level(param), code)
+    if problem.startswith("Expected `null`"):
         return BadRequest(f"{param} is not supported", top_level(param), "unsupported_parameter")
     problem = problem.replace("`", "").replace(" | null", "")
     return BadRequest(f"{param}: {problem}" if param else problem, top_level(param))

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ferrum.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
 from ferrum.server.wire import BadRequest, check_structure
 from tests.server.harness import Running, chat_body, running, says
 
@@ -25,12 +26,19 @@ def server() -> Iterator[Running]:
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"frobnicate": 1}, "frobnicate"),
-    (CHAT, {"functions": []}, "functions"),
-    (CHAT, {"function_call": "auto"}, "function_call"),
-    (CHAT, {"store": True}, "store"),
-    (CHAT, {"service_tier": "auto"}, "service_tier"),
+    (CHAT, {"functions": [{"name": "f"}]}, "functions"),
+    (CHAT, {"function_call": {"name": "f"}}, "function_call"),
+    (CHAT, {"length_penalty": 2}, "length_penalty"),
+    (CHAT, {"min_tokens": False}, "min_tokens"),
+    (CHAT, {"stop_token_ids": [5]}, "stop_token_ids"),
+    (CHAT, {"chat_template": "{{ 1 }}"}, "chat_template"),
+    (CHAT, {"documents": [{"text": "x"}]}, "documents"),
+    (CHAT, {"function_call": "a" * 2000}, "function_call"),
+    (CHAT, {"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
+    (CHAT, {"messages": [{"role": "assistant", "content": "x", "prefix": True}]}, "messages[0].prefix"),
+    (CHAT, {"max_completion_tokens": 0}, "max_completion_tokens"),
+    (CHAT, {"max_tokens": -2}, "max_tokens"),
     (CHAT, {"modalities": ["audio"]}, "modalities[0]"),
-    (CHAT, {"prediction": {"type": "content", "content": ""}}, "prediction"),
     (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
     (CHAT, {"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema"),
     (CHAT, {"response_format": "text"}, "response_format"),
@@ -52,7 +60,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"n": 65}, "n"),
     (CHAT, {"seed": 1 << 63}, "seed"),
     (CHAT, {"stop": ["a"] * 5}, "stop"),
-    (CHAT, {"stop": ""}, "stop"),
     (CHAT, {"logit_bias": {"x": 1}}, "logit_bias"),
     (CHAT, {"logit_bias": {"-1": 1}}, "logit_bias"),
     (CHAT, {"logit_bias": {"5": 101}}, "logit_bias"),
@@ -61,17 +68,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"top_logprobs": 2}, "top_logprobs"),
     (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT, {"logprobs": 5}, "logprobs"),
-    (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
     (CHAT, {"stream": True, "stream_options": {"other": 1}}, "stream_options.other"),
     (CHAT, {"metadata": {"a": 1}}, "metadata[...]"),
     (CHAT, {"metadata": {"ferrum_session_id": "x"}}, "metadata.ferrum_session_id"),
     (CHAT, {"tools": [{"type": "web_search"}]}, "tools"),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "a"}}] * 2}, "tools"),
-    (CHAT, {"tools": [{"type": "function", "function": {"name": "a", "strict": True}}]}, "tools"),
     (CHAT, {"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "a"}}]}, "tool_choice"),
     (CHAT, {"tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
-    (CHAT, {"tool_choice": "auto"}, "tool_choice"),
     (CHAT, {"reasoning_effort": "low"}, "reasoning_effort"),
     (CHAT, {"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
     (CHAT, {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
@@ -142,7 +146,10 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
          "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]},
         {"role": "tool", "content": "t", "tool_call_id": "c"}]}),
     (TEXTS, {"echo": False, "suffix": None, "best_of": None, "logprobs": 0, "presence_penalty": -2, "frequency_penalty": 2}),
+    (TEXTS, {"suffix": "", "best_of": 2, "n": 2, "model": None, "stop": ["", ""], "max_tokens": -1}),
     ("/tokenize", {"add_special_tokens": False, "model": "tiny"}),
+    ("/tokenize", {"add_special_tokens": None, "model": ""}),
+    ("/detokenize", {"skip_special_tokens": None, "model": None}),
     ("/tokenize", {"prompt": None, "messages": [{"role": "user", "content": "x"}], "add_generation_prompt": False}),
     ("/detokenize", {"skip_special_tokens": True, "tokens": []}),
 ]  # fmt: skip
@@ -152,6 +159,64 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
 def test_taken(server: Running, path: str, fields: dict[str, Any]) -> None:
     status, answer, _ = server.post(path, body_of(path, fields))
     assert status == 200, answer
+
+
+# What says "as usual", and hints that change no output: real clients send these unasked.
+SILENT: list[dict[str, Any]] = [
+    {"tool_choice": "auto"}, {"tool_choice": "none"}, {"tools": [], "tool_choice": "auto"},
+    {"logprobs": False, "top_logprobs": 0},
+    {"stop": ""}, {"stop": []}, {"best_of": 1}, {"max_tokens": -1}, {"max_completion_tokens": -1}, {"service_tier": "auto"},
+    {"service_tier": "flex"}, {"stream_options": {"include_usage": True}}, {"stream_options": {}}, {"stream_options": None},
+    {"prompt_cache_key": "k"}, {"prompt_cache_retention": "24h"}, {"safety_identifier": "u"}, {"verbosity": "low"},
+    {"store": True}, {"prediction": {"type": "content", "content": "a"}}, {"functions": []}, {"function_call": "auto"},
+    {"model": None}, {"model": ""}, {"n": 1, "best_of": 1}, {"length_penalty": 1.0, "use_beam_search": False},
+    {"min_tokens": 0, "stop_token_ids": [], "skip_special_tokens": True, "add_generation_prompt": True},
+    {"cache_prompt": True, "id_slot": -1, "typical_p": 1.0, "repeat_penalty": 1.0},
+    {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": False}},
+    {"verbosity": {"any": ["thing", 1e3]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", SILENT, ids=lambda v: str(v)[:60])
+def test_what_changes_nothing_is_taken(server: Running, fields: dict[str, Any]) -> None:
+    status, answer, _ = server.chat(**fields)
+    assert status == 200, answer
+    prompt, params = server.backend.requests[-1]
+    server.chat()
+    assert (prompt, params) == server.backend.requests[-1]
+
+
+def test_every_optional_field_may_be_null(server: Running) -> None:
+    for path, kind in ((CHAT, ChatRequest), (TEXTS, CompletionRequest), ("/tokenize", TokenizeRequest)):
+        base = body_of(path, {})
+        body = {**dict.fromkeys(kind.__struct_fields__), **base}
+        assert server.post(path, body)[0] == 200, path
+
+
+def test_hints_inside_of_messages_and_tools_do_not_reach_the_model(server: Running) -> None:
+    def request(message: dict[str, Any], part: dict[str, Any], call: dict[str, Any], function: dict[str, Any]) -> dict[str, Any]:
+        calls = [{"id": "call_000000001", "type": "function", "function": {"name": "f", "arguments": "{}"}, **call}]
+        return chat_body(
+            messages=[
+                {"role": "user", "content": [{"type": "text", "text": "a", **part}], **part},
+                {"role": "assistant", "content": "b", "tool_calls": calls, **message},
+                {"role": "tool", "content": "c", "tool_call_id": "call_000000001", **part},
+            ],
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {}, **function}, **part}],
+        )
+
+    plain = server.post(CHAT, request({}, {}, {}, {}))[0]
+    hinted = server.post(
+        CHAT,
+        request(
+            {"refusal": "no", "annotations": [{"type": "url"}], "audio": None, "reasoning_details": [1]},
+            {"cache_control": {"type": "ephemeral"}},
+            {"index": 0},
+            {"strict": True},
+        ),
+    )[0]
+    assert plain == hinted == 200
+    assert server.backend.requests[-1] == server.backend.requests[-2]
 
 
 def many(name: bytes, part: bytes) -> bytes:
@@ -169,6 +234,7 @@ RAW: list[bytes] = [
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":NaN}',
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":Infinity}',
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":1e999}',
+    b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"min_tokens":1e999}',
     b'{"model":"tiny","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f","parameters":'
     + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}}]}",
