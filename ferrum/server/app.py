@@ -7,11 +7,12 @@ import logging
 import os
 from typing import Any
 
-from sanic import Sanic
+from sanic import Request, Sanic
 from sanic.config import Config
 
-from ferrum.server.errors import ApiError
-from ferrum.server.guard import ApiErrorHandler, make_guard
+from ferrum.server.connections import note_received
+from ferrum.server.guard import ApiErrorHandler, add_headers, make_guard
+from ferrum.server.log import CLIENT_GONE, RequestRecord
 from ferrum.server.routes import chat, completions, openapi, status, tokens
 from ferrum.server.state import ServerState
 
@@ -35,7 +36,24 @@ MAX_HEADER_BYTES = 16 * 1024
 _numbers = itertools.count(1)
 
 
-def create_app(state: ServerState) -> Sanic[Any, Any]:
+class App(Sanic[Any, Any]):
+    """Sanic, with a line in the log after each request."""
+
+    async def handle_request(self, request: Request) -> None:
+        gone = True
+        try:
+            await super().handle_request(request)
+            gone = False
+        finally:
+            record: RequestRecord | None = getattr(request.ctx, "record", None)
+            if record is not None:
+                response = request.stream.response if request.stream is not None else None
+                record.route = f"/{request.route.path}" if request.route is not None else "-"
+                record.status = CLIENT_GONE if gone or response is None else response.status
+                self.ctx.state.log.request(record)
+
+
+def create_app(state: ServerState) -> App:
     """The application over ``state``. Each has a name of its own, because Sanic keeps a table of names."""
     config: Config = Config(env_prefix="")
     config.update(
@@ -52,15 +70,19 @@ def create_app(state: ServerState) -> Sanic[Any, Any]:
         RESPONSE_TIMEOUT=ANSWER_SECONDS,
         TOUCHUP=False,  # it rewrites Sanic's own methods from their source, once per process, and gains nothing here
     )
-    app: Sanic[Any, Any] = Sanic(
-        f"ferrum-{os.getpid()}-{next(_numbers)}", config=config, error_handler=ApiErrorHandler(), configure_logging=False
+    app = App(
+        f"ferrum-{os.getpid()}-{next(_numbers)}", config=config, error_handler=ApiErrorHandler(state.log), configure_logging=False
     )
     for name in ("sanic.root", "sanic.error", "sanic.access", "sanic.server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they would write URLs and addresses
     app.ctx.state = state
-    app.exception(ApiError)(lambda _, error: error.response())
     app.signal("http.routing.before")(make_guard(state.options))
+    app.signal("http.handler.before")(note_received)
+    app.register_middleware(add_headers, "response")
     for method, path, handler in ROUTES:
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
         # Without the format, Sanic parses each handler's source to guess it.
-        app.add_route(handler, path, methods=[method], name=handler.__name__, error_format="json")
+        app.add_route(handler, path, methods=methods, name=handler.__name__, error_format="json")
+        if path.startswith("/v1/"):  # for a base URL that was given without it
+            app.add_route(handler, path[3:], methods=methods, name=f"{handler.__name__}_short", error_format="json")
     return app

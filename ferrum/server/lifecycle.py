@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +31,9 @@ from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
-from ferrum.server.guard import limited_protocol
+from ferrum.server.connections import limited_protocol
 from ferrum.server.options import ServeOptions
+from ferrum.server.routes.status import find_stats
 from ferrum.server.start import BACKLOG
 from ferrum.server.state import ServerState
 from ferrum.text.chat_template import ChatTemplate
@@ -39,6 +41,7 @@ from ferrum.text.tokenizer import Tokenizer
 
 FLUSH_SECONDS = 1.0  # for error events to leave after the engine was closed
 WATCH_SECONDS = 0.25
+THROUGHPUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,9 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
             host, port = sock.getsockname()[:2]
             with _pid_file(options.pid_file, host, port):
                 _announce(state, host, port)
+                telling = asyncio.ensure_future(tell_throughput(state))
                 await stop.first(state)
+                telling.cancel()
                 await shut_down(state, server, stop)
             return EXIT_FAILURE if stop.died else EXIT_INTERRUPTED if stop.interrupted else 0
         finally:
@@ -167,7 +172,7 @@ class HttpServer:
     def __init__(self, state: ServerState, sock: socket.socket) -> None:
         self._app = create_app(state)
         self._sock = sock
-        self._protocol = limited_protocol(state.options.max_connections)
+        self._protocol = limited_protocol(state.options.max_connections, state.options.max_connections_per_address)
         self._server: Any = None
 
     async def start(self) -> None:
@@ -232,6 +237,17 @@ class Stop:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.signalled.wait(), WATCH_SECONDS)
+
+
+async def tell_throughput(state: ServerState) -> None:
+    """The engine's figures in the log every ten seconds, while there are any."""
+    before, then = state.stats, time.monotonic()
+    while state.log.requests:
+        await asyncio.sleep(THROUGHPUT_SECONDS)
+        stats, now = await find_stats(state), time.monotonic()
+        if stats is not None and before is not None:
+            state.log.throughput(before, stats, now - then)
+        before, then = stats, now
 
 
 async def shut_down(state: ServerState, server: HttpServer, stop: Stop) -> None:

@@ -14,6 +14,7 @@ from ferrum.engine.messages import EngineStats
 from ferrum.pack.schema import TextRecord
 from ferrum.server.backend import Backend
 from ferrum.server.errors import ApiError
+from ferrum.server.log import Log
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
 from ferrum.text.chat_template import ChatTemplate
@@ -49,6 +50,8 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.tool_format: ToolFormat | None = find_format(self.text.tool_format)
+        as_json = self.options.log_format == "json"
+        self.log = Log(requests=as_json or self.options.verbose > 0, json=as_json)
         self._idle: asyncio.Event | None = None
 
     @property

@@ -253,10 +253,11 @@ def test_what_is_no_request(server: Running, raw: bytes) -> None:
 
 def test_only_json_is_taken(server: Running) -> None:
     body = json.dumps(chat_body()).encode()
-    assert server.post(CHAT, body, content_type="application/json; charset=utf-8")[0] == 200
+    for kind in ("application/json; charset=utf-8", "text/plain", "application/x-www-form-urlencoded", ""):
+        assert server.post(CHAT, body, content_type=kind)[0] == 200  # what curl and forms send unasked
     for headers in (
-        {"content_type": "text/plain"},
-        {"content_type": "application/x-www-form-urlencoded"},
+        {"content_type": "multipart/form-data"},
+        {"content_type": "application/xml"},
         {"content_encoding": "gzip"},
     ):
         status, answer, _ = server.post(CHAT, body, **headers)
@@ -314,7 +315,9 @@ def test_3000_hostile_requests_and_no_500(server: Running) -> None:
         for i in range(3_000):
             path = rng.choice([CHAT, CHAT, TEXTS, "/tokenize", "/detokenize"])
             raw = hostile(rng, path)
-            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+            head = (
+                f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+            )
             stream.write(head.encode() + raw)
             stream.flush()
             status = read_response(stream)
@@ -345,22 +348,22 @@ LINES: list[bytes] = [
     b"\r\n\r\n",
     b"GET\r\n\r\n",
     b"\x00\x01\x02\r\n\r\n",
-    b"GET /%ff%fe HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET /v1/models/%00%ff HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET http://[::1/ HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET /%ff%fe HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /v1/models/%00%ff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET http://[::1/ HTTP/1.1\r\nhost: localhost\r\n\r\n",
     b"GET //[x HTTP/1.1\r\nhost: [\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nexpect: nothing\r\ncontent-length: 1\r\n\r\nx",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: \xff\r\ncontent-length: 2\r\n\r\n{}",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999999999999\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nexpect: nothing\r\ncontent-length: 1\r\n\r\nx",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: \xff\r\ncontent-length: 2\r\n\r\n{}",
     b"GET /health HTTP/1.1\r\n" + b"a: b\r\n" * 5000 + b"\r\n",
-    b"OPTIONS /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"HEAD /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"BREW /health HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET /health HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    b"OPTIONS /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"HEAD /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"BREW /health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
 ]
 
 

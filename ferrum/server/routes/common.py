@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
@@ -14,14 +13,18 @@ from ferrum.errors import FerrumError
 from ferrum.server.answers import Completion, Usage, make_usage
 from ferrum.server.choice import Delta
 from ferrum.server.errors import ApiError, from_ferrum, internal, unsupported
+from ferrum.server.guard import note_error
 from ferrum.server.job import Job
-from ferrum.server.log import log_failure
+from ferrum.server.log import RequestRecord
 from ferrum.server.prepare import Prepared
 from ferrum.server.sse import SILENCE_SECONDS, EventStream
 from ferrum.server.state import ServerState
 from ferrum.server.wire import BadRequest, check_structure, decode, encode
 
 SESSION_HEADER = "x-ferrum-session"
+# What curl and forms say unasked is taken for JSON too: that a page may send these without asking first is no matter, since its
+# origin is looked at.
+CONTENT_TYPES = frozenset({"", "application/json", "text/json", "text/plain", "application/x-www-form-urlencoded"})
 INLINE_BYTES = 32 * 1024  # larger bodies are looked at before they are decoded
 T = TypeVar("T", bound="Checked")
 
@@ -60,8 +63,7 @@ async def read(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
         raise ApiError(415, "compressed bodies are not supported", code="unsupported_encoding")
     if SESSION_HEADER in request.headers:
         raise unsupported(SESSION_HEADER, "sessions are not supported")
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in CONTENT_TYPES:
         raise ApiError(415, "the content type must be application/json", code="unsupported_content_type")
     try:
         if len(request.body) > INLINE_BYTES:
@@ -89,7 +91,8 @@ class Exchange:
         self.state = state_of(request)
         self.stream = stream
         self.include_usage = include_usage
-        self.id = f"{kind}-{secrets.token_hex(12)}"
+        self.record: RequestRecord = request.ctx.record
+        self.id = f"{kind}-{self.record.id}"
         self.created = int(self.state.clock())
 
     async def run(
@@ -108,6 +111,7 @@ class Exchange:
                 state.metrics,
                 continues=continues,
             )
+            self.record.work = job
             writer = make_writer(prepared)
             try:
                 async with job:
@@ -143,10 +147,14 @@ class Exchange:
                 await events.send([last])
             await events.done()
         except FerrumError as error:
-            await events.error(from_ferrum(error, prepared.param_names))
+            await self._fail(events, from_ferrum(error, prepared.param_names))
         except Exception as error:
-            log_failure(error)
-            await events.error(internal())
+            self.state.log.failure(error)
+            await self._fail(events, internal())
+
+    async def _fail(self, events: EventStream, error: ApiError) -> None:
+        note_error(self.request, error)
+        await events.error(error)
 
     async def _send(self, events: EventStream, writer: Writer, choices: list[Any]) -> None:
         if choices:

@@ -11,8 +11,9 @@ from sanic.response import HTTPResponse
 
 from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
+from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from ferrum.server.routes.common import answer
+from ferrum.server.routes.common import answer, state_of
 
 _BODIES: dict[str, Any] = {
     "/v1/chat/completions": ChatRequest,
@@ -30,37 +31,59 @@ _READS: dict[str, Any] = {
 }
 
 
+_TEXT_PAGES = {"/metrics": "text/plain; version=0.0.4"}
+
+
 async def openapi(request: Request) -> HTTPResponse:
-    return answer(document())
+    return answer(document(with_key=bool(state_of(request).options.api_key)))
 
 
 @cache
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1: its schemas are JSON Schema, which is what msgspec makes."""
+def document(*, with_key: bool) -> dict[str, Any]:
+    """OpenAPI 3.1: its schemas are JSON Schema, which is what msgspec makes. ``with_key``: requests must carry one."""
     types = [*_BODIES.values(), Completion, ModelList]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, Any] = {}
     for path, kind in _BODIES.items():
-        result = by_type[Completion] if path.startswith("/v1") else {"type": "object"}
-        paths[path] = {"post": {"requestBody": {"required": True, **_content(by_type[kind])}, "responses": _responses(result)}}
+        contents = _json(by_type[Completion] if path.startswith("/v1") else {"type": "object"})
+        if "stream" in kind.__struct_fields__:
+            contents |= {"text/event-stream": {"schema": {"type": "string", "description": _STREAM}}}
+        paths[path] = {
+            "post": {"requestBody": {"required": True, "content": _json(by_type[kind])}, "responses": _answers(contents)}
+        }
     for path, kind in _READS.items():
-        operation: dict[str, Any] = {"responses": _responses(by_type[kind] if kind else {})}
+        contents = {_TEXT_PAGES[path]: {"schema": {"type": "string"}}} if path in _TEXT_PAGES else _json(by_type.get(kind, {}))
+        operation: dict[str, Any] = {"responses": _answers(contents)}
         if "{id}" in path:
             operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+        if path in OPEN_PATHS:
+            operation["security"] = []
         paths[path] = {"get": operation}
-    return {
+    made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "ferrum", "version": __version__},
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
-        "security": [{"key": []}],
+        "components": {"schemas": components},
     }
+    if with_key:
+        made["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+        made["security"] = [{"bearer": []}, {"header": []}]
+    return made
 
 
-def _content(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
+_STREAM = "with stream: true, server-sent events; each one's data is a chunk of the answer, the last one's is [DONE]"
 
 
-def _responses(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"200": {"description": "the answer", **_content(schema)}, "default": {"description": "an error, in OpenAI's form"}}
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _answers(contents: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "200": {"description": "the answer", "content": contents},
+        "default": {"description": "an error, in OpenAI's form"},
+    }
