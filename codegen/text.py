@@ -9,6 +9,7 @@ from typing import Any
 
 from ferrum.errors import FerrumError
 from ferrum.pack.schema import TextRecord
+from ferrum.text.tokenizer_file import read_tokenizer_file
 
 _MAX_BYTES = 64 << 20
 _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -28,6 +29,8 @@ def read_text(folder: Path) -> TextFiles:
     settings = _json(folder / "tokenizer_config.json")
     config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
     tokenizer = _bytes(folder / "tokenizer.json")
+    if tokenizer:
+        read_tokenizer_file(tokenizer)
     template = _template(folder, settings)
     ids = _token_ids(tokenizer)
     eos_token, bos_token = _token_text(settings.get("eos_token")), _token_text(settings.get("bos_token"))
