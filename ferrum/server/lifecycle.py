@@ -32,6 +32,7 @@ from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
 from ferrum.server.connections import limited_protocol
+from ferrum.server.log import Log
 from ferrum.server.options import ServeOptions
 from ferrum.server.routes.status import find_stats
 from ferrum.server.start import BACKLOG
@@ -58,6 +59,7 @@ def load_text(path: Path, trust: bool) -> PackText:
     with open_pack(path, trust=trust) as pack:
         text = pack.manifest.text
         tokenizer = Tokenizer(pack.member("tokenizer.json"), bos_token_id=text.bos_token_id, add_bos=text.add_bos)
+        tokenizer.most_chars  # noqa: B018  # looked up here, where nobody waits for it
         template = None
         if "chat_template.jinja" in pack:
             special = {"bos_token": text.bos_token, "eos_token": text.eos_token}
@@ -91,7 +93,7 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
             server = HttpServer(state, sock)
             await server.start()
             host, port = sock.getsockname()[:2]
-            with _pid_file(options.pid_file, host, port):
+            with _pid_file(options.pid_file, host, port, state.log):
                 _announce(state, host, port)
                 telling = asyncio.ensure_future(tell_throughput(state))
                 await stop.first(state)
@@ -275,20 +277,31 @@ def kill(backend: Any) -> None:
 
 
 @contextlib.contextmanager
-def _pid_file(path: Path | None, host: str, port: int) -> Any:
-    """The record that ``ferrum stop`` reads, there while the server accepts requests."""
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"pid": os.getpid(), "started": start_time(os.getpid()), "host": host, "port": port}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record), encoding="utf-8")
-    temporary.replace(path)
+def _pid_file(path: Path | None, host: str, port: int, log: Log) -> Any:
+    """The record that ``ferrum stop`` reads, there while the server accepts requests. A full or read-only disk is no reason
+    not to serve."""
+    written = path is not None and _write_record(path, {"host": host, "port": port}, log)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if path is not None and written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _write_record(path: Path, address: dict[str, object], log: Log) -> bool:
+    record = {"pid": os.getpid(), "started": start_time(os.getpid()), **address}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        log.warning(f"ferrum stop will not find this server: cannot write {path}: {error.strerror}")
+        return False
+    return True
 
 
 def start_time(pid: int) -> int:

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
+
+from sanic import Request
 
 from ferrum.engine.messages import EngineStats
 from ferrum.pack.schema import TextRecord
@@ -22,6 +25,7 @@ from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import ToolFormat, find_format
 
 INLINE_CHARS = 4096  # texts up to this size are tokenized on the event loop: a few milliseconds
+MIN_REFUSED_CHARS = 1 << 20
 WORKERS = 2
 
 P = ParamSpec("P")
@@ -91,10 +95,20 @@ class ServerState:
 
     async def off_loop(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function``, which works through ``size`` characters: here if they are few, else in a thread."""
-        if size <= INLINE_CHARS:
-            return function(*args, **kwargs)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
+        return await self.call(lambda: function(*args, **kwargs), in_thread=size > INLINE_CHARS)
+
+    async def call(self, function: Callable[[], T], *, in_thread: bool) -> T:
+        """Call ``function`` here or in a thread."""
+        if not in_thread:
+            return function()
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+
+    @cached_property
+    def max_chars(self) -> int:
+        """A longer text is refused without tokenizing it: it cannot fit the context, or is far from what fits."""
+        context = self.backend.info.max_model_len
+        bound = max(MIN_REFUSED_CHARS, context * 16)  # texts have three to six characters for each token, seldom more
+        return min(bound, context * self.tokenizer.most_chars or bound)
 
     def check_model(self, name: str | None) -> None:
         """Raises ApiError 404 for a name that is not the served one. No name means the only model there is."""
@@ -106,3 +120,8 @@ class ServerState:
         if given is not None:
             return given
         return self.text.generation.get(name, otherwise)
+
+
+def state_of(request: Request) -> ServerState:
+    state: ServerState = request.app.ctx.state
+    return state

@@ -86,7 +86,7 @@ def test_streamed_and_whole_answers_are_the_same() -> None:
 
 def test_a_comment_on_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr("ferrum.server.routes.common.SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("ferrum.server.exchange.SILENCE_SECONDS", 0.05)
     backend = says("abc")
     backend.prefill_seconds = 0.3
     with running(backend) as server:

@@ -13,7 +13,8 @@ from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
 from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
-from ferrum.server.routes.common import answer, state_of
+from ferrum.server.routes.common import answer
+from ferrum.server.state import state_of
 
 _BODIES: dict[str, Any] = {
     "/v1/chat/completions": ChatRequest,

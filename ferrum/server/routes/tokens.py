@@ -8,9 +8,10 @@ from sanic.response import HTTPResponse
 
 from ferrum.errors import FerrumError
 from ferrum.server.errors import from_ferrum
-from ferrum.server.prepare import chat_tokens, check_size, max_chars, template_options
+from ferrum.server.prepare import chat_tokens, check_size, template_options
 from ferrum.server.protocol import DetokenizeRequest, TokenizeRequest
-from ferrum.server.routes.common import answer, read, state_of
+from ferrum.server.routes.common import answer, read
+from ferrum.server.state import state_of
 
 _tokenize = msgspec.json.Decoder(TokenizeRequest)
 _detokenize = msgspec.json.Decoder(DetokenizeRequest)
@@ -26,7 +27,7 @@ async def tokenize(request: Request) -> HTTPResponse:
         _, tokens = await chat_tokens(state, body.messages or [], body.tools, options, size, add_generation_prompt=generate)
     else:
         size = len(body.prompt)
-        check_size(size, max_chars(state), "prompt")
+        check_size(size, state.max_chars, "prompt")
         try:
             tokens = await state.off_loop(size, state.tokenizer.encode, body.prompt, special=body.add_special_tokens is not False)
         except FerrumError as error:
