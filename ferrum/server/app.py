@@ -11,6 +11,7 @@ from sanic import Request, Sanic
 from sanic.config import Config
 
 from ferrum.server.connections import note_received
+from ferrum.server.dialects import messages
 from ferrum.server.guard import ApiErrorHandler, add_headers, make_guard
 from ferrum.server.log import CLIENT_GONE, RequestRecord
 from ferrum.server.routes import chat, completions, openapi, status, tokens
@@ -19,6 +20,8 @@ from ferrum.server.state import ServerState
 ROUTES = (
     ("POST", "/v1/chat/completions", chat.chat_completions),
     ("POST", "/v1/completions", completions.completions),
+    ("POST", "/v1/messages", messages.messages),
+    ("POST", "/v1/messages/count_tokens", messages.count_tokens),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("GET", "/v1/models", status.models),

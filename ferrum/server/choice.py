@@ -57,6 +57,7 @@ class Delta:
     calls: list[CallPiece] = field(default_factory=list)
     scores: list[ScoredToken] = field(default_factory=list)
     finish_reason: str | None = None
+    matched_stop: str = ""  # with the finish reason: the stop string that ended it
 
     def __bool__(self) -> bool:
         return bool(self.content or self.reasoning or self.calls or self.finish_reason)
@@ -141,3 +142,4 @@ class Choice:
         if self._stream.stopped:
             self._scores = [s for s in self._scores if s.offset < self._released]
         self.finish_reason = delta.finish_reason = reason
+        delta.matched_stop = self._stream.matched_stop

@@ -13,10 +13,12 @@ from sanic.exceptions import SanicException
 from sanic.handlers import ErrorHandler
 from sanic.response import BaseHTTPResponse, HTTPResponse
 
+from ferrum.server.error_shapes import error_body
 from ferrum.server.errors import ApiError, internal
 from ferrum.server.log import Log, RequestRecord
 from ferrum.server.options import ServeOptions
 from ferrum.server.origins import Gate, cors_headers, preflight_headers
+from ferrum.server.wire import encode
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
@@ -129,7 +131,9 @@ class ApiErrorHandler(ErrorHandler):
             return exception.response()
         error = self._explain(exception)
         note_error(request, error)
-        response = error.response()
+        record: RequestRecord | None = getattr(request.ctx, "record", None)
+        body = error_body(request.path, error, record.id if record else "")
+        response = HTTPResponse(encode(body), error.status, error.headers, "application/json")
         if error.status == 405:
             allowed = getattr(exception, "headers", {}).get("Allow", "").split(", ")
             response.headers["allow"] = ", ".join(sorted(allowed))

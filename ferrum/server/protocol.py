@@ -24,7 +24,7 @@ SESSION_KEY = "ferrum_session_id"
 Text: TypeAlias = str
 Short: TypeAlias = Annotated[str, Meta(max_length=512)]
 Name: TypeAlias = Annotated[str, Meta(max_length=256)]
-FunctionName: TypeAlias = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+FunctionName: TypeAlias = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 Limit: TypeAlias = Annotated[int, Meta(ge=-1, le=MAX_TOKEN_ID)]  # -1: no limit but the context
 TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]

@@ -11,6 +11,7 @@ from sanic.response import HTTPResponse
 
 from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
+from ferrum.server.dialects.messages import CountRequest, MessagesRequest
 from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ferrum.server.routes.common import answer
@@ -19,6 +20,8 @@ from ferrum.server.state import state_of
 _BODIES: dict[str, Any] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/messages": MessagesRequest,
+    "/v1/messages/count_tokens": CountRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -32,6 +35,7 @@ _READS: dict[str, Any] = {
 }
 
 
+_COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _TEXT_PAGES = {"/metrics": "text/plain; version=0.0.4"}
 
 
@@ -47,7 +51,7 @@ def document(*, with_key: bool) -> dict[str, Any]:
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, Any] = {}
     for path, kind in _BODIES.items():
-        contents = _json(by_type[Completion] if path.startswith("/v1") else {"type": "object"})
+        contents = _json(by_type[Completion] if path in _COMPLETIONS else {"type": "object"})
         if "stream" in kind.__struct_fields__:
             contents |= {"text/event-stream": {"schema": {"type": "string", "description": _STREAM}}}
         paths[path] = {
@@ -76,7 +80,7 @@ def document(*, with_key: bool) -> dict[str, Any]:
     return made
 
 
-_STREAM = "with stream: true, server-sent events; each one's data is a chunk of the answer, the last one's is [DONE]"
+_STREAM = "with stream: true, server-sent events whose data are pieces of the answer, as the API that the route is of has them"
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
