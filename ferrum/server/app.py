@@ -11,7 +11,7 @@ from sanic import Request, Sanic
 from sanic.config import Config
 
 from ferrum.server.connections import note_received
-from ferrum.server.dialects import messages
+from ferrum.server.dialects import messages, responses
 from ferrum.server.guard import ApiErrorHandler, add_headers, make_guard
 from ferrum.server.log import CLIENT_GONE, RequestRecord
 from ferrum.server.routes import chat, completions, openapi, status, tokens
@@ -20,6 +20,9 @@ from ferrum.server.state import ServerState
 ROUTES = (
     ("POST", "/v1/chat/completions", chat.chat_completions),
     ("POST", "/v1/completions", completions.completions),
+    ("POST", "/v1/responses", responses.responses),
+    ("GET", "/v1/responses/<name:str>", responses.one_response),
+    ("DELETE", "/v1/responses/<name:str>", responses.drop_response),
     ("POST", "/v1/messages", messages.messages),
     ("POST", "/v1/messages/count_tokens", messages.count_tokens),
     ("POST", "/tokenize", tokens.tokenize),

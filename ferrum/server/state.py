@@ -16,6 +16,7 @@ from sanic import Request
 from ferrum.engine.messages import EngineStats
 from ferrum.pack.schema import TextRecord
 from ferrum.server.backend import Backend
+from ferrum.server.dialects.kept import KeptAnswers
 from ferrum.server.errors import ApiError
 from ferrum.server.log import Log
 from ferrum.server.metrics import Metrics
@@ -50,6 +51,7 @@ class ServerState:
     stats: EngineStats | None = None  # as last seen, at ``stats_time``
     stats_time: float = field(default_factory=time.monotonic)
     active: int = 0
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS, "text"))
 
     def __post_init__(self) -> None:

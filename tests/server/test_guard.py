@@ -21,18 +21,18 @@ KEY = "correct-horse-battery"
 
 @pytest.mark.parametrize(("method", "path"), [route[:2] for route in ROUTES])
 def test_every_route_but_two_wants_the_key(method: str, path: str) -> None:
-    address = path.replace("<name:path>", "tiny")
+    address = path.replace("<name:path>", "tiny").replace("<name:str>", "resp_1")
     with running(says("x"), api_key=KEY) as server:
-        body = None if method == "GET" else {}
+        body = {} if method == "POST" else None
         wrong = ["", KEY, f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Basic {KEY}", "Bearer", "Bearer \xff"]
         expected = 200 if address in ("/health", "/ready") else 401
         for value in wrong:
             code, answer, headers = server.request(method, address, body, authorization=value)
             assert code == expected
             if code == 401:
-                assert answer["error"]["code"] == "invalid_api_key" and headers["www-authenticate"] == "Bearer"
+                assert "a valid API key is required" in str(answer["error"]) and headers["www-authenticate"] == "Bearer"
         assert server.request(method, address, body)[0] == expected
-        assert server.request(method, address, body, authorization=f"Bearer {KEY}")[0] in (200, 400)
+        assert server.request(method, address, body, authorization=f"Bearer {KEY}")[0] in (200, 400, 404)
         assert server.request("GET", "/nowhere")[0] == 401
         assert server.request("GET", "/health/../v1/models")[0] == 401
 
@@ -181,7 +181,7 @@ def test_the_openapi_document_names_every_route_and_field() -> None:
         code, document, _ = server.request("GET", "/openapi.json")
     assert code == 200 and document["openapi"] == "3.1.0"
     assert {(m.upper(), p) for p, item in document["paths"].items() for m in item} == {
-        (method, path.replace("<name:path>", "{id}")) for method, path, _ in ROUTES
+        (method, path.replace("<name:path>", "{id}").replace("<name:str>", "{id}")) for method, path, _ in ROUTES
     }
     chat = document["components"]["schemas"]["ChatRequest"]
     assert chat["additionalProperties"] is False and chat["required"] == ["messages"]

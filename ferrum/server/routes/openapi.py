@@ -12,6 +12,7 @@ from sanic.response import HTTPResponse
 from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
 from ferrum.server.dialects.messages import CountRequest, MessagesRequest
+from ferrum.server.dialects.responses import ResponsesRequest
 from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ferrum.server.routes.common import answer
@@ -20,6 +21,7 @@ from ferrum.server.state import state_of
 _BODIES: dict[str, Any] = {
     "/v1/chat/completions": ChatRequest,
     "/v1/completions": CompletionRequest,
+    "/v1/responses": ResponsesRequest,
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountRequest,
     "/tokenize": TokenizeRequest,
@@ -28,6 +30,7 @@ _BODIES: dict[str, Any] = {
 _READS: dict[str, Any] = {
     "/v1/models": ModelList,
     "/v1/models/{id}": None,
+    "/v1/responses/{id}": None,
     "/health": None,
     "/ready": None,
     "/metrics": None,
@@ -65,6 +68,7 @@ def document(*, with_key: bool) -> dict[str, Any]:
         if path in OPEN_PATHS:
             operation["security"] = []
         paths[path] = {"get": operation}
+    paths["/v1/responses/{id}"]["delete"] = paths["/v1/responses/{id}"]["get"]
     made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "ferrum", "version": __version__},
