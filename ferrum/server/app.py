@@ -5,19 +5,22 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
 from sanic import Request, Sanic
 from sanic.config import Config
+from sanic.response import HTTPResponse
 
 from ferrum.server.connections import note_received
-from ferrum.server.dialects import messages, responses
+from ferrum.server.dialects import messages, ollama, ollama_models, responses
 from ferrum.server.guard import ApiErrorHandler, add_headers, make_guard
 from ferrum.server.log import CLIENT_GONE, RequestRecord
-from ferrum.server.routes import chat, completions, openapi, status, tokens
+from ferrum.server.routes import chat, completions, openapi, status, tokens, unserved
 from ferrum.server.state import ServerState
 
-ROUTES = (
+Handler: TypeAlias = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", chat.chat_completions),
     ("POST", "/v1/completions", completions.completions),
     ("POST", "/v1/responses", responses.responses),
@@ -25,6 +28,12 @@ ROUTES = (
     ("DELETE", "/v1/responses/<name:str>", responses.drop_response),
     ("POST", "/v1/messages", messages.messages),
     ("POST", "/v1/messages/count_tokens", messages.count_tokens),
+    ("POST", "/api/chat", ollama.chat),
+    ("POST", "/api/generate", ollama.generate),
+    ("POST", "/api/show", ollama_models.show),
+    ("GET", "/api/tags", ollama_models.tags),
+    ("GET", "/api/ps", ollama_models.running),
+    ("GET", "/api/version", ollama_models.version),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("GET", "/v1/models", status.models),
@@ -33,6 +42,7 @@ ROUTES = (
     ("GET", "/ready", status.ready),
     ("GET", "/metrics", status.show_metrics),
     ("GET", "/openapi.json", openapi.openapi),
+    *(("POST", path, unserved.unserved(path)) for path in unserved.WANTED),
 )
 REQUEST_SECONDS = 60  # for the headers and each piece of the body to arrive
 KEEP_ALIVE_SECONDS = 75

@@ -36,7 +36,7 @@ from ferrum.server.log import Log
 from ferrum.server.options import ServeOptions
 from ferrum.server.routes.status import find_stats
 from ferrum.server.start import BACKLOG
-from ferrum.server.state import ServerState
+from ferrum.server.state import About, ServerState
 from ferrum.text.chat_template import ChatTemplate
 from ferrum.text.tokenizer import Tokenizer
 
@@ -165,6 +165,7 @@ def make_state(options: ServeOptions, backend: Any, loaded: PackText) -> ServerS
         text=manifest.text,
         model_name=options.served_model_name or manifest.model.name,
         fingerprint=f"fp_{manifest.contract[:16]}",
+        about=About(manifest.model.family, manifest.model.num_parameters, manifest.model.quant),
     )
 
 

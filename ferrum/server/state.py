@@ -33,6 +33,15 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class About:
+    """What clients may know of the model. ``quant``: the number format of its weights."""
+
+    family: str = "unknown"
+    num_parameters: int = 0
+    quant: str = "unknown"
+
+
 @dataclass
 class ServerState:
     """``model_name``: what requests must name. ``fingerprint``: identifies the pack's code and weights."""
@@ -44,6 +53,7 @@ class ServerState:
     text: TextRecord
     model_name: str
     fingerprint: str = "fp_unknown"
+    about: About = field(default_factory=About)
     created: int = field(default_factory=lambda: int(time.time()))
     metrics: Metrics = field(default_factory=Metrics)
     clock: Callable[[], float] = time.time

@@ -40,3 +40,12 @@ def joined(parts: str | list[Any] | None, separator: str = "\n") -> str:
     if parts is None or isinstance(parts, str):
         return parts or ""
     return separator.join(part.text for part in parts)
+
+
+def parsed_arguments(text: str) -> Any:
+    """Arguments as an object; what the model cut off or misspelled is given as it is, in a field that no tool has."""
+    try:
+        value = msgspec.json.decode(text or "{}")
+    except msgspec.DecodeError:
+        value = None
+    return value if isinstance(value, dict) else {"_unparsed": text}

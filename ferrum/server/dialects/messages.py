@@ -15,7 +15,7 @@ from sanic.response import HTTPResponse
 
 from ferrum.server.choice import Delta
 from ferrum.server.dialects.blocks import Block, Blocks, Closed, Grew, Opened, Step
-from ferrum.server.dialects.common import chat_request, joined
+from ferrum.server.dialects.common import chat_request, joined, parsed_arguments
 from ferrum.server.error_shapes import anthropic
 from ferrum.server.errors import ApiError, invalid, unsupported
 from ferrum.server.exchange import Counts, Exchange
@@ -315,15 +315,6 @@ def _whole_block(block: Block) -> dict[str, Any]:
     if block.kind == "reasoning":
         return {"type": "thinking", "thinking": block.text, "signature": ""}
     return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": parsed_arguments(block.text)}
-
-
-def parsed_arguments(text: str) -> Any:
-    """Arguments as an object; what the model cut off or misspelled is given as it is, in a field that no tool has."""
-    try:
-        value = msgspec.json.decode(text or "{}")
-    except msgspec.DecodeError:
-        value = None
-    return value if isinstance(value, dict) else {"_unparsed": text}
 
 
 def _step(step: Step) -> Event:

@@ -12,10 +12,13 @@ from sanic.response import HTTPResponse
 from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
 from ferrum.server.dialects.messages import CountRequest, MessagesRequest
+from ferrum.server.dialects.ollama import OllamaChat, OllamaGenerate
+from ferrum.server.dialects.ollama_models import ShowRequest
 from ferrum.server.dialects.responses import ResponsesRequest
 from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ferrum.server.routes.common import answer
+from ferrum.server.routes.unserved import WANTED
 from ferrum.server.state import state_of
 
 _BODIES: dict[str, Any] = {
@@ -24,6 +27,9 @@ _BODIES: dict[str, Any] = {
     "/v1/responses": ResponsesRequest,
     "/v1/messages": MessagesRequest,
     "/v1/messages/count_tokens": CountRequest,
+    "/api/chat": OllamaChat,
+    "/api/generate": OllamaGenerate,
+    "/api/show": ShowRequest,
     "/tokenize": TokenizeRequest,
     "/detokenize": DetokenizeRequest,
 }
@@ -31,6 +37,9 @@ _READS: dict[str, Any] = {
     "/v1/models": ModelList,
     "/v1/models/{id}": None,
     "/v1/responses/{id}": None,
+    "/api/tags": None,
+    "/api/ps": None,
+    "/api/version": None,
     "/health": None,
     "/ready": None,
     "/metrics": None,
@@ -39,6 +48,7 @@ _READS: dict[str, Any] = {
 
 
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+_STREAMS = {"/api/chat": "application/x-ndjson", "/api/generate": "application/x-ndjson"}
 _TEXT_PAGES = {"/metrics": "text/plain; version=0.0.4"}
 
 
@@ -56,7 +66,7 @@ def document(*, with_key: bool) -> dict[str, Any]:
     for path, kind in _BODIES.items():
         contents = _json(by_type[Completion] if path in _COMPLETIONS else {"type": "object"})
         if "stream" in kind.__struct_fields__:
-            contents |= {"text/event-stream": {"schema": {"type": "string", "description": _STREAM}}}
+            contents |= {_STREAMS.get(path, "text/event-stream"): {"schema": {"type": "string", "description": _STREAM}}}
         paths[path] = {
             "post": {"requestBody": {"required": True, "content": _json(by_type[kind])}, "responses": _answers(contents)}
         }
@@ -69,6 +79,8 @@ def document(*, with_key: bool) -> dict[str, Any]:
             operation["security"] = []
         paths[path] = {"get": operation}
     paths["/v1/responses/{id}"]["delete"] = paths["/v1/responses/{id}"]["get"]
+    for path in WANTED:
+        paths[path] = {"post": {"responses": {"400": {"description": "the model cannot do this"}}}}
     made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "ferrum", "version": __version__},
