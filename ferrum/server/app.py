@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import os
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeAlias
 
@@ -13,27 +15,42 @@ from sanic.config import Config
 from sanic.response import HTTPResponse
 
 from ferrum.server.connections import note_received
-from ferrum.server.dialects import messages, ollama, ollama_models, responses
 from ferrum.server.guard import ApiErrorHandler, add_headers, make_guard
 from ferrum.server.log import CLIENT_GONE, RequestRecord
 from ferrum.server.routes import chat, completions, openapi, status, tokens, unserved
 from ferrum.server.state import ServerState
 
 Handler: TypeAlias = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
+
+
+def later(module: str, name: str) -> Handler:
+    """A handler of a dialect, which is imported, off the loop, when somebody speaks it: the start is shorter without."""
+    path = f"ferrum.server.dialects.{module}"
+
+    async def handler(request: Request, **parts: str) -> HTTPResponse | None:
+        if path not in sys.modules:
+            await request.app.ctx.state.call(lambda: importlib.import_module(path), in_thread=True)
+        found: Handler = getattr(importlib.import_module(path), name)
+        return await found(request, **parts)
+
+    handler.__name__ = f"{module}_{name}"
+    return handler
+
+
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", chat.chat_completions),
     ("POST", "/v1/completions", completions.completions),
-    ("POST", "/v1/responses", responses.responses),
-    ("GET", "/v1/responses/<name:str>", responses.one_response),
-    ("DELETE", "/v1/responses/<name:str>", responses.drop_response),
-    ("POST", "/v1/messages", messages.messages),
-    ("POST", "/v1/messages/count_tokens", messages.count_tokens),
-    ("POST", "/api/chat", ollama.chat),
-    ("POST", "/api/generate", ollama.generate),
-    ("POST", "/api/show", ollama_models.show),
-    ("GET", "/api/tags", ollama_models.tags),
-    ("GET", "/api/ps", ollama_models.running),
-    ("GET", "/api/version", ollama_models.version),
+    ("POST", "/v1/responses", later("responses", "responses")),
+    ("GET", "/v1/responses/<name:str>", later("responses", "one_response")),
+    ("DELETE", "/v1/responses/<name:str>", later("responses", "drop_response")),
+    ("POST", "/v1/messages", later("messages", "messages")),
+    ("POST", "/v1/messages/count_tokens", later("messages", "count_tokens")),
+    ("POST", "/api/chat", later("ollama", "chat")),
+    ("POST", "/api/generate", later("ollama", "generate")),
+    ("POST", "/api/show", later("ollama_models", "show")),
+    ("GET", "/api/tags", later("ollama_models", "tags")),
+    ("GET", "/api/ps", later("ollama_models", "running")),
+    ("GET", "/api/version", later("ollama_models", "version")),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("GET", "/v1/models", status.models),

@@ -66,7 +66,7 @@ def _means_default(given: Any, values: tuple[bytes, ...]) -> bool:
         return False
     try:
         value = msgspec.json.decode(raw)
-    except msgspec.DecodeError:  # such as a number beyond every float
+    except (msgspec.DecodeError, UnicodeDecodeError):  # what is skipped over is not looked at
         return False
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -121,6 +121,10 @@ def body_of(path: str, fields: dict[str, Any]) -> dict[str, Any]:
         TEXTS: {"model": "tiny", "prompt": "x"},
         "/tokenize": {"prompt": "x"},
         "/detokenize": {"tokens": [5]},
+        "/v1/messages": {"model": "tiny", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]},
+        "/v1/responses": {"model": "tiny", "input": "hi"},
+        "/api/chat": chat_body(),
+        "/api/generate": {"model": "tiny", "prompt": "x"},
     }
     return {**base[path], **fields}
 
@@ -235,6 +239,8 @@ RAW: list[bytes] = [
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":Infinity}',
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":1e999}',
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"min_tokens":1e999}',
+    b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"min_tokens":"\xff"}',
+    b'{"input":[{"type":"reason\xffng"}]}', b'{"input":[' + b"[" * 5000 + b"]" * 5000 + b"]}", b'{"input":[1e999]}',
     b'{"model":"tiny","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f","parameters":'
     + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}}]}",
@@ -246,9 +252,9 @@ RAW: list[bytes] = [
 
 @pytest.mark.parametrize("raw", RAW, ids=lambda r: repr(r[:30]))
 def test_what_is_no_request(server: Running, raw: bytes) -> None:
-    for path in (CHAT, TEXTS, "/tokenize", "/detokenize"):
+    for path in (CHAT, TEXTS, "/tokenize", "/detokenize", *DIALECTS):
         status, answer, _ = server.post(path, raw)
-        assert status == 400 and answer["error"]["message"], (path, answer)
+        assert status == 400 and answer["error"], (path, answer)
 
 
 def test_only_json_is_taken(server: Running) -> None:
@@ -279,6 +285,8 @@ NAMES = [
     "model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed",
     "stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias", "tools", "tool_choice", "user", "metadata",
     "response_format", "ignore_eos", "presence_penalty", "repetition_penalty", "chat_template_kwargs", "reasoning_effort", "echo",
+    "input", "instructions", "max_output_tokens", "previous_response_id", "reasoning", "text", "include", "store", "system",
+    "stop_sequences", "thinking", "output_config", "options", "think", "format", "raw", "keep_alive", "truncation",
     "tokens", "add_special_tokens", "parallel_tool_calls", "x", "", "\u0000", "__class__",
 ]  # fmt: skip
 
@@ -297,6 +305,10 @@ def hostile(rng: random.Random, path: str) -> bytes:
         body["messages"] = [*body["messages"], message]
     if path in (CHAT, TEXTS):
         body.setdefault("max_tokens", 2)
+    if path == "/v1/responses" and rng.random() < 0.5:
+        item = {"type": rng.choice(["message", "function_call", "function_call_output", "reasoning", "item_reference", "x"])}
+        fields = {"role": "user", "content": rng.choice(VALUES), "call_id": "c", "output": "o", "id": rng.choice(VALUES)}
+        body["input"] = [item | {k: v for k, v in fields.items() if rng.random() < 0.5}, rng.choice(VALUES)]
     raw = bytearray(json.dumps(body, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass"))
     if rng.random() < 0.4:
         for _ in range(rng.randint(1, 4)):
@@ -313,7 +325,7 @@ def test_3000_hostile_requests_and_no_500(server: Running) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
         stream = sock.makefile("rwb")
         for i in range(3_000):
-            path = rng.choice([CHAT, CHAT, TEXTS, "/tokenize", "/detokenize"])
+            path = rng.choice([CHAT, CHAT, TEXTS, "/tokenize", "/detokenize", *DIALECTS])
             raw = hostile(rng, path)
             head = (
                 f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
@@ -325,6 +337,9 @@ def test_3000_hostile_requests_and_no_500(server: Running) -> None:
             assert status in (200, 400, 404), (i, status, path, raw[:500])
     assert counts[200] > 100 and counts[400] > 1000, counts
     assert server.request("GET", "/health")[0] == 200 and not server.backend.live
+
+
+DIALECTS = ("/v1/messages", "/v1/responses", "/api/chat", "/api/generate")
 
 
 def read_response(stream: Any) -> int:

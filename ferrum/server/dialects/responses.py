@@ -252,7 +252,7 @@ def _item(state: ServerState, raw: msgspec.Raw, index: int) -> Item:
     try:
         # A message may leave its type out.
         item = _items.decode(raw) if _kinds.decode(raw).type else _message.decode(raw)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:  # what was skipped over was not looked at
         raise invalid(f"input[{index}]: {explain(str(error)).message}", "input") from None
     if not isinstance(item, ReferenceItem):
         return item

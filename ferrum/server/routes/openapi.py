@@ -11,28 +11,34 @@ from sanic.response import HTTPResponse
 
 from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
-from ferrum.server.dialects.messages import CountRequest, MessagesRequest
-from ferrum.server.dialects.ollama import OllamaChat, OllamaGenerate
-from ferrum.server.dialects.ollama_models import ShowRequest
-from ferrum.server.dialects.responses import ResponsesRequest
 from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ferrum.server.routes.common import answer
 from ferrum.server.routes.unserved import WANTED
 from ferrum.server.state import state_of
 
-_BODIES: dict[str, Any] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/v1/responses": ResponsesRequest,
-    "/v1/messages": MessagesRequest,
-    "/v1/messages/count_tokens": CountRequest,
-    "/api/chat": OllamaChat,
-    "/api/generate": OllamaGenerate,
-    "/api/show": ShowRequest,
-    "/tokenize": TokenizeRequest,
-    "/detokenize": DetokenizeRequest,
-}
+
+def _bodies() -> dict[str, Any]:
+    """The struct of each route's requests. Dialects are imported here, since few need this page."""
+    from ferrum.server.dialects.messages import CountRequest, MessagesRequest
+    from ferrum.server.dialects.ollama import OllamaChat, OllamaGenerate
+    from ferrum.server.dialects.ollama_models import ShowRequest
+    from ferrum.server.dialects.responses import ResponsesRequest
+
+    return {
+        "/v1/chat/completions": ChatRequest,
+        "/v1/completions": CompletionRequest,
+        "/v1/responses": ResponsesRequest,
+        "/v1/messages": MessagesRequest,
+        "/v1/messages/count_tokens": CountRequest,
+        "/api/chat": OllamaChat,
+        "/api/generate": OllamaGenerate,
+        "/api/show": ShowRequest,
+        "/tokenize": TokenizeRequest,
+        "/detokenize": DetokenizeRequest,
+    }
+
+
 _READS: dict[str, Any] = {
     "/v1/models": ModelList,
     "/v1/models/{id}": None,
@@ -59,11 +65,12 @@ async def openapi(request: Request) -> HTTPResponse:
 @cache
 def document(*, with_key: bool) -> dict[str, Any]:
     """OpenAPI 3.1: its schemas are JSON Schema, which is what msgspec makes. ``with_key``: requests must carry one."""
-    types = [*_BODIES.values(), Completion, ModelList]
+    bodies = _bodies()
+    types = [*bodies.values(), Completion, ModelList]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, Any] = {}
-    for path, kind in _BODIES.items():
+    for path, kind in bodies.items():
         contents = _json(by_type[Completion] if path in _COMPLETIONS else {"type": "object"})
         if "stream" in kind.__struct_fields__:
             contents |= {_STREAMS.get(path, "text/event-stream"): {"schema": {"type": "string", "description": _STREAM}}}
