@@ -29,7 +29,7 @@ def later(module: str, name: str) -> Handler:
 
     async def handler(request: Request, **parts: str) -> HTTPResponse | None:
         if path not in sys.modules:
-            await request.app.ctx.state.call(lambda: importlib.import_module(path), in_thread=True)
+            await request.app.ctx.state.in_thread(importlib.import_module, path)
         found: Handler = getattr(importlib.import_module(path), name)
         return await found(request, **parts)
 

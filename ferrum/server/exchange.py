@@ -113,8 +113,11 @@ class Exchange:
             for delta in await job.next(SILENCE_SECONDS):
                 writer.add(delta)
         counts = counts_of(job)
-        large = counts.completion * numbers > INLINE_NUMBERS
-        body = await self.state.call(lambda: encode(writer.whole(counts)), in_thread=large)
+
+        def work() -> bytes:
+            return encode(writer.whole(counts))
+
+        body = work() if counts.completion * numbers <= INLINE_NUMBERS else await self.state.in_thread(work)
         return HTTPResponse(body, content_type="application/json")
 
     async def _streamed(self, job: Job, writer: Writer, prepared: Prepared) -> None:

@@ -107,13 +107,12 @@ class ServerState:
 
     async def off_loop(self, size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call ``function``, which works through ``size`` characters: here if they are few, else in a thread."""
-        return await self.call(lambda: function(*args, **kwargs), in_thread=size > INLINE_CHARS)
+        return function(*args, **kwargs) if size <= INLINE_CHARS else await self.in_thread(function, *args, **kwargs)
 
-    async def call(self, function: Callable[[], T], *, in_thread: bool) -> T:
-        """Call ``function`` here or in a thread."""
-        if not in_thread:
-            return function()
-        return await asyncio.get_running_loop().run_in_executor(self.pool, function)
+    async def in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call ``function``, which may block, in a thread."""
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
 
     @cached_property
     def max_chars(self) -> int:

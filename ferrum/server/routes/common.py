@@ -42,7 +42,7 @@ async def read(request: Request, decoder: msgspec.json.Decoder[T]) -> T:
         return body
 
     try:
-        body = await state_of(request).call(work, in_thread=len(raw) > INLINE_BYTES)
+        body = work() if len(raw) <= INLINE_BYTES else await state_of(request).in_thread(work)
     except BadRequest as error:
         raise ApiError(400, error.message, param=error.param, code=error.code) from None
     # Sanic stops reading when a body fills its buffer; without reading, the end of the connection would not be seen.
