@@ -39,6 +39,7 @@ from ferrum.pack.launches import encode_table
 from ferrum.pack.proof import PROOF_NAME, Proof
 from ferrum.pack.schema import STEP, CodeRecord, Manifest, ModelRecord
 from ferrum.pack.writer import PackWriter
+from ferrum.text.template_process import TEMPLATE_MEMBERS
 
 
 @dataclass
@@ -81,8 +82,8 @@ class Packing:
             writer.add(name, data)
         if self.text.tokenizer:
             writer.add("tokenizer.json", self.text.tokenizer)
-        if self.text.template:
-            writer.add("chat_template.jinja", self.text.template.encode())
+        for name, source in self.text.templates.items():
+            writer.add(TEMPLATE_MEMBERS[name], source.encode())
         with writer.member("weights") as sink:
             if self.contract in self.shared.packs:
                 copy_weights(self.shared.packs[self.contract], sink)

@@ -7,9 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ferrum.codegen.tokenizer import merged_settings, special_tokens, token_ids, whole_tokenizer
 from ferrum.errors import FerrumError
 from ferrum.pack.schema import TextRecord
+from ferrum.text.reasoning import find_reasoning
+from ferrum.text.template_process import TEMPLATE_MEMBERS, TemplateProcess
 from ferrum.text.tokenizer_file import read_tokenizer_file
+from ferrum.text.tool_probe import find_tool_format
 
 _MAX_BYTES = 64 << 20
 _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
@@ -17,61 +21,57 @@ _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 @dataclass(frozen=True)
 class TextFiles:
-    """``tokenizer`` and ``template`` are empty when the model has none: such a pack takes token ids only."""
+    """``tokenizer`` and ``templates`` are empty when the model has none: such a pack takes token ids only.
+
+    ``templates``: "default", and "tool_use" if conversations with tools have one of their own.
+
+    ``notes``: what the model's user should know, one line each.
+    """
 
     record: TextRecord
     tokenizer: bytes
-    template: str
+    templates: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 def read_text(folder: Path) -> TextFiles:
     """Read the text side of a Hugging Face folder. Raises FerrumError for files that are not what they should be."""
-    settings = _json(folder / "tokenizer_config.json")
+    settings = merged_settings(_json(folder / "tokenizer_config.json"), _json(folder / "special_tokens_map.json"))
     config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
     tokenizer = _bytes(folder / "tokenizer.json")
     if tokenizer:
         read_tokenizer_file(tokenizer)
-    template = _template(folder, settings)
-    ids = _token_ids(tokenizer)
-    eos_token, bos_token = _token_text(settings.get("eos_token")), _token_text(settings.get("bos_token"))
+    notes = []
+    if tokenizer:
+        tokenizer = whole_tokenizer(tokenizer, settings, _json(folder / "added_tokens.json"))
+    else:
+        notes.append(_no_tokenizer(folder))
+    named = _templates(folder, settings)
+    templates = {"default": named.get("default") or next(iter(named.values())), **named} if named else {}
+    templates = {name: source for name, source in templates.items() if name in TEMPLATE_MEMBERS}
+    ids = token_ids(tokenizer) if tokenizer else {}
+    special = special_tokens(settings)
     eos = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
-    if eos_token in ids:
-        eos.append(ids[eos_token])
-    bos = next(iter(_ids(generation.get("bos_token_id") or config.get("bos_token_id"))), ids.get(bos_token))
+    eos += [ids[token] for token in (special.get("eos_token"),) if token in ids]
+    bos = next(iter(_ids(generation.get("bos_token_id") or config.get("bos_token_id"))), ids.get(special.get("bos_token", "")))
+    tool_format, reasoning, note = _probe(templates, special)
+    notes += [note] if note else []
     record = TextRecord(
-        bos_token=bos_token,
-        eos_token=eos_token,
+        special_tokens=special,
         bos_token_id=bos,
         eos_token_ids=sorted(set(eos)),
-        add_bos=bool(settings.get("add_bos_token", False)),
-        tool_format=_tool_format(template),
-        reasoning_start="<think>" if "<think>" in template or "enable_thinking" in template else "",
-        reasoning_end="</think>" if "</think>" in template or "enable_thinking" in template else "",
+        tool_format=tool_format,
+        reasoning_start=reasoning[0],
+        reasoning_end=reasoning[1],
         generation=_generation(generation),
     )
-    return TextFiles(record, plain_merges(tokenizer), template)
+    return TextFiles(record, tokenizer, templates, tuple(notes))
 
 
-def plain_merges(tokenizer: bytes) -> bytes:
-    """The same tokenizer with merges as ``"a b"`` instead of ``["a", "b"]``, which is read in three quarters of the time.
-
-    Unchanged where that could mean something else: a part with a space, or one that starts like a comment of the old form.
-    """
-    try:
-        value = json.loads(tokenizer)
-        merges = value["model"]["merges"]
-        if not merges or not all(_is_plain(merge) for merge in merges):
-            return tokenizer
-        value["model"]["merges"] = [" ".join(merge) for merge in merges]
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-    except (ValueError, RecursionError, KeyError, TypeError):  # no BPE, or no tokenizer: said when it is loaded
-        return tokenizer
-
-
-def _is_plain(merge: object) -> bool:
-    if not isinstance(merge, list) or len(merge) != 2:
-        return False
-    return all(isinstance(part, str) and part and " " not in part and not part.startswith("#version") for part in merge)
+def _no_tokenizer(folder: Path) -> str:
+    others = [name for name in ("tokenizer.model", "vocab.json", "tekken.json") if (folder / name).exists()]
+    only = f", only {others[0]}; AutoTokenizer.from_pretrained(…).save_pretrained(…) of transformers makes one" if others else ""
+    return f"there is no tokenizer.json{only}; the pack takes token ids only and cannot be served"
 
 
 def licence_of(folder: Path) -> str:
@@ -110,21 +110,19 @@ def _json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _template(folder: Path, settings: dict[str, Any]) -> str:
-    separate = _bytes(folder / "chat_template.jinja")
-    if separate:
-        return separate.decode("utf-8", "replace")
+def _templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+    """Chat templates by name, from where `transformers` looks for them: files of their own before the settings."""
+    named = {"default": _bytes(folder / "chat_template.jinja")}
+    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        named[path.stem] = _bytes(path)
+    files = {name: data.decode("utf-8", "replace") for name, data in named.items() if data}
+    if files:
+        return files
     template = settings.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
-    if isinstance(template, list):  # named templates: the one for tools knows everything that the default does
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default") or next(iter(named.values()), "")
-    return template if isinstance(template, str) else ""
-
-
-def _token_text(token: object) -> str:
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else ""
+    if isinstance(template, list):
+        pairs = [(t.get("name"), t.get("template")) for t in template if isinstance(t, dict)]
+        return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}
+    return {"default": template} if isinstance(template, str) and template else {}
 
 
 def _ids(value: object) -> list[int]:
@@ -132,28 +130,14 @@ def _ids(value: object) -> list[int]:
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
 
 
-def _token_ids(tokenizer: bytes) -> dict[str, int]:
-    """Ids of the added tokens, special ones included."""
-    if not tokenizer:
-        return {}
-    try:
-        added = json.loads(tokenizer).get("added_tokens", [])
-        return {t["content"]: t["id"] for t in added}
-    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
-        raise FerrumError(
-            "bad-tokenizer", "is not a tokenizer", "tokenizer.json", "check that the model folder is complete"
-        ) from None
-
-
-def _tool_format(template: str) -> str:
-    marks = (
-        ("<function=", "qwen3-coder"),
-        ("<tool_call>", "hermes"),
-        ("[TOOL_CALLS]", "mistral"),
-        ("python_tag", "llama3"),
-        ("Environment: ipython", "llama3"),
-    )
-    return next((name for mark, name in marks if mark in template), "")
+def _probe(templates: dict[str, str], special: dict[str, str]) -> tuple[str, tuple[str, str], str]:
+    """What the templates say of the model's answers: the tool format, the marks of its reasoning, and a note or nothing.
+    Raises FerrumError for a template that is not valid."""
+    if not templates:
+        return "", ("", ""), ""
+    with TemplateProcess(templates, special) as template:
+        tool_format, reason = find_tool_format(template)
+    return tool_format, find_reasoning("\n".join(templates.values())), f"no tool format: {reason}" if reason else ""
 
 
 def _generation(values: dict[str, Any]) -> dict[str, float | int | bool]:

@@ -28,8 +28,8 @@ from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 if TYPE_CHECKING:
-    from ferrum.text.chat_template import ChatTemplate
     from ferrum.text.stream import TextStream
+    from ferrum.text.template_process import TemplateProcess
     from ferrum.text.tokenizer import Tokenizer
 
 __all__ = ["LLM", "Completion", "Output", "Piece", "SamplingParams", "TokenLogprob", "resolve_pack"]
@@ -142,22 +142,22 @@ class LLM:
         from ferrum.text.tokenizer import Tokenizer
 
         pack = self._model.pack
-        text = pack.manifest.text
         if "tokenizer.json" not in pack:
             step = "give token ids, or compile a folder that has a tokenizer.json"
             raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it takes no text", str(pack.path), step)
         data = pack.member("tokenizer.json")
-        return Tokenizer(data, bos_token_id=text.bos_token_id, add_bos=text.add_bos)
+        return Tokenizer(data)
 
     @cached_property
-    def chat_template(self) -> ChatTemplate:
+    def chat_template(self) -> TemplateProcess:
         """Raises FerrumError when the pack has none."""
-        from ferrum.text.chat_template import ChatTemplate
+        from ferrum.text.template_process import pack_templates
 
-        text = self._model.pack.manifest.text
-        source = bytes(self._model.pack.member("chat_template.jinja")).decode()
-        tokens = {"bos_token": text.bos_token, "eos_token": text.eos_token}
-        return ChatTemplate(source, special_tokens=tokens)
+        pack = self._model.pack
+        made = pack_templates(pack)
+        if made is None:
+            raise FerrumError("no-chat-template", "the pack has no chat template", str(pack.path), "give a prompt to generate")
+        return made
 
     @cached_property
     def default_params(self) -> SamplingParams:
@@ -244,6 +244,8 @@ class LLM:
             if not self._closed:
                 self._closed = True
                 self._model.close()
+                if "chat_template" in self.__dict__:
+                    self.chat_template.close()
 
     def __enter__(self) -> LLM:
         return self
@@ -258,7 +260,7 @@ class LLM:
             self._check_open()
             self._count += 1
             request_id = str(self._count)
-            self._model.engine.add(request_id, tokens, self._within_context(len(tokens), params))
+            self._model.engine.add(request_id, tokens, self._for_engine(len(tokens), params))
             request = self._requests[request_id] = _Request(request_id, tokens, params, choices)
         return request
 
@@ -267,9 +269,13 @@ class LLM:
 
         if "tokenizer.json" not in self._model.pack and not params.stop:
             return _NoText()
-        return TextStream(self.tokenizer, params.stop, context=tokens[-8:])
+        return TextStream(self.tokenizer, params.stop, context=tokens)
 
-    def _within_context(self, num_prompt: int, params: SamplingParams) -> SamplingParams:
+    def _for_engine(self, num_prompt: int, params: SamplingParams) -> SamplingParams:
+        """``params`` within the context's length, with the ids of stop strings that are special tokens."""
+        if params.stop:
+            ids = [i for i in self.tokenizer.stop_ids(params.stop) if i < self.info.vocab_size]
+            params = replace(params, stop_token_ids=(*params.stop_token_ids, *ids))
         room = self.info.max_model_len - num_prompt
         if params.max_tokens is None or room < 1 or params.max_tokens <= room:
             return params

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 
 from ferrum.cli.arguments import add_compile_choices, file_progress, progress_of
-from ferrum.cli.output import print_json
+from ferrum.cli.output import print_json, print_notes
 from ferrum.errors import EXIT_FAILURE
 
 
@@ -23,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from ferrum.codegen.driver import check_model
         from ferrum.codegen.options import CompileOptions
+        from ferrum.codegen.text import read_text
     except ModuleNotFoundError as error:
         raise require_compiler(error) from error
     with progress_of(args) as progress:
@@ -30,12 +31,14 @@ def run(args: argparse.Namespace) -> int:
     options = CompileOptions(
         model=str(source), target=args.target, quant=args.quant, max_model_len=args.max_model_len, name=name.short
     )
-    findings = check_model(options)
+    findings, notes = check_model(options), read_text(source).notes
     if args.json:
-        print_json({"model": args.model, "ok": not findings, "findings": [asdict(f) for f in findings]})
+        print_json({"model": args.model, "ok": not findings, "findings": [asdict(f) for f in findings], "notes": notes})
     elif findings:
         for finding in findings:
             print(" · ".join(part for part in (finding.what, finding.module, finding.source, finding.nearest) if part))
     else:
         print(f"{args.model} can be compiled for {args.target}")
+    if not args.json:
+        print_notes(notes)
     return EXIT_FAILURE if findings else 0

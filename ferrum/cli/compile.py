@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ferrum.cli.arguments import add_compile_choices, file_progress, progress_of
 from ferrum.cli.options import non_negative
-from ferrum.cli.output import print_json, size
+from ferrum.cli.output import print_json, print_notes, size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from ferrum.codegen.driver import compile_targets
         from ferrum.codegen.options import CompileOptions
+        from ferrum.codegen.text import read_text
     except ModuleNotFoundError as error:
         raise require_compiler(error) from error
     started = time.monotonic()
@@ -58,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
         )
         paths = compile_targets(options, progress)
     seconds = time.monotonic() - started
+    if not args.stop_after:
+        print_notes(read_text(source).notes)
     if args.json:
         records = [{"path": str(p), "bytes": p.stat().st_size, "seconds": round(seconds, 3)} for p in paths]
         print_json(records[0] if len(records) == 1 else records)

@@ -157,6 +157,9 @@ ERROR_CODES: dict[str, str] = {
     "no-compiler": "There is neither a C compiler nor the ziglang package. pip install ziglang brings one for all targets.",
     "no-messages": "A conversation has to have at least one message.",
     "no-target": "No CPU target fits this machine's architecture. Compile for a machine that has one, with --target.",
+    "no-chat-template": (
+        "The pack was compiled from a folder without a chat template, so it continues texts and knows no conversations."
+    ),
     "no-tokenizer": "The pack was compiled from a folder without tokenizer.json, so it takes and gives token ids only.",
     "out-of-memory": (
         "Memory that the model needs cannot be reserved. Lower --kv-cache-memory, --max-num-seqs or --max-num-batched-tokens."
@@ -233,6 +236,18 @@ ERROR_CODES: dict[str, str] = {
     ),
     "unknown-device": "No device has this name. auto takes the one that the pack was compiled for.",
     "unknown-target": "--target names no known target. The message lists them; cpu is this machine.",
+    "template-failed": (
+        "The model's chat template stopped with an error on this conversation: it expects other messages than it got. The "
+        "message has jinja2's words."
+    ),
+    "template-limit": (
+        "The model's chat template took more memory or time than a template may (64 MiB, a second, more for long conversations). "
+        "Shorten the conversation; a template that does this to short ones is broken or hostile."
+    ),
+    "template-refused": (
+        "The model's chat template refuses the conversation in its own words, often because roles must alternate or a system "
+        "message is not foreseen."
+    ),
     "unknown-template-option": "A request passes an argument to the chat template that is not on the list of allowed ones.",
     "unknown-tool-format": "The pack names a tool-call format that this version does not know. Update ferrum.",
     "unsafe-format": (

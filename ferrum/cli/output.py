@@ -6,15 +6,23 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from ferrum.errors import one_line
 
 Progress = Callable[[str, int, int], None]
 
 
 def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """What the user should know although nothing failed; on stderr, since stdout may be read by a program."""
+    for note in notes:
+        print(f"note: {one_line(note)}", file=sys.stderr)
 
 
 def terminal_width() -> int | None:

@@ -147,8 +147,8 @@ class Chat:
         for piece in self.llm.stream(prompt, self.params):
             tokens += len(piece.token_ids)
             reason = piece.finish_reason
-            for thought, said in [splitter.feed(piece.text), *([splitter.finish()] if reason else [])]:
-                content += said
+            for thought, said, closes in [splitter.feed(piece.text), *([splitter.finish()] if reason else [])]:
+                content = said if closes else content + said
                 write("reasoning", thought)
                 write("text", said)
         self.messages = [*messages, {"role": "assistant", "content": content}]
@@ -160,11 +160,10 @@ class Chat:
 
     def _splitter(self, prompt: list[int]) -> Any:
         """Separates what is thought from what is said, by the tags that the pack names."""
-        from ferrum.text.reasoning import ReasoningSplitter
+        from ferrum.text.reasoning import ReasoningSplitter, opening
 
         start, end = self.tags
-        opened = bool(start) and self.llm.tokenizer.decode(prompt[-8:]).rstrip().endswith(start)
-        return ReasoningSplitter(start, end, opened=opened)
+        return ReasoningSplitter(start, end, opening(self.llm.tokenizer.decode(prompt[-32:], skip_special=False), start, end))
 
 
 def _write_json(kind: str, text: str) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ferrum.cli.output import print_json, print_table
 from ferrum.errors import EXIT_FAILURE, FerrumError
+
+if TYPE_CHECKING:
+    from ferrum.pack.verify import VerifyReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,6 +29,7 @@ def run(args: argparse.Namespace) -> int:
         raise FerrumError("pack-missing", "there is no such pack", args.pack, "check the path")
     machine = machine_for(read_manifest(path).target)
     report = verify_pack(path, args.numeric, trust=args.trust, make_executor=load_small, machine=machine)
+    check_calls(report, trust=args.trust)
     if args.json:
         checks = [{"name": c.name, "state": c.state, "detail": c.detail} for c in report.checks]
         print_json({"path": str(path), "ok": report.ok, "checks": checks})
@@ -38,6 +42,30 @@ def run(args: argparse.Namespace) -> int:
         return EXIT_FAILURE
     next_step = "sign it, or add --trust" if bad.name == "numeric" and not report.cases else "copy or build the pack again"
     raise FerrumError("pack-verify-failed", f"{bad.name}: {bad.detail or 'failed'}", str(path), next_step)
+
+
+def check_calls(report: VerifyReport, *, trust: bool) -> None:
+    """Whether the calls that the pack's chat template writes are those that the pack's tool format reads."""
+    from ferrum.pack.reader import open_pack
+    from ferrum.text.template_process import pack_templates
+    from ferrum.text.tool_probe import find_tool_format
+
+    if not report.ok:
+        return
+    try:
+        with open_pack(report.path, trust=trust) as pack:
+            named, template = pack.manifest.text.tool_format, pack_templates(pack)
+    except FerrumError as error:
+        report.add("tool calls", "skipped", error.what)
+        return
+    if template is None:
+        return
+    with template:
+        found, reason = find_tool_format(template)
+    if found == named:
+        report.add("tool calls", "ok", named or reason)
+    else:
+        report.add("tool calls", "failed", f"the template writes them as {found or 'nothing known'}, not as {named or 'none'}")
 
 
 def load_small(pack: Any) -> Any:

@@ -115,6 +115,8 @@ def check_manifest(manifest: Manifest, path: str) -> None:
     for token in (manifest.text.bos_token_id, *manifest.text.eos_token_ids):
         if token is not None and not 0 <= token < manifest.model.vocab_size:
             raise damaged(f"token id {token} is not below vocab_size", f"{where}: text")
+    if not all(name.isidentifier() and name.endswith("_token") for name in manifest.text.special_tokens):
+        raise damaged("a name does not end with _token", f"{where}: text.special_tokens")
     if any(not math.isfinite(value) for value in manifest.text.generation.values()):
         raise damaged("a value is not finite", f"{where}: text.generation")
     _check_members(manifest, where)

@@ -213,12 +213,10 @@ class TuningRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 class TextRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """What the server needs besides the graph. The tokenizer and the template are members of their own."""
 
-    bos_token: str = ""
-    eos_token: str = ""
+    special_tokens: dict[str, str] = {}  # by name, for templates: "bos_token", "eos_token", "pad_token" …
     bos_token_id: int | None = None
     eos_token_ids: list[int] = []
-    add_bos: bool = False
-    tool_format: str = ""  # "", "hermes", "qwen3-coder", "llama3", "mistral"
+    tool_format: str = ""  # a name of ferrum.text.tool_formats.FORMATS; "" is none
     reasoning_start: str = ""
     reasoning_end: str = ""
     generation: dict[str, float | int | bool] = {}  # temperature, top_p, top_k, min_p, repetition_penalty …

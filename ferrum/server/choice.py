@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
+import string
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ferrum.engine.messages import TokenEvent
-from ferrum.text.reasoning import ReasoningSplitter
+from ferrum.text.conversation import ID_CHARS
+from ferrum.text.reasoning import Opening, ReasoningSplitter
 from ferrum.text.stream import TextStream
 from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import CallArguments, CallName, Content, Piece, Schemas, ToolCallParser, ToolFormat
+
+_ALPHABET = string.ascii_letters + string.digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +24,7 @@ class TextOptions:
     stops: tuple[str, ...] = ()
     logprobs: bool = False
     reasoning: tuple[str, str] = ("", "")
-    reasoning_opened: bool = False
+    begins: Opening = Opening.UNKNOWN
     tool_format: ToolFormat | None = None
     schemas: Schemas = field(default_factory=dict)
     parallel_calls: bool = True
@@ -49,9 +53,10 @@ class CallPiece:
 
 @dataclass(slots=True)
 class Delta:
-    """What is new in a choice."""
+    """What is new in a choice. ``closes``: all content of earlier deltas was reasoning, as only now is known."""
 
     index: int
+    closes: bool = False
     content: str = ""
     reasoning: str = ""
     calls: list[CallPiece] = field(default_factory=list)
@@ -59,8 +64,20 @@ class Delta:
     finish_reason: str | None = None
     matched_stop: str = ""  # with the finish reason: the stop string that ended it
 
+    def add_arguments(self, piece: CallArguments) -> None:
+        """To the entry of the same call, if there is one: clients take one entry a call and chunk."""
+        if self.calls and self.calls[-1].index == piece.index:
+            self.calls[-1] = replace(self.calls[-1], arguments=self.calls[-1].arguments + piece.text)
+        else:
+            self.calls.append(CallPiece(piece.index, arguments=piece.text))
+
     def __bool__(self) -> bool:
-        return bool(self.content or self.reasoning or self.calls or self.finish_reason)
+        return bool(self.content or self.reasoning or self.calls or self.finish_reason or self.closes)
+
+
+def _call_id() -> str:
+    """Nine letters and digits: Mistral's templates take no other, and the rest take any."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARS))
 
 
 class Choice:
@@ -73,8 +90,8 @@ class Choice:
         self._options = options
         self._stream = TextStream(tokenizer, options.stops, visible=options.visible, context=context)
         start, end = options.reasoning
-        self._reasoning = ReasoningSplitter(start, end, opened=options.reasoning_opened) if start else None
-        self._parser = ToolCallParser(options.tool_format, options.schemas) if options.tool_format else None
+        self._reasoning = ReasoningSplitter(start, end, options.begins) if start else None
+        self._parser = self._new_parser()
         self._scores: list[ScoredToken] = []  # of text that has not left yet
         self._released = 0
 
@@ -110,8 +127,23 @@ class Choice:
             self._take_content(text, delta)
         elif text:
             split = self._reasoning.feed(text)
+            if split.closes:
+                self._close_unopened(delta)
             delta.reasoning += split.reasoning
             self._take_content(split.content, delta)
+
+    def _close_unopened(self, delta: Delta) -> None:
+        """What looked like content was reasoning that the model closes without having opened it. What has left stays as it is in
+        a stream; a whole answer is put right."""
+        if self._parser is not None:
+            self._take_pieces(self._parser.finish(), delta)
+            self._parser = self._new_parser()
+        delta.closes = True
+        delta.reasoning, delta.content = delta.reasoning + delta.content, ""
+
+    def _new_parser(self) -> ToolCallParser | None:
+        options = self._options
+        return ToolCallParser(options.tool_format, options.schemas) if options.tool_format else None
 
     def _take_content(self, text: str, delta: Delta) -> None:
         if self._parser is None:
@@ -126,9 +158,9 @@ class Choice:
             elif not self._options.parallel_calls and piece.index > 0:
                 continue
             elif isinstance(piece, CallName):
-                delta.calls.append(CallPiece(piece.index, f"call_{secrets.token_hex(12)}", piece.name))
+                delta.calls.append(CallPiece(piece.index, _call_id(), piece.name))
             elif isinstance(piece, CallArguments):
-                delta.calls.append(CallPiece(piece.index, arguments=piece.text))
+                delta.add_arguments(piece)
 
     def _finish(self, delta: Delta, reason: str) -> None:
         if self._reasoning is not None:

@@ -59,6 +59,9 @@ class Gathered:
         self.finish_reason: str | None = None
 
     def add(self, delta: Delta) -> None:
+        if delta.closes:
+            self._reasoning.write(self.content)
+            self._content = StringIO()
         self._content.write(delta.content)
         self._reasoning.write(delta.reasoning)
         for piece in delta.calls:

@@ -55,7 +55,7 @@ class Job:
         self._started = time.perf_counter()
         self._cached: set[int] = set()
         self.choices = [
-            Choice(i * params.n + j, tokenizer, options, prompt[-8:] if continues else ())
+            Choice(i * params.n + j, tokenizer, options, prompt if continues else ())
             for i, prompt in enumerate(prompts)
             for j in range(params.n)
         ]

@@ -27,7 +27,7 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.engine.client import EngineClient
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.spawn import EngineProcess
-from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED
+from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
@@ -37,7 +37,7 @@ from ferrum.server.options import ServeOptions
 from ferrum.server.routes.status import find_stats
 from ferrum.server.start import BACKLOG
 from ferrum.server.state import About, ServerState
-from ferrum.text.chat_template import ChatTemplate
+from ferrum.text.template_process import TemplateProcess, pack_templates
 from ferrum.text.tokenizer import Tokenizer
 
 FLUSH_SECONDS = 1.0  # for error events to leave after the engine was closed
@@ -51,20 +51,18 @@ class PackText:
 
     manifest: Manifest
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: TemplateProcess | None
 
 
 def load_text(path: Path, trust: bool) -> PackText:
     """Manifest, tokenizer and chat template of a pack. Raises FerrumError."""
     with open_pack(path, trust=trust) as pack:
-        text = pack.manifest.text
-        tokenizer = Tokenizer(pack.member("tokenizer.json"), bos_token_id=text.bos_token_id, add_bos=text.add_bos)
+        if "tokenizer.json" not in pack:
+            step = "compile a folder that has a tokenizer.json; LLM in Python takes token ids"
+            raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it cannot be served", str(path), step)
+        tokenizer = Tokenizer(pack.member("tokenizer.json"))
         tokenizer.most_chars  # noqa: B018  # looked up here, where nobody waits for it
-        template = None
-        if "chat_template.jinja" in pack:
-            special = {"bos_token": text.bos_token, "eos_token": text.eos_token}
-            template = ChatTemplate(str(pack.member("chat_template.jinja"), "utf-8"), special_tokens=special)
-        return PackText(pack.manifest, tokenizer, template)
+        return PackText(pack.manifest, tokenizer, pack_templates(pack))
 
 
 def run_server(path: Path, options: ServeOptions, sock: socket.socket, engine: EngineProcess) -> int:
@@ -103,6 +101,8 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
         finally:
             await state.backend.close()
             state.pool.shutdown(wait=False, cancel_futures=True)
+            if state.template is not None:
+                state.template.close()
 
 
 async def _start(path: Path, options: ServeOptions, process: EngineProcess, stop: Stop) -> ServerState | None:

@@ -16,7 +16,7 @@ from ferrum.server.errors import from_ferrum, invalid, unsupported
 from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, TemplateOptions, Tool
 from ferrum.server.state import ServerState
 from ferrum.server.wire import BadRequest
-from ferrum.text.reasoning import prompt_opens
+from ferrum.text.reasoning import Opening, opening
 
 COMPLETION_TOKENS = 16  # OpenAI's default for text completions
 CHAT_PARAMS: Mapping[str, str] = {"prompt": "messages"}
@@ -102,7 +102,7 @@ async def chat_tokens(
         return text, state.tokenizer.encode(text, special=False)
 
     try:
-        return await state.off_loop(size, work)
+        return await state.in_thread(work)  # a template may take long
     except FerrumError as error:
         raise from_ferrum(error, CHAT_PARAMS) from None
 
@@ -135,14 +135,18 @@ def template_options(state: ServerState, given: TemplateOptions | None, effort: 
     options: dict[str, Any] = {}
     takes = state.template.takes if state.template is not None else (lambda _: False)
     thinking = given.enable_thinking if given is not None else None
+    if effort is not None and not takes("reasoning_effort"):
+        if not takes("enable_thinking") and effort != "none":  # switching off what is not there asks for nothing
+            raise unsupported("reasoning_effort", "this model does not take reasoning_effort")
+        thinking = effort != "none" if thinking is None and takes("enable_thinking") else thinking
+    elif effort is not None:
+        options["reasoning_effort"] = effort
+        if thinking is None and takes("enable_thinking"):
+            thinking = effort != "none"
     if thinking is not None and takes("enable_thinking"):
         options["enable_thinking"] = thinking
-    elif thinking:  # switching off what is not there asks for nothing
+    elif thinking:
         raise unsupported("chat_template_kwargs.enable_thinking", "this model has no thinking to enable")
-    if effort is not None:
-        if not takes("reasoning_effort"):
-            raise unsupported("reasoning_effort", "this model does not take reasoning_effort")
-        options["reasoning_effort"] = effort
     return options
 
 
@@ -164,6 +168,7 @@ def sampling_params(
             logit_bias=request.biases(),
             seed=request.seed,
             stop=request.stops,
+            stop_token_ids=tuple(i for i in state.tokenizer.stop_ids(request.stops) if i < state.backend.info.vocab_size),
             ignore_eos=bool(request.ignore_eos),
             logprobs=logprobs,
             n=_checked_n(state, request.n or 1),
@@ -180,20 +185,20 @@ def _checked_n(state: ServerState, n: int) -> int:
 
 def text_options(state: ServerState, request: ChatRequest, *, uses_tools: bool, prompt: str) -> TextOptions:
     """How to read the answer to a chat."""
-    form = state.tool_format if uses_tools else None
+    form = state.tool_format
+    if form is not None and not uses_tools and not form.drops:
+        form = None
     start, end = state.text.reasoning_start, state.text.reasoning_end
-    reasoning = (start, end) if start and end else ("", "")
-    marks = [*(form.tokens if form else ()), *(reasoning if start and end else ())]
-    ids = {state.tokenizer.token_id(mark) for mark in marks}
+    reasons = bool(start and end)
     return TextOptions(
         stops=request.stops,
         logprobs=bool(request.logprobs),
-        reasoning=reasoning,
-        reasoning_opened=prompt_opens(prompt, start) if end else False,
+        reasoning=(start, end) if reasons else ("", ""),
+        begins=opening(prompt, start, end) if reasons else Opening.UNKNOWN,
         tool_format=form,
-        schemas=schemas(request.tools) if form else {},
+        schemas=schemas(request.tools) if uses_tools else {},
         parallel_calls=request.parallel_tool_calls is not False,
-        visible=frozenset(i for i in ids if i is not None),
+        visible=state.marks if form or reasons else frozenset(),
     )
 
 

@@ -21,7 +21,7 @@ from ferrum.server.errors import ApiError
 from ferrum.server.log import Log
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
-from ferrum.text.chat_template import ChatTemplate
+from ferrum.text.template_process import Template
 from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import ToolFormat, find_format
 
@@ -44,12 +44,15 @@ class About:
 
 @dataclass
 class ServerState:
-    """``model_name``: what requests must name. ``fingerprint``: identifies the pack's code and weights."""
+    """``model_name``: what requests must name. ``fingerprint``: identifies the pack's code and weights.
+
+    ``marks``: special tokens of reasoning and tool calls, which stay visible until they were understood.
+    """
 
     options: ServeOptions
     backend: Backend
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    template: Template | None
     text: TextRecord
     model_name: str
     fingerprint: str = "fp_unknown"
@@ -66,6 +69,8 @@ class ServerState:
 
     def __post_init__(self) -> None:
         self.tool_format: ToolFormat | None = find_format(self.text.tool_format)
+        marks = [self.text.reasoning_start, self.text.reasoning_end, *(self.tool_format.marks if self.tool_format else ())]
+        self.marks: frozenset[int] = self.tokenizer.within(marks)
         as_json = self.options.log_format == "json"
         self.log = Log(requests=as_json or self.options.verbose > 0, json=as_json)
         self._idle: asyncio.Event | None = None

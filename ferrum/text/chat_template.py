@@ -1,13 +1,12 @@
-"""Messages to a prompt, through the chat template that came with the model.
+"""Messages to a prompt, through a chat template that came with a model, as transformers' ``apply_chat_template`` renders it.
 
-Renders as transformers' ``apply_chat_template`` does, under the bounds of ``template_sandbox``. A template comes from a
-pack, never from a request.
+Templates come from a pack, never from a request. This is what runs in the process of ``template_worker``; everybody else
+uses ``template_process``.
 """
 
 from __future__ import annotations
 
-import json
-import time
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,34 +14,28 @@ import jinja2
 from jinja2 import meta
 
 from ferrum.errors import FerrumError, one_line
-from ferrum.text.template_bounds import Budget, TemplateLimit, budget
-from ferrum.text.template_sandbox import BoundedSandbox, TemplateRefusal
-from ferrum.text.tokenizer import check_text
+from ferrum.text.conversation import Message, forms, probe_form
+from ferrum.text.template_sandbox import TemplateRefusal, TemplateSandbox
 
 MAX_SOURCE = 512 * 1024
-RENDER_SECONDS = 5.0
 OPTIONS = frozenset({"enable_thinking", "reasoning_effort"})  # the only variables that a request may set
-SPECIAL_TOKENS = frozenset({"bos_token", "eos_token", "unk_token", "pad_token"})
-_REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
-
-Message = Mapping[str, Any]
+_FAILURES = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 
 
 class ChatTemplate:
-    """A compiled template. ``special_tokens``: ``bos_token`` … by name. Safe to use from several threads.
+    """A compiled template. ``special_tokens``: ``bos_token`` … by name, as templates call them. Safe to use from several threads.
 
     Raises FerrumError for a template that is not valid.
     """
 
-    def __init__(self, source: str, *, special_tokens: Mapping[str, str] | None = None, seconds: float = RENDER_SECONDS) -> None:
+    def __init__(self, source: str, *, special_tokens: Mapping[str, str] | None = None) -> None:
         if len(source) > MAX_SOURCE:
             raise _bad_template(f"it has more than {MAX_SOURCE} characters")
         self._special = {k: v for k, v in (special_tokens or {}).items() if v}
-        if not self._special.keys() <= SPECIAL_TOKENS:
-            raise ValueError(f"special tokens are named {sorted(SPECIAL_TOKENS)}")
-        self._seconds = seconds
-        environment = BoundedSandbox()
-        token = budget.set(Budget(time.monotonic() + seconds))
+        if not all(name.endswith("_token") for name in self._special):
+            raise ValueError("names of special tokens end with _token")
+        self.source = source
+        environment = TemplateSandbox()
         try:
             self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
             self._template = environment.from_string(source)
@@ -50,9 +43,7 @@ class ChatTemplate:
             raise _bad_template(f"line {error.lineno}: {error.message}") from None
         except (jinja2.TemplateError, RecursionError, MemoryError, SyntaxError, ValueError, TypeError) as error:
             raise _bad_template(str(error)) from None
-        finally:
-            budget.reset(token)
-        self._names_developer = "developer" in source
+        self.form = probe_form(self._probe, developer=re.search(r"['\"]developer['\"]", source) is not None)
 
     def takes(self, option: str) -> bool:
         """Whether the template looks at an option of ``OPTIONS``."""
@@ -68,8 +59,8 @@ class ChatTemplate:
     ) -> str:
         """The prompt's text. ``messages`` and ``tools`` as in OpenAI's chat API.
 
-        Raises FerrumError: no messages, an option that is not in ``OPTIONS``, what the template itself refuses, or a bound
-        that it exceeds.
+        Raises FerrumError: no messages, an option that is not in ``OPTIONS``, what the template itself refuses, or too much
+        memory.
         """
         options = options or {}
         if not options.keys() <= OPTIONS:
@@ -77,64 +68,42 @@ class ChatTemplate:
             raise FerrumError("unknown-template-option", f"{name} is not an option of chat templates", "chat_template_kwargs")
         if not messages:
             raise FerrumError("no-messages", "there must be at least one message", "messages")
-        token = budget.set(Budget(time.monotonic() + self._seconds))
+        first: FerrumError | None = None
+        for shaped in forms(messages, self.form):
+            try:
+                return self._render(shaped, tools, add_generation_prompt, options)
+            except FerrumError as error:
+                if error.code == "template-limit":
+                    raise
+                first = first or error
+        assert first is not None
+        raise first
+
+    def close(self) -> None:
+        """Nothing to end: it runs in the caller's process."""
+
+    def _render(self, messages: list[dict[str, Any]], tools: Any, generate: bool, options: Mapping[str, Any]) -> str:
         try:
             return self._template.render(
                 **self._special,
                 **options,
-                messages=[self._message(m, f"messages[{i}]") for i, m in enumerate(messages)],
+                messages=messages,
                 tools=[dict(t) for t in tools] if tools else None,
                 documents=None,
-                add_generation_prompt=add_generation_prompt,
+                add_generation_prompt=generate,
             )
-        except FerrumError:
-            raise
         except TemplateRefusal as error:
-            raise _refused("template-refused", f"the model's chat template refuses this: {error}") from None
-        except TemplateLimit as error:
-            raise _refused("template-limit", f"the model's chat template cannot render this: {error}") from None
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _refused("template-refused", f"the model's chat template refuses this: {one_line(str(error), 200)}") from None
+        except _FAILURES as error:
             raise _refused("template-failed", f"the model's chat template fails on this: {one_line(str(error), 120)}") from None
         except (RecursionError, MemoryError):
-            raise _refused("template-limit", "the model's chat template cannot render this") from None
-        finally:
-            budget.reset(token)
+            raise _refused("template-limit", "the model's chat template cannot render this: it takes too much memory") from None
 
-    def _message(self, message: Message, where: str) -> dict[str, Any]:
-        """As templates expect it: no None, text in one string, arguments of calls as objects."""
-        result = {k: v for k, v in message.items() if v is not None}
-        if result.get("role") == "developer" and not self._names_developer:
-            result["role"] = "system"
-        if isinstance(result.get("content"), (list, tuple)):
-            result["content"] = "\n".join(part["text"] for part in result["content"] if part.get("type") == "text")
-        for key in ("content", "name"):
-            if isinstance(result.get(key), str):
-                check_text(result[key], f"{where}.{key}")
-        if "tool_calls" in result:
-            result["tool_calls"] = [_call(c, f"{where}.tool_calls[{i}]") for i, c in enumerate(result["tool_calls"])]
-        reasoning = next((result[k] for k in _REASONING_FIELDS if k in result), None)
-        if reasoning is not None:
-            result = {"thinking": reasoning, **result, "reasoning_content": reasoning}
-        return result
-
-
-def _call(call: Mapping[str, Any], where: str) -> dict[str, Any]:
-    function = dict(call["function"])
-    arguments = function.get("arguments")
-    if isinstance(arguments, str):
+    def _probe(self, messages: list[dict[str, Any]]) -> str | None:
         try:
-            function["arguments"] = json.loads(arguments or "{}", parse_constant=_no_constant)
-        except (ValueError, RecursionError):
-            what = "the arguments of a call must be the text of a JSON object"
-            raise FerrumError("invalid-arguments", what, f"{where}.function.arguments") from None
-        if not isinstance(function["arguments"], dict):
-            what = "the arguments of a call must be a JSON object"
-            raise FerrumError("invalid-arguments", what, f"{where}.function.arguments")
-    return {**call, "function": function}
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
+            return self._render(messages, None, False, {})
+        except FerrumError:
+            return None
 
 
 def _bad_template(why: str) -> FerrumError:

@@ -13,22 +13,45 @@ from ferrum.text.tokenizer import Tokenizer
 
 _utf8 = codecs.getincrementaldecoder("utf-8")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+MAX_BYTES = 4  # of one code point
+CONTEXT_TOKENS = 32
 MAX_HELD_TOKENS = 8  # a code point has at most 4 byte tokens; more means that the bytes are no UTF-8
 
 
 class StreamDecoder:
     """Token ids of one sequence, one by one, to text.
 
-    Special tokens are left out unless they are in ``visible``. ``context``: the last tokens before the first one, for
-    tokenizers whose first token loses its leading space.
+    Special tokens are left out unless they are in ``visible``. ``context``: the tokens before the first one (the prompt): the
+    first token of a text may lose its leading space, and a prompt may end inside a character, which then comes whole.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, visible: frozenset[int] = frozenset(), context: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._hidden = tokenizer.special_ids - visible
         self._bytes = _utf8("replace") if tokenizer.byte_level else None
-        self._ids = [i for i in context if i not in self._hidden][-MAX_HELD_TOKENS:]
-        self._read = len(self._ids)  # the text of ids[:read] has left; it is the context of the rest
+        before = [i for i in context[-CONTEXT_TOKENS:] if i not in self._hidden]
+        begun = _begun_character(b"".join(map(tokenizer.token_bytes, before[-MAX_BYTES:])))
+        self._ids: list[int] = []
+        self._read = 0  # the text of ids[:read] has left; it is the context of the rest
+        if self._bytes is not None:
+            self._bytes.decode(begun)
+        else:
+            whole = len(before) - len(begun)  # such tokens hold one byte each
+            anchor = self._anchor(before[:whole])
+            self._ids = anchor + before[whole:]
+            self._read = len(anchor)
+
+    def _anchor(self, ids: list[int]) -> list[int]:
+        """The last tokens of ``ids`` that are whole characters by themselves. A context that began inside a character would
+        spoil all bytes after it: the library gives up on every run of byte tokens that is not UTF-8 as a whole."""
+        empty: list[int] = []
+        for end in range(len(ids), 0, -1):
+            for begin in range(end - 1, max(end - 1 - MAX_BYTES, -1), -1):
+                text = self._tokenizer.decode_window(ids[begin:end])
+                if text and REPLACEMENT not in text:
+                    return ids[begin:end]
+                empty = empty or ([] if text else ids[begin:end])
+        return empty  # such as a lone space, which a decoder may take away
 
     def feed(self, token: int) -> str:
         """The text that ``token`` completes, often empty."""
@@ -53,6 +76,13 @@ class StreamDecoder:
         self._ids = self._ids[self._read :]
         self._read = len(self._ids)
         return text[len(known) :]
+
+
+def _begun_character(raw: bytes) -> bytes:
+    """The bytes at the end of ``raw`` that begin a character and do not complete it."""
+    decoder = _utf8("replace")
+    decoder.decode(raw)
+    return decoder.getstate()[0]
 
 
 class StopMatcher:

@@ -6,17 +6,16 @@ truncation and padding are off, and the other two are errors that name the field
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import tokenizers
 
-from ferrum.errors import FerrumError
+from ferrum.errors import FerrumError, one_line
+from ferrum.text.checks import check_text
 from ferrum.text.tokenizer_file import bad_tokenizer, read_tokenizer_file
 
 _NO_ID = 1 << 32  # the library's ids are unsigned 32-bit numbers
-MAX_TEXT_CHARS = 64 * 1024 * 1024
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -34,11 +33,10 @@ _BYTE_OF = byte_alphabet()
 class Tokenizer:
     """One model's tokenizer, from the bytes of its ``tokenizer.json``.
 
-    ``add_bos`` with ``bos_token_id``: ``encode`` with special tokens starts with it even if the file's own post-processor
-    does not say so. Safe to use from several threads. Raises FerrumError for a file that is not a tokenizer.
+    Safe to use from several threads. Raises FerrumError for a file that is not a tokenizer.
     """
 
-    def __init__(self, data: bytes | memoryview, *, bos_token_id: int | None = None, add_bos: bool = False) -> None:
+    def __init__(self, data: bytes | memoryview) -> None:
         raw = bytes(data)
         self._file = read_tokenizer_file(raw)
         try:
@@ -49,7 +47,6 @@ class Tokenizer:
             raise bad_tokenizer(f"not a tokenizer: {error}") from None
         self._inner.no_truncation()
         self._inner.no_padding()
-        self._bos = bos_token_id if add_bos else None
         added = self._inner.get_added_tokens_decoder()
         self.added: dict[int, str] = {i: t.content for i, t in added.items()}
         self.special_ids: frozenset[int] = frozenset(i for i, t in added.items() if t.special)
@@ -83,12 +80,17 @@ class Tokenizer:
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Token ids of ``text``. ``special``: with the tokens that begin and end a sequence. Releases the GIL while at work.
 
-        Raises FerrumError for a lone surrogate and for a text over ``MAX_TEXT_CHARS``.
+        Raises FerrumError for a lone surrogate, for a text over ``MAX_TEXT_CHARS``, and for one with words that the
+        vocabulary cannot spell.
         """
         check_text(text)
-        ids: list[int] = self._inner.encode_batch_fast([text], add_special_tokens=special)[0].ids
-        if special and self._bos is not None and ids[:1] != [self._bos]:
-            ids.insert(0, self._bos)
+        try:
+            ids: list[int] = self._inner.encode_batch_fast([text], add_special_tokens=special)[0].ids
+        except (KeyboardInterrupt, SystemExit, MemoryError):
+            raise
+        except BaseException as error:  # a vocabulary without its unknown token, or one of the library's Rust panics
+            what = f"the model's tokenizer cannot encode this: {one_line(str(error), 80)}"
+            raise FerrumError("invalid-text", what, "prompt", "use words that the model knows") from None
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
@@ -101,6 +103,16 @@ class Tokenizer:
         if ids and (min(ids) < 0 or max(ids) > self.max_id):
             what = f"token ids must be from 0 to {self.max_id}"
             raise FerrumError("invalid-token", what, "tokens", "send ids of this model's vocabulary")
+
+    def stop_ids(self, stops: Iterable[str]) -> tuple[int, ...]:
+        """Ids of those stop strings that are special tokens: text never shows them, so they are found by id."""
+        ids = (self.token_id(stop) for stop in stops)
+        return tuple(i for i in ids if i in self.special_ids)
+
+    def within(self, texts: Iterable[str]) -> frozenset[int]:
+        """Special tokens that occur in one of ``texts``."""
+        joined = "\0".join(texts)
+        return frozenset(i for i in self.special_ids if self.added[i] in joined)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes that ``token`` stands for in the middle of a text; empty for an unknown id."""
@@ -129,20 +141,3 @@ class Tokenizer:
     def decode_window(self, ids: list[int]) -> str:
         """``decode`` without the checks and with special tokens; for streams, whose ids come from the engine."""
         return self._inner.decode(ids, skip_special_tokens=False)
-
-
-def check_text(text: str, where: str = "prompt") -> None:
-    """Raises FerrumError for text that UTF-8 cannot express or that is too long to be a prompt."""
-    if len(text) > MAX_TEXT_CHARS:
-        raise FerrumError("text-too-long", f"a text may have {MAX_TEXT_CHARS} characters", where, "shorten it")
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            what = f"character {error.start} is half of a surrogate pair"
-            raise FerrumError("invalid-text", what, where, "send valid Unicode") from None
-
-
-def to_json(value: object) -> str:
-    """JSON as chat templates and models are trained on it: separators with a space, no escapes beyond JSON's own."""
-    return json.dumps(value, ensure_ascii=False)

@@ -1,15 +1,16 @@
-"""The ways in which models write tool calls, each an incremental reader of what follows the opening marker."""
+"""What all readers of tool calls share: the pieces that leave, and the region of a text in which calls stand.
+
+A region begins with a marker and holds calls with brackets, commas and wrappers between them. A call has a reader of its own
+(``Call``), which the format chooses by the string that opens it.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from ferrum.text.json_scan import MAX_NAME_CHARS, CallScanner
-
-_BLANK = " \t\r\n"
+from ferrum.text.json_scan import BLANK
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,20 +40,6 @@ Piece: TypeAlias = Content | CallName | CallArguments
 Schemas: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
-class Body(Protocol):
-    """What follows an opening marker: one call, or several.
-
-    ``feed`` returns the text that is not its own once it is ``done``. ``failed``: what was fed is no call.
-    """
-
-    done: bool
-    failed: bool
-
-    def feed(self, text: str, out: CallWriter) -> str: ...
-
-    def finish(self, out: CallWriter) -> None: ...
-
-
 class CallWriter:
     """Collects pieces and numbers the calls."""
 
@@ -74,225 +61,116 @@ class CallWriter:
             self.pieces.append(Content(text))
 
 
-class JsonBody:
-    """``{"name": …, "arguments": {…}}`` and then ``end`` (may be empty)."""
+class Call(Protocol):
+    """The reader of one call. ``feed`` returns the text that is not its own once it is ``done``; ``finish``: no more text comes.
 
-    def __init__(self, end: str = "") -> None:
+    ``failed``: what was fed is no call of a declared function; nothing of it was written.
+    """
+
+    done: bool
+    failed: bool
+
+    def feed(self, text: str, out: CallWriter) -> str: ...
+
+    def finish(self, out: CallWriter) -> None: ...
+
+
+class CallSyntax(Protocol):
+    """How one call is written: a literal record of a format, which makes a reader for each call.
+
+    ``opener`` begins a call; it belongs to the call if ``keeps_opener``. ``marks``: strings that may hold special tokens.
+    """
+
+    @property
+    def opener(self) -> str: ...
+
+    @property
+    def keeps_opener(self) -> bool: ...
+
+    @property
+    def marks(self) -> tuple[str, ...]: ...
+
+    def reader(self) -> Call: ...
+
+
+class Region:
+    """Calls, and between them only blanks and ``skips``; ``closers`` end it. ``done``: the rest is not its own. ``failed``: there
+    was no call; without a declared function nothing is a call."""
+
+    def __init__(self, syntax: CallSyntax, skips: tuple[str, ...], closers: tuple[str, ...]) -> None:
         self.done = False
         self.failed = False
-        self._end = end
-        self._scanner = CallScanner()
-        self._announced = False
-        self._tail = ""
-
-    def feed(self, text: str, out: CallWriter) -> str:
-        if self._scanner.done:
-            return self._close(text)
-        used = self._scanner.feed(text)
-        self._publish(out)
-        if self._scanner.failed or (self._scanner.done and not self._announced):
-            self.failed = not self._announced
-            self.done = self._announced
-            return text[used:]
-        return self._close(text[used:]) if self._scanner.done else ""
-
-    def _publish(self, out: CallWriter) -> None:
-        scanner = self._scanner
-        if not self._announced and scanner.name is not None:
-            if scanner.name not in out.schemas:
-                scanner.failed = True
-                return
-            out.name(scanner.name)
-            self._announced = True
-        if self._announced:
-            out.arguments(scanner.take())
-            if scanner.done and not scanner.has_arguments:
-                out.arguments("{}")
-
-    def _close(self, text: str) -> str:
-        """After the object: white space and the closing marker. Without the marker the text is somebody else's."""
-        self._tail = (self._tail + text).lstrip(_BLANK) if self._end else text
-        if self._end and self._end.startswith(self._tail) and self._tail != self._end:
-            return ""
-        self.done = True
-        return self._tail.removeprefix(self._end)
-
-    def finish(self, out: CallWriter) -> None:
-        self.failed = not self._announced
-
-
-class JsonListBody:
-    """``[{…}, {…}]`` of Mistral's models, or one object, or their newer ``name{…}`` and ``name[ARGS]{…}``."""
-
-    ARGS = "[ARGS]"
-
-    def __init__(self) -> None:
-        self.done = False
-        self.failed = False
-        self._item: JsonBody | None = None
-        self._listed = False
-        self._name = ""
-        self._scanner: CallScanner | None = None
-        self._any = False
-
-    def feed(self, text: str, out: CallWriter) -> str:
-        while text and not self.done and not self.failed:
-            if self._item is not None:
-                text = self._feed_item(text, out)
-            elif self._scanner is not None:
-                text = self._feed_arguments(text, out)
-            else:
-                text = self._between(text, out)
-        return text
-
-    def _feed_item(self, text: str, out: CallWriter) -> str:
-        assert self._item is not None
-        rest = self._item.feed(text, out)
-        if self._item.failed:
-            self.failed = not self._any
-            self.done = self._any
-        elif self._item.done:
-            self._any = True
-            self._item = None
-            self.done = not self._listed
-        return rest
-
-    def _feed_arguments(self, text: str, out: CallWriter) -> str:
-        assert self._scanner is not None
-        used = self._scanner.feed(text)
-        out.arguments(self._scanner.take())
-        self.done = self._scanner.done or self._scanner.failed
-        return text[used:]
-
-    def _between(self, text: str, out: CallWriter) -> str:
-        char = text[0]
-        if self._name or char not in _BLANK + "[{],":
-            self._name_char(char, out)
-        elif char == "[":
-            self._listed = True
-        elif char == "{":
-            self._item = JsonBody()
-            return text
-        elif char == "]":
-            self.done, self.failed = self._any, not self._any
-        return text[1:]
-
-    def _name_char(self, char: str, out: CallWriter) -> None:
-        if char != "{":
-            self._name += char
-            self.failed = len(self._name) > MAX_NAME_CHARS
-            return
-        name = self._name.strip().removesuffix(self.ARGS)
-        self.failed = name not in out.schemas
-        if not self.failed:
-            out.name(name)
-            self._any = True
-            self._scanner = CallScanner()
-            self._scanner.feed('{"arguments":{')
-            out.arguments(self._scanner.take())
-
-    def finish(self, out: CallWriter) -> None:
-        if self._item is not None:
-            self._item.finish(out)
-            self._any = self._any or not self._item.failed
-        self.failed = not self._any
-
-
-class XmlBody:
-    """``<function=f><parameter=p>text</parameter>…</function></tool_call>`` of Qwen3-Coder; values get their schema's type."""
-
-    def __init__(self, end: str) -> None:
-        self.done = False
-        self.failed = False
-        self._end = end
+        self._syntax = syntax
+        self._skips = skips
+        self._closers = closers
         self._held = ""
-        self._name = ""
-        self._parameter = ""
+        self._call: Call | None = None
+        self._any = False
+        self._raw = ""  # of the call that is being read, until its name is out
         self._count = 0
 
     def feed(self, text: str, out: CallWriter) -> str:
         self._held += text
-        while self._advance(out):
+        while not self.done and not self.failed and self._advance(out):
             pass
-        return self._held if self.done or self.failed else ""
+        if not self.done and not self.failed:
+            return ""
+        rest, self._held = self._held, ""
+        return rest
+
+    def finish(self, out: CallWriter) -> str:
+        """No more text comes: a call that is not whole counts if its name is known. What is left of one that does not, after
+        others."""
+        left = ""
+        if self._call is not None:
+            self._call.finish(out)
+            left = self._raw if self._call.failed else ""
+            self._any = self._any or not self._call.failed
+        self.done, self.failed = self._any, not self._any
+        return left
 
     def _advance(self, out: CallWriter) -> bool:
-        """Take one tag or value off the held text; False when more text is needed."""
-        if self.done or self.failed:
+        """Take one thing off the held text; False when more is needed."""
+        if self._call is not None:
+            return self._feed_call(self._call, out)
+        body = self._held.lstrip(BLANK)
+        opener = self._syntax.opener
+        if opener and body.startswith(opener):
+            return self._begin(body, out)
+        if any(mark != body and mark.startswith(body) for mark in (opener, *self._skips, *self._closers)):
             return False
-        if self._parameter:
-            return self._value(out)
-        body = self._held.lstrip(_BLANK)
-        if not self._name:
-            return self._function(body, out)
-        for tag in ("</function>", self._end):
-            if body.startswith(tag):
-                self._held = body[len(tag) :]
-                if tag == self._end:
-                    out.arguments("}")
-                    self.done = True
+        for skip in self._skips:
+            if body.startswith(skip):
+                self._held = body[len(skip) :]
                 return True
-        if body.startswith("<parameter="):
-            at = body.find(">")
-            if at < 0:
-                return False
-            self._parameter, self._held = body[len("<parameter=") : at].strip(), body[at + 1 :]
-            return True
-        if any(tag.startswith(body) for tag in ("<parameter=", "</function>", self._end)):
-            return False
-        out.arguments("}")
-        self._held = body
-        self.done = True
+        for closer in self._closers:
+            if body.startswith(closer):
+                return self._end(body[len(closer) :] if self._any else body)
+        return self._end(self._held) if opener else self._begin(body, out)
+
+    def _begin(self, body: str, out: CallWriter) -> bool:
+        self._call = self._syntax.reader()
+        self._raw = "" if self._syntax.keeps_opener else self._syntax.opener
+        self._count = out.count
+        self._held = body if self._syntax.keeps_opener else body[len(self._syntax.opener) :]
+        return True
+
+    def _end(self, rest: str) -> bool:
+        self._held = rest
+        self.done, self.failed = self._any, not self._any
         return False
 
-    def _function(self, body: str, out: CallWriter) -> bool:
-        opening = "<function="
-        if not body.startswith(opening):
-            self.failed = not opening.startswith(body)
+    def _feed_call(self, call: Call, out: CallWriter) -> bool:
+        self._raw += self._held
+        rest = call.feed(self._held, out)
+        self._held = ""
+        if call.failed:
+            return self._end(self._raw)
+        if out.count > self._count:
+            self._raw = ""
+        if not call.done:
             return False
-        at = body.find(">")
-        if at < 0:
-            self.failed = len(body) > MAX_NAME_CHARS
-            return False
-        name = body[len(opening) : at].strip()
-        if name not in out.schemas:
-            self.failed = True
-            return False
-        self._name, self._held = name, body[at + 1 :]
-        out.name(name)
-        out.arguments("{")
+        self._held = rest
+        self._call = None
+        self._any = True
         return True
-
-    def _value(self, out: CallWriter) -> bool:
-        closing = "</parameter>"
-        at = self._held.find(closing)
-        if at < 0:
-            return False
-        raw, self._held = self._held[:at], self._held[at + len(closing) :]
-        raw = raw.removeprefix("\n").removesuffix("\n")
-        value = typed_value(raw, out.schemas[self._name], self._parameter)
-        comma = ", " if self._count else ""
-        out.arguments(f"{comma}{json.dumps(self._parameter, ensure_ascii=False)}: {json.dumps(value, ensure_ascii=False)}")
-        self._count += 1
-        self._parameter = ""
-        return True
-
-    def finish(self, out: CallWriter) -> None:
-        self.failed = not self._name
-
-
-def typed_value(raw: str, schema: Mapping[str, Any], parameter: str) -> Any:
-    """``raw`` as the type that a JSON schema declares for ``parameter``; text that does not fit stays text."""
-    properties = schema.get("properties")
-    declared = properties.get(parameter) if isinstance(properties, Mapping) else None
-    kind = declared.get("type") if isinstance(declared, Mapping) else None
-    if kind == "string":
-        return raw
-    try:
-        return json.loads(raw, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return raw
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)

@@ -20,7 +20,7 @@ def write_pack(path: Path, **target: Any) -> Path:
         model=replace(plain.model, vocab_size=VOCAB_SIZE, max_model_len=200),
         target=replace(plain.target, **target),
         states=[paged_state(unit=BLOCK_SIZE, unit_bytes=BYTES_PER_BLOCK)],
-        text=replace(plain.text, eos_token="<e>", eos_token_ids=[EOS], reasoning_start="", reasoning_end=""),
+        text=replace(plain.text, special_tokens={"eos_token": "<e>"}, eos_token_ids=[EOS], reasoning_start="", reasoning_end=""),
     )
     members = {**MEMBERS, "tokenizer.json": tokenizer_json(), "chat_template.jinja": TEMPLATE.encode()}
     return write_minimal_pack(path, manifest=manifest, members=members)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from ferrum.codegen.text import plain_merges
+from ferrum.codegen.text import read_text
+from ferrum.codegen.tokenizer import plain_merges
+from ferrum.errors import FerrumError
+from ferrum.text.tokenizer import Tokenizer as PackTokenizer
 
 TEXT = "the cat sat on the mat; the other cats chatted at them."
 
@@ -24,6 +28,123 @@ def bpe(**changes: Any) -> dict[str, Any]:
     value: dict[str, Any] = json.loads(tokenizer.to_str())
     value["model"].update(changes)
     return value
+
+
+SPECIAL = {"special": True, "lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+TEMPLATE_PROCESSING = {
+    "type": "TemplateProcessing",
+    "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+    "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}},
+}
+FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # changes of tokenizer.json; other files
+    "plain": ({}, {"tokenizer_config.json": {"eos_token": "</s>"}}),
+    "added_tokens_decoder": ({}, {"tokenizer_config.json": {
+        "bos_token": "<s>", "eos_token": "<|im_end|>", "added_tokens_decoder": {
+        "301": {"content": "<|im_end|>", **SPECIAL}, "300": {"content": "<tool>", **SPECIAL, "special": False}}}}),
+    "flag of a known token": ({}, {"tokenizer_config.json": {
+        "eos_token": "</s>", "added_tokens_decoder": {"1": {"content": "</s>", **SPECIAL}, "2": {"content": "<x>", **SPECIAL}}}}),
+    "special_tokens_map": ({}, {"tokenizer_config.json": {"eos_token": "</s>"}, "special_tokens_map.json": {
+        "bos_token": "<s>", "eos_token": {"content": "<|im_end|>", **SPECIAL}, "pad_token": "<pad>"}}),
+    "map beside a decoder": ({}, {"tokenizer_config.json": {"eos_token": "</s>", "added_tokens_decoder": {}},
+                                  "special_tokens_map.json": {"eos_token": "<|im_end|>"}}),
+    "added_tokens": ({}, {"tokenizer_config.json": {"eos_token": "<|im_end|>"},
+                          "added_tokens.json": {"<x y>": 400, "<|im_end|>": 300}}),
+    "extra tokens": ({}, {"tokenizer_config.json": {"eos_token": "</s>", "additional_special_tokens": ["<|im_end|>", "the"]}}),
+    "named by the model": ({}, {"tokenizer_config.json": {"eos_token": "</s>", "image_token": "<x>"}}),
+    "add_bos_token": ({}, {"tokenizer_config.json": {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}}),
+    "no add_bos_token": ({"post_processor": TEMPLATE_PROCESSING}, {"tokenizer_config.json": {
+        "bos_token": "<s>", "eos_token": "</s>", "add_bos_token": False, "add_eos_token": True}}),
+}  # fmt: skip
+
+
+def model_folder(path: Path, changes: dict[str, Any], files: dict[str, Any]) -> Path:
+    tokenizer = {**bpe(), **changes}
+    vocab = {token: i + 2 for token, i in tokenizer["model"]["vocab"].items()}
+    tokenizer["model"]["vocab"] = {"<s>": 0, "</s>": 1, **vocab}
+    plain = {**SPECIAL, "special": False}
+    tokenizer["added_tokens"] = [{"id": 0, "content": "<s>", **SPECIAL}, {"id": 1, "content": "</s>", **plain}]
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
+    files = {"tokenizer.json": tokenizer, "config.json": config, **files}
+    files["tokenizer_config.json"]["tokenizer_class"] = "PreTrainedTokenizerFast"
+    for name, value in files.items():
+        (path / name).write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_what_other_files_say_is_read_as_transformers_does(case: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = model_folder(tmp_path, *FOLDERS[case])
+    theirs = AutoTokenizer.from_pretrained(folder)
+    files = read_text(folder)
+    ours = PackTokenizer(files.tokenizer)
+    assert ours.special_ids == {i for i, t in theirs.added_tokens_decoder.items() if t.special}
+    assert files.record.special_tokens.items() >= theirs.special_tokens_map.items()
+    assert theirs.eos_token_id in files.record.eos_token_ids
+    for text in ("the cat", "<s>the<|im_end|></s>", "a<x y><tool><x> <pad>"):
+        for special in (True, False):
+            assert ours.encode(text, special=special) == theirs(text, add_special_tokens=special).input_ids, text
+        ids = ours.encode(text)
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
+
+
+HERMES = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>"
+HERMES += "{% endfor %}{% endfor %}{% if false %}</think>{% endif %}"
+PLAIN = "{% for m in messages %}{{ m.content }}{% endfor %}"
+LISTED = [{"name": "default", "template": PLAIN}, {"name": "tool_use", "template": HERMES}, {"name": "rag", "template": "R"}]
+
+
+def write_templates(folder: Path, settings: dict[str, Any], files: dict[str, str]) -> Path:
+    (folder / "additional_chat_templates").mkdir(parents=True)
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    for name, source in files.items():
+        (folder / name).write_text(source, encoding="utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "files"),
+    [
+        ({"chat_template": LISTED}, {}),
+        ({}, {"chat_template.jinja": PLAIN, "additional_chat_templates/tool_use.jinja": HERMES}),
+        ({"chat_template": "OLD"}, {"chat_template.jinja": PLAIN, "additional_chat_templates/tool_use.jinja": HERMES}),
+    ],
+)
+def test_named_templates(settings: dict[str, Any], files: dict[str, str], tmp_path: Path) -> None:
+    found = read_text(write_templates(tmp_path, settings, files))
+    assert found.templates == {"default": PLAIN, "tool_use": HERMES}
+    assert found.record.tool_format == "hermes" and not any("tool format" in note for note in found.notes)
+    assert (found.record.reasoning_start, found.record.reasoning_end) == ("<think>", "</think>")
+
+
+def test_a_template_that_describes_calls_and_shows_none(tmp_path: Path) -> None:
+    described = "{% if tools %}Write <tool_call>JSON</tool_call>: {{ tools | tojson }}{% endif %}" + PLAIN
+    assert read_text(write_templates(tmp_path, {"chat_template": described}, {})).record.tool_format == "hermes"
+
+
+def test_without_a_tool_format_the_reason_is_told(tmp_path: Path) -> None:
+    found = read_text(write_templates(tmp_path, {"chat_template": PLAIN}, {}))
+    assert found.templates == {"default": PLAIN} and found.record.tool_format == ""
+    assert [note for note in found.notes if note.startswith("no tool format: its chat template does not show")]
+    with pytest.raises(FerrumError) as caught:
+        read_text(write_templates(tmp_path / "other", {"chat_template": "{% if %}"}, {}))
+    assert caught.value.code == "bad-chat-template"
+
+
+def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(b"sp")
+    files = read_text(tmp_path)
+    assert not files.tokenizer and len(files.notes) == 1
+    assert "tokenizer.json" in files.notes[0] and "tokenizer.model" in files.notes[0]
+
+
+@pytest.mark.parametrize("config", [{"added_tokens_decoder": {"x": {}}}, {"added_tokens_decoder": {"1": {"content": 7}}}])
+def test_tokens_that_are_none_are_refused(config: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(FerrumError) as caught:
+        read_text(model_folder(tmp_path, {}, {"tokenizer_config.json": config}))
+    assert caught.value.code == "bad-tokenizer"
 
 
 def test_the_tokenizer_is_the_same() -> None:

@@ -55,7 +55,7 @@ def write_null_pack(path: Path, tokenizer: bool = True, **text: object) -> Path:
         required=[section for section in plain.required if tokenizer or section != "text"],
         model=msgspec.structs.replace(plain.model, vocab_size=VOCAB_SIZE, max_model_len=200),
         states=[paged_state(unit=BLOCK_SIZE, unit_bytes=BYTES_PER_BLOCK)],
-        text=msgspec.structs.replace(TextRecord(eos_token="<e>", eos_token_ids=[EOS]), **text),
+        text=msgspec.structs.replace(TextRecord(special_tokens={"eos_token": "<e>"}, eos_token_ids=[EOS]), **text),
     )
     members = {**MEMBERS, "tokenizer.json": tokenizer_json(), "chat_template.jinja": TEMPLATE.encode()}
     if not tokenizer:

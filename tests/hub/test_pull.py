@@ -25,6 +25,7 @@ def repository(**changes: bytes) -> dict[str, bytes]:
         "config.json": CONFIG,
         "tokenizer.json": b"{}",
         "chat_template.jinja": b"{{ messages }}",
+        "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
         "model.safetensors": WEIGHTS,
         "pytorch_model.bin": b"pickle",
         "README.md": b"text",
@@ -66,7 +67,8 @@ def test_plain_pull_takes_safe_files_only(ferrum: CommandLine, tmp_path: Path) -
     answer = json.loads(done.stdout)
     folder = snapshot(tmp_path)
     assert answer["path"] == str(folder) and answer["revision"] == COMMIT
-    assert sorted(p.name for p in folder.iterdir()) == [
+    assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+        "additional_chat_templates/tool_use.jinja",
         "chat_template.jinja",
         "config.json",
         "model.safetensors",

@@ -109,7 +109,7 @@ def minimal_manifest(**changes: object) -> Manifest:
         states=[paged_state()],
         programs=[step_record()],
         code=[code_record("code/step.so", "code/step.c")],
-        text=TextRecord(eos_token="<e>", eos_token_ids=[0], generation={"temperature": 0.5, "top_k": 20}),
+        text=TextRecord(special_tokens={"eos_token": "<e>"}, eos_token_ids=[0], generation={"temperature": 0.5, "top_k": 20}),
         endpoints=["chat", "completions"],
         provenance=Provenance(compiler="ferrum test", templates_sha256="", source_sha256="", options={}),
         members=[],

@@ -50,7 +50,8 @@ def test_round_trip(tmp_path: Path, members: dict, shapes: list, generation: dic
         tensors.append(TensorRecord(name=f"t{index}", shape=shape, format="f32", layout="x", **place))
         weights += data
     base = minimal_manifest(tensors=tensors, **BARE)
-    manifest = msgspec.structs.replace(base, text=msgspec.structs.replace(base.text, generation=generation, eos_token=text))
+    record = msgspec.structs.replace(base.text, generation=generation, special_tokens={"eos_token": text})
+    manifest = msgspec.structs.replace(base, text=record)
     path = write_minimal_pack(tmp_path / "x.fpk", None, manifest, {**members, "weights": bytes(weights)}, 32 << 10)
     with open_pack(path, trust=True, check="full") as pack:
         stored = {record.name: bytes(pack.member(record.name)) for record in pack.manifest.members}

@@ -24,7 +24,7 @@ from ferrum.text.tokenizer import Tokenizer
 from tests.server.fake import FakeBackend
 
 TINY = Path(__file__).parents[2] / "graphs" / "tiny"
-TEXT = TextRecord(eos_token="<|im_end|>", eos_token_ids=[761], tool_format="hermes")
+TEXT = TextRecord(special_tokens={"eos_token": "<|im_end|>"}, eos_token_ids=[761], tool_format="hermes")
 
 
 @cache

@@ -10,6 +10,9 @@ import msgspec
 import pytest
 
 from ferrum.errors import FerrumError
+from ferrum.server.choice import Delta
+from ferrum.server.dialects.blocks import Blocks
+from ferrum.server.gather import Gathered
 from ferrum.server.routes.unserved import WANTED
 from tests.server.harness import TEXT, Running, echoes, running, says, tokenizer
 from tests.server.test_streams import eventually, send
@@ -147,3 +150,14 @@ def test_an_error_inside_a_stream() -> None:
 def test_what_this_kind_of_model_cannot_do_is_said(server: Running, path: str) -> None:
     status, answer, _ = server.post(path, {"model": "tiny", "input": "x"})
     assert status == 400 and "generates text from text" in str(answer["error"])
+
+
+def test_reasoning_that_the_model_only_closes_is_put_right_in_a_whole_answer() -> None:
+    blocks = Blocks()
+    for delta in (Delta(0, content="hm"), Delta(0, closes=True, reasoning=", 2", content="4"), Delta(0, finish_reason="stop")):
+        blocks.add(delta)
+    assert [(b.kind, b.index, b.text) for b in blocks.all] == [("reasoning", 0, "hm, 2"), ("text", 1, "4")]
+    gathered = Gathered()
+    for delta in (Delta(0, content="hm"), Delta(0, closes=True, reasoning=", 2", content="4")):
+        gathered.add(delta)
+    assert (gathered.reasoning, gathered.content) == ("hm, 2", "4")

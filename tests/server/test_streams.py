@@ -215,3 +215,12 @@ def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch)
         with closing(sock):
             assert eventually(lambda: server.state.active == 1)
             assert eventually(lambda: server.state.active == 0 and not backend.live)
+
+
+def test_a_stop_string_that_is_a_special_token_is_found_by_its_id() -> None:
+    with running(says("Hello there")) as server:
+        assert server.chat(stop=["<|im_start|>", "there"])[0] == 200
+        params = server.backend.requests[-1][1]
+        assert params.stop_token_ids == (tokenizer().token_id("<|im_start|>"),)
+        assert server.post("/v1/completions", {"model": "tiny", "prompt": "x", "stop": "<|im_end|>"})[0] == 200
+        assert server.backend.requests[-1][1].stop_token_ids == (tokenizer().token_id("<|im_end|>"),)

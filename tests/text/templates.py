@@ -179,4 +179,66 @@ MACROS = """
 {{ ['b', 'a'] | unique | list }} {{ 'long text here' | indent(2, first=true) }} {{ 7 // 2 ** 2 }} {{ 'x' in 'xyz' }} {{ (1, 2) }}
 """
 
-STYLES = {"chatml": CHATML, "llama3": LLAMA3, "qwen3": QWEN3, "mistral": MISTRAL, "macros": MACROS}
+NAMESPACES = """
+{%- macro shown(value, ns) -%}
+    {%- for key, each in value | dictsort %}{{ key }}={{ each | tojson }};{% endfor -%}
+    {%- set ns.seen = ns.seen + 1 -%}
+{%- endmacro -%}
+{%- for message in messages -%}
+    {%- set ns = namespace(seen=0, names=[]) -%}
+    {%- for call in message.tool_calls or [] -%}
+        {%- set ns.names = ns.names + [call.function.name] -%}
+        [{{ call.function.name }} {{ shown(call.function.arguments, ns) }}{{ range(2) | list | length }}]
+    {%- endfor -%}
+    <{{ message.role }}>{{ message.content or '' }}{{ ns.names | join(',') }}{{ ns.seen }}
+    {{- message.name if message.role == 'tool' }}
+{% endfor -%}
+{%- if add_generation_prompt %}{{ cycler('<assistant>', 'x').next() }}{% endif -%}
+"""
+
+NULL_AND_TEXT = """
+{{ bos_token }}{% set ns = namespace(first=true) %}{% for m in messages %}
+{% if m['role'] == 'system' or m['role'] == 'user' %}{{ '<U>' + m['content'] }}{% endif %}
+{% if m['role'] == 'assistant' and m['content'] is none %}{% for c in m['tool_calls'] %}
+{{ '<C>' + c['type'] + '|' + c['function']['name'] + '|' + c['function']['arguments'] + '</C>' }}{% endfor %}{% endif %}
+{% if m['role'] == 'assistant' and m['content'] is not none %}{% set c = m['content'] %}
+{% if '</think>' in c %}{% set c = c.split('</think>')[-1] %}{% endif %}{{ '<A>' + c + eos_token }}{% endif %}
+{% if m['role'] == 'tool' %}{{ '<T>' + m['content'] }}{% endif %}{% endfor %}
+{% if add_generation_prompt %}{{ '<A><think>\\n' }}{% endif %}
+"""
+
+CALLS_IF_DEFINED = """
+{%- for m in messages -%}
+{%- if m.tool_calls is defined -%}
+    {%- if m.tool_calls | length == 0 %}{{ raise_exception('calls without calls') }}{% endif -%}
+    {%- for c in m.tool_calls -%}
+        {%- if c.id is not defined or c.id | length != 9 %}{{ raise_exception('ids must have length 9') }}{% endif -%}
+        [CALLS]{{ c.function | tojson }}{{ c.id }}
+    {%- endfor -%}
+{%- elif m.role == 'tool' %}[RESULT]{{ m.tool_call_id }}{{ m.content }}
+{%- else %}[{{ m.role | upper }}]{{ m.content }}
+{%- endif -%}
+{%- endfor -%}
+"""
+
+PARTS = """
+{%- for m in messages -%}
+<{{ m.role }}>
+{%- if m.content is string -%}[{{ m.content }}]
+{%- elif m.content -%}{% for part in m.content %}{% if part.type == 'text' %}[{{ part.text }}]{% endif %}{% endfor %}
+{%- endif -%}
+{%- for c in m.tool_calls or [] -%}
+    {{ c.function.name }}(
+    {%- for k, v in c.function.arguments.items() %}{{ k }}={{ v }}{% if not loop.last %}, {% endif %}{% endfor %})
+{%- endfor -%}
+{%- if loop.last %}{% break %}{% endif -%}
+{%- endfor -%}
+{% generation %}{% set hidden = 1 %}{{ hidden }}{% endgeneration %}{{ hidden is defined }}
+"""
+
+ONLY_PARTS = "{% for m in messages %}<{{ m.role }}>{{ m.content[0].text }}{% endfor %}"
+
+STYLES = {
+    "chatml": CHATML, "llama3": LLAMA3, "qwen3": QWEN3, "mistral": MISTRAL, "macros": MACROS, "namespaces": NAMESPACES,
+    "null and text": NULL_AND_TEXT, "calls if defined": CALLS_IF_DEFINED, "parts": PARTS,
+}  # fmt: skip

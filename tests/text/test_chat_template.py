@@ -2,73 +2,92 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
-import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ferrum.errors import FerrumError
 from ferrum.text.chat_template import ChatTemplate
-from ferrum.text.template_sandbox import BoundedSandbox
-from tests.text.templates import STYLES
+from ferrum.text.template_process import TemplateProcess
+from ferrum.text.template_sandbox import TemplateSandbox
+from ferrum.text.template_worker import SECONDS
+from tests.text.bombs import BOMBS
+from tests.text.conversations import CONVERSATIONS, TOOLS, USER, as_clients_send, expected
+from tests.text.templates import ONLY_PARTS, STYLES
 
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_weather",
-            "description": "Look outside — 'now' <b>",
-            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-        },
-    }
-]
-CALL = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Zürich"}}}
-USER = {"role": "user", "content": "What's the weather in Zürich? <3 {{ 7 * 7 }}"}
-CONVERSATIONS: list[list[dict[str, Any]]] = [
-    [USER],
-    [{"role": "system", "content": " Be brief. "}, USER],
-    [USER, {"role": "assistant", "content": "<think>\nhm\n</think>\n\nCold."}, {"role": "user", "content": "Why?\n"}],
-    [USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}, {"role": "tool", "content": "3 °C", "tool_call_id": "c1"}],
-    [USER, {"role": "assistant", "content": "One", "reasoning_content": "two"}, {"role": "user", "content": "日本\t🙂"}],
-]
+ROOT = Path(__file__).parents[2]
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-
-
-def theirs(source: str, conversation: list[dict[str, Any]], tools: Any, generate: bool, options: dict[str, Any]) -> str:
-    from jinja2 import TemplateError
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        rendered, _ = render_jinja_template(
-            [conversation], tools=tools, chat_template=source, add_generation_prompt=generate, **SPECIAL, **options
-        )
-    except (TemplateError, TypeError) as error:
-        return f"refused: {type(error).__name__}"
-    return str(rendered[0])
-
-
-def ours(template: ChatTemplate, conversation: list[dict[str, Any]], tools: Any, generate: bool, options: dict[str, Any]) -> str:
-    try:
-        return template.render(conversation, tools=tools, add_generation_prompt=generate, options=options)
-    except FerrumError as error:
-        return f"refused: {error.code}"
+CALL = {"id": "c1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Zürich"}}}
 
 
 @pytest.mark.parametrize("style", STYLES)
 def test_renders_as_transformers(style: str) -> None:
     rendered = 0
     template = ChatTemplate(STYLES[style], special_tokens=SPECIAL)
-    for conversation in CONVERSATIONS:
+    for name, messages in CONVERSATIONS.items():
         for tools in (None, TOOLS):
             for generate in (False, True):
                 for options in ({}, {"enable_thinking": False}):
-                    expected = theirs(STYLES[style], conversation, tools, generate, options)
-                    found = ours(template, conversation, tools, generate, options)
-                    assert found == expected or (found[:8], expected[:8]) == ("refused:", "refused:"), (conversation, options)
-                    rendered += not found.startswith("refused:")
+                    given = {"tools": tools, "add_generation_prompt": generate}
+                    there = expected(STYLES[style], messages, **given, **SPECIAL, **options)
+                    try:
+                        here = template.render(as_clients_send(messages), **given, options=options)
+                    except FerrumError:
+                        here = None
+                    assert here == there, (name, options)
+                    rendered += here is not None
     assert rendered >= 16
+
+
+def replay(arguments: str, identity: str = "abcdefgh1", **changes: Any) -> list[dict[str, Any]]:
+    called = {"id": identity, "type": "function", "function": {"name": "f", "arguments": arguments}}
+    turn = {"role": "assistant", "content": None, "tool_calls": [called], **changes}
+    return [USER, turn, {"role": "tool", "tool_call_id": identity, "content": "r"}]
+
+
+@pytest.mark.parametrize("style", [s for s in STYLES if s != "macros"])
+@pytest.mark.parametrize("arguments", ['{"a": "line 1\nline 2"}', '{"a": "cut', "[1]", "", "null", '{"a": NaN}'])
+def test_whatever_a_model_said_can_be_sent_back(style: str, arguments: str) -> None:
+    text = ChatTemplate(STYLES[style], special_tokens=SPECIAL).render(replay(arguments))
+    if style not in ("chatml", "mistral") and arguments.startswith('{"a": "'):
+        assert arguments[7:10] in text
+
+
+def test_ids_of_other_servers_are_shortened_for_templates_that_insist() -> None:
+    template = ChatTemplate(STYLES["calls if defined"])
+    text = template.render(replay("{}", "call_0123456789abcdef"))
+    found = re.findall(r"\}(\w{9})\[RESULT\](\w{9})r", text)
+    assert found and found[0][0] == found[0][1]
+    assert template.render(replay("{}", "abcdefgh1")).count("abcdefgh1") == 2
+
+
+def test_no_calls_are_as_absent_and_a_missing_content_as_null() -> None:
+    for style in ("calls if defined", "llama3", "null and text"):
+        template = ChatTemplate(STYLES[style], special_tokens=SPECIAL)
+        plain = [USER, {"role": "assistant", "content": "ok"}, USER]
+        for empty in ([], None):
+            assert template.render([USER, {**plain[1], "tool_calls": empty}, USER]) == template.render(plain)
+        missing = replay('{"k": 1}')
+        del missing[1]["content"]
+        assert template.render(missing) == template.render(replay('{"k": 1}'))
+
+
+def test_contents_in_parts() -> None:
+    listed = [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]
+    assert ChatTemplate(STYLES["parts"]).render(listed).startswith("<user>[a][b]")
+    assert "user\na\nb<|im_end|>" in ChatTemplate(STYLES["chatml"]).render(listed)
+    only = ChatTemplate(ONLY_PARTS)
+    assert only.render([{"role": "user", "content": "a"}]) == only.render(listed[:1]) == "<user>a"
+
+
+def test_tool_messages_name_their_function() -> None:
+    template = ChatTemplate("{% for m in messages %}{{ m.name }},{% endfor %}")
+    assert template.render(replay("{}")) == ",,f,"
 
 
 def test_openai_forms_become_what_templates_expect() -> None:
@@ -76,8 +95,6 @@ def test_openai_forms_become_what_templates_expect() -> None:
     called = {**CALL, "function": {"name": "get_weather", "arguments": '{"city": "Zürich"}'}}
     plain = template.render([USER, {"role": "assistant", "content": "", "tool_calls": [CALL]}])
     assert template.render([USER, {"role": "assistant", "content": None, "tool_calls": [called]}]) == plain
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-    assert "user\na\nb<|im_end|>" in template.render([{"role": "user", "content": parts}])
     assert "<|im_start|>system\nx" in template.render([{"role": "developer", "content": "x"}, USER])
 
 
@@ -96,9 +113,7 @@ def test_options() -> None:
     [
         ([], "no-messages"),
         ([{"role": "user", "content": "a\ud800"}], "invalid-text"),
-        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}], "invalid-arguments"),
-        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[1]"}}]}], "invalid-arguments"),
-        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": NaN}'}}]}], "invalid-arguments"),
+        ([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "\ud800"}}]}], "invalid-text"),
         ([{"role": "user"}], "template-failed"),
     ],
 )
@@ -150,91 +165,61 @@ def test_the_sandbox_holds(source: str) -> None:
     assert text == ""
 
 
-BOMBS = [
-    "{{('a'*1000000000)|length}}",
-    "{{ ('a'*1000)*1000000000 }}",
-    "{{ [0]*1000000000 }}",
-    "{{ (range(100000)|list)*100000 }}",
-    "{{ 'a'.ljust(1000000000) }}",
-    "{{ 'a'|center(1000000000) }}",
-    "{{ '%1000000000d' % 1 }}",
-    "{{ '%*d' % (1000000000, 1) }}",
-    "{{ '%1000000000d'|format(1) }}",
-    "{{ '{:>1000000000}'.format(1) }}",
-    "{{ '{:{}}'.format(1, 1000000000) }}",
-    "{{ 9**(9**9) }}",
-    "{{ 1.5|round(1000000000, 'ceil') }}",
-    "{{ range(1000000000) }}",
-    "{{ [[1]]|tojson(indent=1000000000) }}",
-    "{{ ('a'*100000)|replace('a', 'b'*100000) }}",
-    "{{ ('a'*100000).replace('a', 'b'*100000) }}",
-    "{{ ('b'*1000000).join('a'*100000) }}",
-    "{% set x = 'a'*1000000 %}{{ ''.join([x]*10000) }}",
-    "{% set x = 'a'*1000000 %}{{ [x]*10000 }}",
-    "{{ ('a '*8000000).split(' ')|length }}",
-    "{{ ('a'*16000000)|list|length }}",
-    "{% set ns=namespace(x='a') %}{% for i in range(100) %}{% set ns.x=ns.x~ns.x %}{% endfor %}{{ns.x|length}}",
-    "{% set ns=namespace(x='a') %}{% for i in range(100) %}{% set ns.x=ns.x+ns.x %}{% endfor %}{{ns.x|length}}",
-    "{% set ns=namespace(x=[1]) %}{% for i in range(100) %}{% set ns.x=ns.x+ns.x %}{% endfor %}{{ns.x|length}}",
-    "{% set ns=namespace(x=['a']) %}{% for i in range(100) %}{% set ns.x=[ns.x,ns.x] %}{% endfor %}{{ns.x}}",
-    "{% set ns=namespace(x=('a',)) %}{% for i in range(100) %}{% set ns.x=(ns.x,ns.x) %}{% endfor %}{{ns.x==ns.x}}",
-    "{% set ns=namespace(x={}) %}{% for i in range(100) %}{% set ns.x={'a':ns.x,'b':ns.x} %}{% endfor %}{{ns.x|tojson}}",
-    "{% set ns=namespace(x={}) %}{% for i in range(100) %}{% set ns.x=dict(a=ns.x,b=ns.x) %}{% endfor %}{{ns.x|tojson}}",
-    "{% set ns=namespace(x=9) %}{% for i in range(100) %}{% set ns.x=ns.x*ns.x %}{% endfor %}{{ns.x}}",
-    "{% for i in range(100000) %}{{ 'a'*1000000 }}{% endfor %}",
-    "{% set x %}{% for i in range(100000) %}{{ 'a'*100000 }}{% endfor %}{% endset %}",
-    "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
-    "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(60) }}",
-    "{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}",
-    "{% for i in [1,1] recursive %}{% if loop.depth<60 %}{{ loop([1,1]) }}{% endif %}{% endfor %}",
-    "{{ [range(100000)|list|string]*1000 }}",
-    "{{ strftime_now('%1000000000d') }}",
-    "{{ ([range(100000)|list]*100)|sum(start=[])|length }}",
-    "{% set o = namespace() %}{% set p = namespace(a=[o, o]) %}{{ p }}",
-    "{% macro m(n) %}{% set x = 'a' * 9000000 ~ n %}{{ m(n + 1) }}{{ x|length }}{% endmacro %}{{ m(1) }}",
-    "{% set y = 'é' * 9000000 %}{% macro m(n) %}{% set x = y[n:] %}{{ m(n + 1) }}{{ x|length }}{% endmacro %}{{ m(1) }}",
-    "{% macro m(n) %}{% set x %}{{ 'a' * 9000000 }}{% endset %}{{ m(n + 1) }}{{ x|length }}{% endmacro %}{{ m(1) }}",
-    "{% macro m(n) %}{% set x = range(90000)|list %}{{ m(n + 1) }}{{ x|length }}{% endmacro %}{{ m(1) }}",
-    "{% macro m(n) %}{% set x = ('a' * 9000000)|upper %}{{ m(n + 1) }}{{ x|length }}{% endmacro %}{{ m(1) }}",
-]
-
-_BOMB_CHECK = """
-import resource, sys
-from ferrum.errors import FerrumError
-from ferrum.text.chat_template import ChatTemplate
-from tests.text.test_chat_template import BOMBS, USER
-resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
-for source in BOMBS:
-    try:
-        ChatTemplate(source, seconds=0.3).render([USER])
-    except FerrumError as error:
-        assert error.code in ("template-limit", "template-failed", "bad-chat-template"), (source, error.code)
-        assert "MemoryError" not in str(error)
-        continue
-    sys.exit("rendered: " + source)
-# not ru_maxrss: a new program begins with that of the process that started it
-status = dict(line.split(":", 1) for line in open("/proc/self/status"))
-print(int(status["VmHWM"].split()[0]) // 1024)
-"""
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound the address space")
+@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
+def test_hostile_templates_are_refused_within_64_mib_and_a_second(step: int) -> None:
+    command = [sys.executable, "-m", "tests.text.bombs", str(step)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    (harmless, baseline, started), *others = json.loads(done.stdout)
+    assert harmless == "text" and not done.stderr
+    for source, (ending, peak, seconds) in zip(BOMBS[::step], others, strict=True):
+        assert ending in ("text", "template-limit", "template-failed", "bad-chat-template", "killed"), source
+        assert peak < baseline + (64 << 10), source
+        assert seconds < started + 2 * SECONDS, source  # of two requests, of which a hostile template lasts for one
+    assert sum(ending == "text" for ending, _, _ in others) <= 5  # harmless within the bounds
 
 
-def test_bombs_are_refused_within_bounded_memory_and_time() -> None:
-    done = subprocess.run([sys.executable, "-c", _BOMB_CHECK], capture_output=True, text=True, timeout=100)
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert int(done.stdout) < 800
+def test_a_killed_process_is_replaced() -> None:
+    endless = "{% if messages[0].content == 'boom' %}"
+    endless += "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}{% endif %}ok"
+    with TemplateProcess({"default": endless}) as process:
+        assert process.render([USER]) == "ok"
+        with pytest.raises(FerrumError) as caught:
+            process.render([{"role": "user", "content": "boom"}])
+        assert caught.value.code == "template-limit" and "shorten" in caught.value.next_step
+        assert process.render([USER]) == "ok"
 
 
-def test_the_clock_runs_inside_loops() -> None:
-    template = ChatTemplate("{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}", seconds=0.05)
-    started = time.monotonic()
-    with pytest.raises(FerrumError):
-        template.render([USER])
-    assert time.monotonic() - started < 30
+def test_the_process_answers_as_the_template_does() -> None:
+    sources = {"default": "D{{ bos_token }}{{ messages[0].content }}", "tool_use": "T{{ tools | length }}{{ enable_thinking }}"}
+    with TemplateProcess(sources, {"bos_token": "<s>"}) as process:
+        assert process.takes("enable_thinking") and not process.takes("reasoning_effort")
+        assert process.render([{"role": "user", "content": "\ud83d"[:0] + "é\U0001f642"}]) == "D<s>é\U0001f642"
+        assert process.render([USER], tools=TOOLS, options={"enable_thinking": True}) == "T2True"
+        with pytest.raises(FerrumError) as caught:
+            process.render([{"role": "user", "content": "a\ud800"}])
+        assert caught.value.code == "invalid-text"
+        big = "日本 text " * 200_000
+        assert process.render([{"role": "user", "content": big}]) == "D<s>" + big
+    with pytest.raises(FerrumError) as caught:
+        TemplateProcess({"default": "{% if %}"})
+    assert caught.value.code == "bad-chat-template"
 
 
-def test_every_filter_and_global_is_one_of_a_short_list() -> None:
-    environment = BoundedSandbox()
-    assert set(environment.globals) == {"range", "dict", "namespace", "raise_exception", "strftime_now"}
-    assert not {"attr", "pprint", "xmlattr", "urlize", "wordwrap", "center", "random", "batch", "slice"} & set(
-        environment.filters
-    )
+def test_only_listed_types_have_attributes() -> None:
+    reachable = {
+        "''.encode": False, "''.upper": True, "''.translate": False, "(1).to_bytes": False, "1.5.hex": False, "[].append": False,
+        "[].count": True, "{}.items": True, "{}.update": False, "range(3).index": False, "namespace(a=1).a": True,
+        "dict.fromkeys": True, "messages.copy": True, "true.real": False, "none.x": False, "{}.items().mapping": False,
+        "strftime_now.func_globals": False, "(''|escape).unescape": False,
+    }  # fmt: skip
+    for expression, works in reachable.items():
+        source = "{% set x = " + expression + " %}{{ x is defined }}"
+        assert ChatTemplate(source).render([USER]) == str(works), expression
+
+
+def test_every_filter_and_global_is_known() -> None:
+    environment = TemplateSandbox()
+    assert set(environment.globals) == {"range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"}
+    assert not {"attr", "random"} & set(environment.filters)

@@ -114,6 +114,28 @@ def test_a_continued_text_keeps_its_space() -> None:
     assert StreamDecoder(tokenizer).feed(cat) == "cat"
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.text("ขคงจ日é🙂 theca\n", max_size=12), st.text("ขคงจ日é🙂 theca\n", max_size=8), st.integers(0, 40))
+def test_continued_texts_equal_the_whole_decoding(before: str, after: str, split: int) -> None:
+    """Whatever bytes the prompt ends with; a character that it began comes whole."""
+    for tokenizer in (byte_level(), sentence_piece()):
+        ids = tokenizer.encode(before + after)
+        prompt, rest = ids[: min(split, len(ids))], ids[min(split, len(ids)) :]
+        stream = StreamDecoder(tokenizer, context=prompt)
+        whole = (tokenizer.decode(prompt[:end]) for end in range(len(prompt), -1, -1))
+        begun = next(text for text in whole if REPLACEMENT not in text)
+        assert "".join(map(stream.feed, rest)) + (stream.finish() if rest else "") == tokenizer.decode(ids)[len(begun) :]
+
+
+def test_a_prompt_of_byte_tokens_does_not_spoil_what_follows() -> None:
+    tokenizer = sentence_piece()
+    for prompt in ("ง", "ขคง", "กขคงกขคง", "abcง"):
+        stream = StreamDecoder(tokenizer, context=tokenizer.encode(prompt))
+        answer = [3 + byte for byte in ("จ" * 9).encode()]
+        pieces = [stream.feed(token) for token in answer]
+        assert "".join(pieces) == "จ" * 9 and pieces[2] == "จ"
+
+
 def test_special_tokens_are_left_out_unless_visible() -> None:
     tokenizer = byte_level()
     tag = tokenizer.token_id("<|tag|>")

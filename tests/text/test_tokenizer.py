@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ferrum.errors import FerrumError
 from ferrum.text.tokenizer import Tokenizer
-from tests.text.tokenizers import added, byte_level, sentence_piece
+from tests.text.tokenizers import byte_level, load, sentence_piece
 
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=40)
 
@@ -56,14 +56,20 @@ def test_special_tokens() -> None:
     assert tokenizer.decode([97, end, 98], skip_special=False) == "a<|end|>b"
 
 
-def test_bos_is_added_once() -> None:
-    model = {"type": "BPE", "vocab": {"a": 0}, "merges": []}
-    data = json.dumps({"version": "1.0", "added_tokens": [added(1, "<s>", True)], "model": model}).encode()
-    tokenizer = Tokenizer(data, bos_token_id=1, add_bos=True)
-    assert tokenizer.encode("aa") == [1, 0, 0]
-    assert tokenizer.encode("<s>a") == [1, 0]
-    assert tokenizer.encode("aa", special=False) == [0, 0]
-    assert Tokenizer(data, bos_token_id=1).encode("aa") == [0, 0]
+def test_words_that_the_vocabulary_cannot_spell_are_refused() -> None:
+    model = {"type": "WordLevel", "vocab": {"hello": 0, "world": 1}, "unk_token": "[UNK]"}
+    tokenizer = load({"added_tokens": [], "pre_tokenizer": {"type": "Whitespace"}, "model": model})
+    assert tokenizer.encode("hello world") == [0, 1]
+    with pytest.raises(FerrumError) as caught:
+        tokenizer.encode("hello everyone")
+    assert caught.value.code == "invalid-text" and "\n" not in str(caught.value)
+
+
+def test_special_tokens_as_stop_strings_become_ids() -> None:
+    tokenizer = byte_level()
+    end, visible = tokenizer.token_id("<|end|>"), tokenizer.token_id("<tool>")
+    assert end is not None and visible is not None
+    assert tokenizer.stop_ids(["<|end|>", "<tool>", "x", "<|end|>x"]) == (end,)
 
 
 def test_truncation_and_padding_of_the_file_are_off() -> None:

@@ -54,7 +54,16 @@ class Blocks:
         self.matched_stop = ""
         self._open: Block | None = None
 
+    def add(self, delta: Delta) -> None:
+        """Take ``delta`` of a whole answer, which may still be put right: what looked like text was reasoning."""
+        if delta.closes:
+            begun = "".join(block.text for block in self.all)
+            self.all, self._open = [], None
+            self._grow("reasoning", begun, [])
+        self.feed(delta)
+
     def feed(self, delta: Delta) -> list[Step]:
+        """The steps that ``delta`` makes in a stream."""
         steps: list[Step] = []
         if delta.reasoning:
             self._grow("reasoning", delta.reasoning, steps)

@@ -275,7 +275,7 @@ class MessagesWriter:
         return [Event(anthropic(error, self._exchange.record.id), "error")]
 
     def add(self, delta: Delta) -> None:
-        self._blocks.feed(delta)
+        self._blocks.add(delta)
 
     def whole(self, counts: Counts) -> dict[str, Any]:
         reason, matched = self._ended()

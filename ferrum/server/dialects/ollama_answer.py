@@ -41,7 +41,7 @@ class OllamaWriter:
         return [Event(ollama(error))]
 
     def add(self, delta: Delta) -> None:
-        self._blocks.feed(delta)
+        self._blocks.add(delta)
 
     def whole(self, counts: Counts) -> dict[str, Any]:
         texts = {kind: "".join(b.text for b in self._blocks.all if b.kind == kind) for kind in ("text", "reasoning")}

@@ -46,7 +46,7 @@ class ResponseWriter:
         return [self._event("error", **told, param=error.param), self._event("response.failed", response=made)]
 
     def add(self, delta: Delta) -> None:
-        self._blocks.feed(delta)
+        self._blocks.add(delta)
 
     def whole(self, counts: Counts) -> dict[str, Any]:
         status = "incomplete" if self._blocks.finish_reason == "length" else "completed"
