@@ -12,6 +12,7 @@ from ferrum.errors import FerrumError
 from ferrum.pack.schema import TextRecord
 from ferrum.text.reasoning import find_reasoning
 from ferrum.text.template_process import TEMPLATE_MEMBERS, TemplateProcess
+from ferrum.text.tokenizer_file import read_tokenizer_file
 from ferrum.text.tool_probe import find_tool_format
 
 _MAX_BYTES = 64 << 20
@@ -38,6 +39,8 @@ def read_text(folder: Path) -> TextFiles:
     settings = merged_settings(_json(folder / "tokenizer_config.json"), _json(folder / "special_tokens_map.json"))
     config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
     tokenizer = _bytes(folder / "tokenizer.json")
+    if tokenizer:
+        read_tokenizer_file(tokenizer)
     notes = []
     if tokenizer:
         tokenizer = whole_tokenizer(tokenizer, settings, _json(folder / "added_tokens.json"))

@@ -31,5 +31,6 @@ class FerrumError(Exception):
 
 def one_line(text: str, limit: int = 400) -> str:
     """``text`` without control characters (a name from a file must not move the cursor), cut at ``limit`` characters."""
-    clean = "".join(c if c.isprintable() else " " for c in str(text)).strip()
+    start = str(text)[: 4 * limit]  # a name from a request may have megabytes
+    clean = "".join(c if c.isprintable() else " " for c in start).strip()
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"

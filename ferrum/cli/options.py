@@ -123,7 +123,8 @@ def _convert(parser: Parser, action: argparse.Action, value: Any, where: str) ->
         if isinstance(value, (bool, dict)):
             raise ValueError("a text or a number is expected")
         if isinstance(value, list):
-            return [kind(str(item)) if callable(kind) else str(item) for item in value]
+            items = [kind(str(item)) if callable(kind) else str(item) for item in value]
+            return [part for item in items for part in (item if isinstance(item, tuple) else (item,))]
         result = kind(str(value)) if callable(kind) else str(value)
     except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
         raise FerrumError("config-bad-value", f"{value!r} is not accepted: {error}", where, "correct the value") from error
@@ -191,6 +192,10 @@ def penalty(text: str) -> float:
     if not 0.0 < number <= 2.0:
         raise argparse.ArgumentTypeError("must be above 0 and at most 2")
     return number
+
+
+def comma_list(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def byte_size(text: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ferrum.cli.arguments import add_compile_choices, add_load_choices, add_model, find_pack
-from ferrum.cli.options import byte_size, non_negative, port, positive
+from ferrum.cli.options import byte_size, comma_list, non_negative, port, positive
 from ferrum.cli.stop import pid_file
 
 
@@ -17,6 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     add("-p", "--port", type=port, default=8000, help="port to listen on (default 8000)")
     add("--api-key", default="", metavar="KEY", help="key that requests must carry; FERRUM_API_KEY keeps it out of process lists")
+    add(
+        "--allowed-origins",
+        type=comma_list,
+        default=(),
+        metavar="LIST",
+        help="pages that may use the server beside this machine's own: origins with commas, scheme://* for an editor's webviews, "
+        "null for files, * for all",
+    )
     add("--insecure", action="store_true", help="allow an address that others can reach without a key")
     add("--max-num-seqs", type=positive, default=16, metavar="N", help="sequences that run at once (default 16)")
     add("--max-num-batched-tokens", type=positive, default=512, metavar="N", help="tokens in one step (default 512)")
@@ -30,6 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SIZE",
         help="memory of the KV cache, such as 2G (default: chosen)",
     )
+    add(
+        "--max-connections-per-address",
+        type=non_negative,
+        default=0,
+        metavar="N",
+        help="connections of one client address (default: half of all for other machines)",
+    )
     caching = argparse.BooleanOptionalAction
     add("--enable-prefix-caching", action=caching, default=True, help="reuse the KV cache of equal beginnings (default on)")
     add("--served-model-name", default="", metavar="NAME", help="name that requests give (default: the pack's)")
@@ -40,6 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how long requests may go on after SIGTERM (default 30)",
     )
+    add("--log-format", choices=("text", "json"), default="text", help="lines on stderr; json has one for each request, as -v")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -61,6 +77,10 @@ def run(args: argparse.Namespace) -> int:
         num_threads=args.threads,
         trust=args.trust,
         max_queue=args.max_queue,
+        allowed_origins=args.allowed_origins,
+        max_connections_per_address=args.max_connections_per_address,
+        verbose=args.verbose,
+        log_format=args.log_format,
         pid_file=pid_file(args.port),
     )
     path = find_pack(args)

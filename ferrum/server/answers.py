@@ -45,14 +45,18 @@ class TokenLogprob(Logprob, kw_only=True):
 
 
 class ChatLogprobs(Answer, kw_only=True):
-    content: list[TokenLogprob]
+    """``content``: TokenLogprob, encoded one by one."""
+
+    content: list[Any]
     refusal: None = None
 
 
 class CompletionLogprobs(Answer, kw_only=True):
+    """``top_logprobs``: objects of token and log-probability, encoded one by one."""
+
     tokens: list[str]
     token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    top_logprobs: list[Any]
     text_offset: list[int]
 
 

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import logging
 import os
-from typing import Any
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeAlias
 
-from sanic import Sanic
+from sanic import Request, Sanic
 from sanic.config import Config
+from sanic.response import HTTPResponse
 
-from ferrum.server.errors import ApiError
-from ferrum.server.guard import ApiErrorHandler, make_guard
-from ferrum.server.routes import chat, completions, openapi, status, tokens
+from ferrum.server.connections import note_received
+from ferrum.server.guard import ApiErrorHandler, add_headers, make_guard
+from ferrum.server.log import CLIENT_GONE, RequestRecord
+from ferrum.server.routes import chat, completions, openapi, status, tokens, unserved
 from ferrum.server.state import ServerState
 
-ROUTES = (
+Handler: TypeAlias = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
+
+
+def later(module: str, name: str) -> Handler:
+    """A handler of a dialect, which is imported, off the loop, when somebody speaks it: the start is shorter without."""
+    path = f"ferrum.server.dialects.{module}"
+
+    async def handler(request: Request, **parts: str) -> HTTPResponse | None:
+        if path not in sys.modules:
+            await request.app.ctx.state.in_thread(importlib.import_module, path)
+        found: Handler = getattr(importlib.import_module(path), name)
+        return await found(request, **parts)
+
+    handler.__name__ = f"{module}_{name}"
+    return handler
+
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", chat.chat_completions),
     ("POST", "/v1/completions", completions.completions),
+    ("POST", "/v1/responses", later("responses", "responses")),
+    ("GET", "/v1/responses/<name:str>", later("responses", "one_response")),
+    ("DELETE", "/v1/responses/<name:str>", later("responses", "drop_response")),
+    ("POST", "/v1/messages", later("messages", "messages")),
+    ("POST", "/v1/messages/count_tokens", later("messages", "count_tokens")),
+    ("POST", "/api/chat", later("ollama", "chat")),
+    ("POST", "/api/generate", later("ollama", "generate")),
+    ("POST", "/api/show", later("ollama_models", "show")),
+    ("GET", "/api/tags", later("ollama_models", "tags")),
+    ("GET", "/api/ps", later("ollama_models", "running")),
+    ("GET", "/api/version", later("ollama_models", "version")),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("GET", "/v1/models", status.models),
@@ -26,6 +59,7 @@ ROUTES = (
     ("GET", "/ready", status.ready),
     ("GET", "/metrics", status.show_metrics),
     ("GET", "/openapi.json", openapi.openapi),
+    *(("POST", path, unserved.unserved(path)) for path in unserved.WANTED),
 )
 REQUEST_SECONDS = 60  # for the headers and each piece of the body to arrive
 KEEP_ALIVE_SECONDS = 75
@@ -35,7 +69,24 @@ MAX_HEADER_BYTES = 16 * 1024
 _numbers = itertools.count(1)
 
 
-def create_app(state: ServerState) -> Sanic[Any, Any]:
+class App(Sanic[Any, Any]):
+    """Sanic, with a line in the log after each request."""
+
+    async def handle_request(self, request: Request) -> None:
+        gone = True
+        try:
+            await super().handle_request(request)
+            gone = False
+        finally:
+            record: RequestRecord | None = getattr(request.ctx, "record", None)
+            if record is not None:
+                response = request.stream.response if request.stream is not None else None
+                record.route = f"/{request.route.path}" if request.route is not None else "-"
+                record.status = CLIENT_GONE if gone or response is None else response.status
+                self.ctx.state.log.request(record)
+
+
+def create_app(state: ServerState) -> App:
     """The application over ``state``. Each has a name of its own, because Sanic keeps a table of names."""
     config: Config = Config(env_prefix="")
     config.update(
@@ -52,15 +103,19 @@ def create_app(state: ServerState) -> Sanic[Any, Any]:
         RESPONSE_TIMEOUT=ANSWER_SECONDS,
         TOUCHUP=False,  # it rewrites Sanic's own methods from their source, once per process, and gains nothing here
     )
-    app: Sanic[Any, Any] = Sanic(
-        f"ferrum-{os.getpid()}-{next(_numbers)}", config=config, error_handler=ApiErrorHandler(), configure_logging=False
+    app = App(
+        f"ferrum-{os.getpid()}-{next(_numbers)}", config=config, error_handler=ApiErrorHandler(state.log), configure_logging=False
     )
     for name in ("sanic.root", "sanic.error", "sanic.access", "sanic.server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they would write URLs and addresses
     app.ctx.state = state
-    app.exception(ApiError)(lambda _, error: error.response())
     app.signal("http.routing.before")(make_guard(state.options))
+    app.signal("http.handler.before")(note_received)
+    app.register_middleware(add_headers, "response")
     for method, path, handler in ROUTES:
+        methods = ["GET", "HEAD"] if method == "GET" else [method]
         # Without the format, Sanic parses each handler's source to guess it.
-        app.add_route(handler, path, methods=[method], name=handler.__name__, error_format="json")
+        app.add_route(handler, path, methods=methods, name=handler.__name__, error_format="json")
+        if path.startswith("/v1/"):  # for a base URL that was given without it
+            app.add_route(handler, path[3:], methods=methods, name=f"{handler.__name__}_short", error_format="json")
     return app

@@ -62,6 +62,7 @@ class Delta:
     calls: list[CallPiece] = field(default_factory=list)
     scores: list[ScoredToken] = field(default_factory=list)
     finish_reason: str | None = None
+    matched_stop: str = ""  # with the finish reason: the stop string that ended it
 
     def add_arguments(self, piece: CallArguments) -> None:
         """To the entry of the same call, if there is one: clients take one entry a call and chunk."""
@@ -173,3 +174,4 @@ class Choice:
         if self._stream.stopped:
             self._scores = [s for s in self._scores if s.offset < self._released]
         self.finish_reason = delta.finish_reason = reason
+        delta.matched_stop = self._stream.matched_stop

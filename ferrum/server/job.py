@@ -46,6 +46,7 @@ class Job:
     ) -> None:
         self.prompt_tokens = sum(len(p) for p in prompts)
         self.cached_tokens = 0
+        self.first_token_seconds: float | None = None
         self._backend = backend
         self._prompts = prompts
         self._params = params
@@ -137,6 +138,8 @@ class Job:
             self._metrics.itl.observe(now - last)
         elif not prompt.last:
             self._metrics.ttft.observe(now - self._started)
+            if self.first_token_seconds is None:
+                self.first_token_seconds = now - self._started
         prompt.last[event.index] = now
         prompt.last.setdefault(-1 - event.index, now)  # the first token, for the mean
 

@@ -15,6 +15,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,18 @@ from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
-from ferrum.server.guard import limited_protocol
+from ferrum.server.connections import limited_protocol
+from ferrum.server.log import Log
 from ferrum.server.options import ServeOptions
+from ferrum.server.routes.status import find_stats
 from ferrum.server.start import BACKLOG
-from ferrum.server.state import ServerState
+from ferrum.server.state import About, ServerState
 from ferrum.text.template_process import TemplateProcess, pack_templates
 from ferrum.text.tokenizer import Tokenizer
 
 FLUSH_SECONDS = 1.0  # for error events to leave after the engine was closed
 WATCH_SECONDS = 0.25
+THROUGHPUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ def load_text(path: Path, trust: bool) -> PackText:
             step = "compile a folder that has a tokenizer.json; LLM in Python takes token ids"
             raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it cannot be served", str(path), step)
         tokenizer = Tokenizer(pack.member("tokenizer.json"))
+        tokenizer.most_chars  # noqa: B018  # looked up here, where nobody waits for it
         return PackText(pack.manifest, tokenizer, pack_templates(pack))
 
 
@@ -86,9 +91,11 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
             server = HttpServer(state, sock)
             await server.start()
             host, port = sock.getsockname()[:2]
-            with _pid_file(options.pid_file, host, port):
+            with _pid_file(options.pid_file, host, port, state.log):
                 _announce(state, host, port)
+                telling = asyncio.ensure_future(tell_throughput(state))
                 await stop.first(state)
+                telling.cancel()
                 await shut_down(state, server, stop)
             return EXIT_FAILURE if stop.died else EXIT_INTERRUPTED if stop.interrupted else 0
         finally:
@@ -158,6 +165,7 @@ def make_state(options: ServeOptions, backend: Any, loaded: PackText) -> ServerS
         text=manifest.text,
         model_name=options.served_model_name or manifest.model.name,
         fingerprint=f"fp_{manifest.contract[:16]}",
+        about=About(manifest.model.family, manifest.model.num_parameters, manifest.model.quant),
     )
 
 
@@ -167,7 +175,7 @@ class HttpServer:
     def __init__(self, state: ServerState, sock: socket.socket) -> None:
         self._app = create_app(state)
         self._sock = sock
-        self._protocol = limited_protocol(state.options.max_connections)
+        self._protocol = limited_protocol(state.options.max_connections, state.options.max_connections_per_address)
         self._server: Any = None
 
     async def start(self) -> None:
@@ -234,6 +242,17 @@ class Stop:
                 await asyncio.wait_for(self.signalled.wait(), WATCH_SECONDS)
 
 
+async def tell_throughput(state: ServerState) -> None:
+    """The engine's figures in the log every ten seconds, while there are any."""
+    before, then = state.stats, time.monotonic()
+    while state.log.requests:
+        await asyncio.sleep(THROUGHPUT_SECONDS)
+        stats, now = await find_stats(state), time.monotonic()
+        if stats is not None and before is not None:
+            state.log.throughput(before, stats, now - then)
+        before, then = stats, now
+
+
 async def shut_down(state: ServerState, server: HttpServer, stop: Stop) -> None:
     """Drain, then end what is left."""
     state.draining = True
@@ -259,20 +278,31 @@ def kill(backend: Any) -> None:
 
 
 @contextlib.contextmanager
-def _pid_file(path: Path | None, host: str, port: int) -> Any:
-    """The record that ``ferrum stop`` reads, there while the server accepts requests."""
-    if path is None:
-        yield
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    record = {"pid": os.getpid(), "started": start_time(os.getpid()), "host": host, "port": port}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(record), encoding="utf-8")
-    temporary.replace(path)
+def _pid_file(path: Path | None, host: str, port: int, log: Log) -> Any:
+    """The record that ``ferrum stop`` reads, there while the server accepts requests. A full or read-only disk is no reason
+    not to serve."""
+    written = path is not None and _write_record(path, {"host": host, "port": port}, log)
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        if path is not None and written:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _write_record(path: Path, address: dict[str, object], log: Log) -> bool:
+    record = {"pid": os.getpid(), "started": start_time(os.getpid()), **address}
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(record), encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        log.warning(f"ferrum stop will not find this server: cannot write {path}: {error.strerror}")
+        return False
+    return True
 
 
 def start_time(pid: int) -> int:

@@ -11,6 +11,37 @@ _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
+HELP = {
+    "ferrum_prefix_cache_entries": "Full KV blocks that later prompts may share.",
+    "ferrum_prefix_cache_bytes": "Memory of the blocks that later prompts may share.",
+    "ferrum_admission_queue_depth": "Sequences that wait for a place.",
+    "ferrum_admission_active_prefill": "Sequences whose prompt is being computed.",
+    "ferrum_admission_active_decode": "Sequences that generate.",
+    "ferrum_admission_current_batch_size": "Sequences in the last step.",
+    "ferrum_kv_blocks_used": "KV blocks in use.",
+    "ferrum_kv_blocks": "KV blocks that there are.",
+    "ferrum_prefix_cache_hits_total": "Prompts of which a part was in the cache.",
+    "ferrum_prefix_cache_misses_total": "Prompts of which nothing was in the cache.",
+    "ferrum_prefix_cache_evictions_total": "Cached blocks that were given up for others.",
+    "ferrum_prefix_cache_saved_prefill_tokens_total": "Prompt tokens that were not computed again.",
+    "ferrum_admission_rejected_requests_total": "Requests that were answered 429 or 503.",
+    "ferrum_engine_requests_total": "Requests that the engine took.",
+    "ferrum_engine_tokens_generated_total": "Tokens that were generated.",
+    "ferrum_engine_preemptions_total": "Sequences that gave their blocks back and were computed again.",
+    "ferrum_engine_iterations_total": "Forward passes.",
+    "ferrum_engine_prefill_tokens_total": "Prompt tokens that were computed.",
+    "ferrum_engine_decode_tokens_total": "Tokens that were computed one a step.",
+    "ferrum_engine_ttft_seconds": "Time from a request's admission to its first token.",
+    "ferrum_engine_tpot_seconds": "Mean time between the tokens of one choice.",
+    "ferrum_engine_itl_seconds": "Time between two tokens of one choice.",
+    "ferrum_engine_request_duration_seconds": "Time from a request's admission to its end.",
+}
+
+
+def describe(name: str, kind: str) -> list[str]:
+    return [f"# HELP {name} {HELP[name]}", f"# TYPE {name} {kind}"]
+
+
 class Histogram:
     """Seconds in buckets; ``bounds`` ascend, and one bucket more takes the rest."""
 
@@ -24,7 +55,7 @@ class Histogram:
         self.total += seconds
 
     def lines(self, name: str) -> list[str]:
-        lines = [f"# TYPE {name} histogram"]
+        lines = describe(name, "histogram")
         running = 0
         for bound, count in zip((*map(_number, self.bounds), "+Inf"), self.counts, strict=True):
             running += count
@@ -69,8 +100,8 @@ def render(metrics: Metrics, stats: EngineStats, info: EngineInfo) -> str:
         "ferrum_engine_prefill_tokens_total": stats.num_prefill_tokens,
         "ferrum_engine_decode_tokens_total": stats.num_decode_tokens,
     }
-    lines = [line for name, value in gauges.items() for line in (f"# TYPE {name} gauge", f"{name} {value}")]
-    lines += [line for name, value in counters.items() for line in (f"# TYPE {name} counter", f"{name} {value}")]
+    lines = [line for name, value in gauges.items() for line in (*describe(name, "gauge"), f"{name} {value}")]
+    lines += [line for name, value in counters.items() for line in (*describe(name, "counter"), f"{name} {value}")]
     for name in ("ttft", "tpot", "itl", "request_duration"):
         histogram: Histogram = getattr(metrics, name)
         lines += histogram.lines(f"ferrum_engine_{name}_seconds")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ferrum.errors import FerrumError
+from ferrum.server.origins import check_origins, is_loopback
 
-MIN_KEY_CHARS = 8
+MIN_KEY_CHARS = 8  # of a key that others can try
+LOG_FORMATS = ("text", "json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +20,8 @@ class ServeOptions:
     requests must give; empty takes the pack's. ``drain_seconds``: how long running requests may go on after SIGTERM.
     ``insecure``: allow an address that others can reach without a key. ``pid_file``: written once the server accepts
     requests, removed at its end. ``max_queue``: sequences that may wait. ``quiet``: print nothing on start.
+    ``allowed_origins``: pages beside this machine's own that may use the server, as in ``origins``. ``verbose`` above 0, or
+    ``log_format`` json: a line on stderr for each request.
     """
 
     host: str = "127.0.0.1"
@@ -38,8 +41,12 @@ class ServeOptions:
     pid_file: Path | None = None
     max_queue: int = 256
     max_connections: int = 1024
+    max_connections_per_address: int = 0
     max_body_bytes: int = 8 * 1024 * 1024
     quiet: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    verbose: int = 0
+    log_format: str = "text"
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -47,9 +54,14 @@ class ServeOptions:
         for name, low in _SMALLEST.items():
             if getattr(self, name) < low:
                 raise FerrumError("bad-option", f"must be at least {low}", "--" + name.replace("_", "-"))
-        if self.api_key and (len(self.api_key) < MIN_KEY_CHARS or not self.api_key.isascii() or not self.api_key.isprintable()):
-            what = f"the key must have at least {MIN_KEY_CHARS} printable ASCII characters"
+        if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key.strip() != self.api_key:
+            raise FerrumError("bad-option", "the key must be printable ASCII", "--api-key", "choose a random key")
+        if self.api_key and len(self.api_key) < MIN_KEY_CHARS and not is_loopback(self.host):
+            what = f"on an address that others can reach, the key must have at least {MIN_KEY_CHARS} characters"
             raise FerrumError("bad-option", what, "--api-key", "choose a longer random key")
+        if self.log_format not in LOG_FORMATS:
+            raise FerrumError("bad-option", f"{self.log_format} is not a format", "--log-format", "use text or json")
+        object.__setattr__(self, "allowed_origins", check_origins(self.allowed_origins))
         if not self.api_key and not self.insecure and not is_loopback(self.host):
             what = "an address that others can reach needs a key"
             raise FerrumError("no-api-key", what, f"--host {self.host}", "give --api-key, or --insecure to allow everyone")
@@ -64,15 +76,6 @@ _SMALLEST: dict[str, float] = {
     "num_threads": 0,
     "max_queue": 1,
     "max_connections": 1,
+    "max_connections_per_address": 0,
     "max_body_bytes": 1024,
 }
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach ``host``. A name other than localhost counts as reachable by others."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False

@@ -10,6 +10,7 @@ import msgspec
 
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
+from ferrum.server.budget import cap_tokens
 from ferrum.server.choice import TextOptions
 from ferrum.server.errors import from_ferrum, invalid, unsupported
 from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, TemplateOptions, Tool
@@ -42,7 +43,9 @@ async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> P
     if request.max_completion_tokens is not None:
         names["max_tokens"] = "max_completion_tokens"
     wanted = (request.top_logprobs or 0) if request.logprobs else None
+    room = state.backend.info.max_model_len - len(ids)
     limit = request.max_completion_tokens or request.max_tokens
+    limit = cap_tokens(limit, room, sequences=request.n or 1, logprobs=wanted, field=names.get("max_tokens", "max_tokens"))
     sampling = sampling_params(state, request, limit, wanted)
     reading = text_options(state, request, uses_tools=bool(tools), prompt=text)
     return Prepared([ids], sampling, reading, names)
@@ -51,7 +54,7 @@ async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> P
 async def prepare_completion(state: ServerState, request: CompletionRequest) -> Prepared:
     """Raises ApiError."""
     prompts: list[list[int]] = []
-    limit = max_chars(state)
+    limit = state.max_chars
     try:
         given = request.prompts()
     except BadRequest as error:
@@ -68,6 +71,7 @@ async def prepare_completion(state: ServerState, request: CompletionRequest) -> 
     longest = max(len(p) for p in prompts)
     room = state.backend.info.max_model_len - longest
     max_tokens = request.max_tokens or max(1, min(COMPLETION_TOKENS, room))
+    cap_tokens(max_tokens, room, sequences=len(prompts) * (request.n or 1), logprobs=request.logprobs)
     sampling = sampling_params(state, request, max_tokens, request.logprobs)
     reading = TextOptions(stops=request.stops, logprobs=request.logprobs is not None)
     if len(prompts) * sampling.n > state.backend.info.max_queue:
@@ -88,7 +92,7 @@ async def chat_tokens(
     template = state.template
     if template is None:
         raise invalid("this model has no chat template; use /v1/completions", "messages")
-    limit = max_chars(state)
+    limit = state.max_chars
 
     def work() -> tuple[str, list[int]]:
         conversation, declared = plain(messages), plain(tools) if tools else None
@@ -119,11 +123,6 @@ def weight(value: Any) -> int:
     if isinstance(value, dict):
         return sum(len(k) + weight(v) for k, v in value.items())
     return sum(map(weight, value)) if isinstance(value, list) else 1
-
-
-def max_chars(state: ServerState) -> int:
-    """A text beyond this is refused without tokenizing it: texts have three to six characters per token, seldom more."""
-    return max(1 << 20, state.backend.info.max_model_len * 16)
 
 
 def check_size(size: int, limit: int, param: str) -> None:

@@ -1,17 +1,18 @@
-"""Requests of OpenAI's API, field by field with ranges. Unknown fields are refused by the structs.
+"""Requests of OpenAI's API and what its other servers add to it, field by field with ranges.
 
-Fields of type ``None`` are known to OpenAI's API and not supported here: null is accepted, anything else is refused by name.
+Each struct is the table of its route: ``fields`` says what the three kinds of fields are. A field of type ``None`` is known, has
+no default that could be sent, and is refused by name.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
-import msgspec
 from msgspec import Meta
 
 from ferrum.engine.params import MAX_CHOICES, MAX_LOGIT_BIAS, MAX_TOKEN_ID
 from ferrum.pack.step import MAX_LOGPROBS
+from ferrum.server.fields import Hint, Json, Request, only
 from ferrum.server.wire import BadRequest, check_depth
 
 MAX_STOPS = 4
@@ -22,21 +23,19 @@ SESSION_KEY = "ferrum_session_id"
 
 Text: TypeAlias = str
 Short: TypeAlias = Annotated[str, Meta(max_length=512)]
-Name: TypeAlias = Annotated[str, Meta(min_length=1, max_length=256)]
-FunctionName: TypeAlias = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
-Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_TOKEN_ID)]
+Name: TypeAlias = Annotated[str, Meta(max_length=256)]
+FunctionName: TypeAlias = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+Limit: TypeAlias = Annotated[int, Meta(ge=-1, le=MAX_TOKEN_ID)]  # -1: no limit but the context
 TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
-Stop: TypeAlias = Annotated[str, Meta(min_length=1, max_length=1024)]
+Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
 Seed: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-
-
-class Request(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Base of everything that is read from a body."""
 
 
 class TextPart(Request, kw_only=True, tag_field="type", tag="text"):
     text: Text
+    cache_control: Hint = None
+    annotations: Hint = None
 
 
 Content: TypeAlias = str | Annotated[list[TextPart], Meta(min_length=1, max_length=1024)]
@@ -45,16 +44,19 @@ Content: TypeAlias = str | Annotated[list[TextPart], Meta(min_length=1, max_leng
 class SystemMessage(Request, kw_only=True, tag_field="role", tag="system"):
     content: Content
     name: Short | None = None
+    cache_control: Hint = None
 
 
 class DeveloperMessage(Request, kw_only=True, tag_field="role", tag="developer"):
     content: Content
     name: Short | None = None
+    cache_control: Hint = None
 
 
 class UserMessage(Request, kw_only=True, tag_field="role", tag="user"):
     content: Content
     name: Short | None = None
+    cache_control: Hint = None
 
 
 class CalledFunction(Request, kw_only=True):
@@ -65,24 +67,31 @@ class CalledFunction(Request, kw_only=True):
 class Call(Request, kw_only=True):
     id: Short
     function: CalledFunction
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = "function"
+    index: Hint = None
 
 
 class AssistantMessage(Request, kw_only=True, tag_field="role", tag="assistant"):
     content: Content | None = None
     name: Short | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
     tool_calls: Annotated[list[Call], Meta(max_length=MAX_TOOLS)] | None = None
-    refusal: None = None
     audio: None = None
-    annotations: Annotated[list[Any], Meta(max_length=0)] | None = None
     function_call: None = None
+    refusal: Hint = None
+    annotations: Hint = None
+    reasoning_details: Hint = None
+    provider_specific_fields: Hint = None
+    cache_control: Hint = None
+    prefix: Annotated[Json, only(False)] = None
 
 
 class ToolMessage(Request, kw_only=True, tag_field="role", tag="tool"):
     content: Content
     tool_call_id: Short
     name: Short | None = None
+    cache_control: Hint = None
 
 
 Message: TypeAlias = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
@@ -92,16 +101,19 @@ class Function(Request, kw_only=True):
     name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
+    strict: Hint = None  # under "auto" the model decides what it writes
 
 
 class Tool(Request, kw_only=True):
     type: Literal["function"]
     function: Function
+    cache_control: Hint = None
 
 
 class StreamOptions(Request, kw_only=True):
     include_usage: bool | None = None
+    include_obfuscation: Hint = None
+    continuous_usage_stats: Annotated[Json, only(False)] = None
 
 
 class TemplateOptions(Request, kw_only=True):
@@ -111,8 +123,8 @@ class TemplateOptions(Request, kw_only=True):
 class GenerationRequest(Request, kw_only=True):
     """What chat and text completions share."""
 
-    model: Name
-    max_tokens: Count | None = None
+    model: Name | None = None
+    max_tokens: Limit | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     top_k: Annotated[int, Meta(ge=-1, le=MAX_TOKEN_ID)] | None = None
@@ -129,12 +141,46 @@ class GenerationRequest(Request, kw_only=True):
     ignore_eos: bool | None = None
     user: Short | None = None
     metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Short], Meta(max_length=16)] | None = None
-    service_tier: None = None
-    store: Literal[False] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    service_tier: Hint = None
+    store: Hint = None
+    prompt_cache_key: Hint = None
+    prompt_cache_retention: Hint = None
+    safety_identifier: Hint = None
+    priority: Hint = None
+    request_id: Hint = None
+    cache_prompt: Hint = None
+    id_slot: Hint = None
+    use_beam_search: Annotated[Json, only(False)] = None
+    length_penalty: Annotated[Json, only(1)] = None
+    min_tokens: Annotated[Json, only(0)] = None
+    stop_token_ids: Annotated[Json, only([])] = None
+    bad_words: Annotated[Json, only([])] = None
+    include_stop_str_in_output: Annotated[Json, only(False)] = None
+    skip_special_tokens: Annotated[Json, only(True)] = None
+    spaces_between_special_tokens: Annotated[Json, only(True)] = None
+    return_tokens_as_token_ids: Annotated[Json, only(False)] = None
+    return_token_ids: Annotated[Json, only(False)] = None
+    timings_per_token: Annotated[Json, only(False)] = None
+    repeat_penalty: Annotated[Json, only(1)] = None
+    typical_p: Annotated[Json, only(1)] = None
+    mirostat: Annotated[Json, only(0)] = None
+    dynatemp_range: Annotated[Json, only(0)] = None
+    dry_multiplier: Annotated[Json, only(0)] = None
+    xtc_probability: Annotated[Json, only(0)] = None
+    truncate_prompt_tokens: None = None
+    prompt_logprobs: None = None
+    allowed_token_ids: None = None
+    structured_outputs: None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.max_tokens = _limit(self.max_tokens, "max_tokens")
 
     @property
     def stops(self) -> tuple[str, ...]:
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        given = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+        return tuple(text for text in given if text)
 
     @property
     def include_usage(self) -> bool:
@@ -151,18 +197,24 @@ class GenerationRequest(Request, kw_only=True):
 
     def check(self) -> None:
         """What types and ranges cannot say. Raises BadRequest."""
-        if self.stream_options is not None and not self.stream:
-            raise BadRequest("stream_options is allowed with stream only", "stream_options")
+        if self.best_of not in (None, self.n or 1):
+            raise BadRequest("best_of is not supported beyond n", "best_of", "unsupported_parameter")
         if self.metadata and SESSION_KEY in self.metadata:
             raise BadRequest("sessions are not supported", f"metadata.{SESSION_KEY}", "unsupported_parameter")
         self.biases()
+
+
+def _limit(value: int | None, name: str) -> int | None:
+    if value == 0:
+        raise ValueError(f"{name} must be 1 or more")
+    return None if value == -1 else value
 
 
 class ChatRequest(GenerationRequest, kw_only=True):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Count | None = None
+    max_completion_tokens: Limit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
@@ -171,19 +223,30 @@ class ChatRequest(GenerationRequest, kw_only=True):
     response_format: Any = None
     chat_template_kwargs: TemplateOptions | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
-    functions: None = None
-    function_call: None = None
+    functions: Annotated[Json, only([])] = None
+    function_call: Annotated[Json, only("auto", "none")] = None
     modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
     audio: None = None
-    prediction: None = None
     web_search_options: None = None
-    verbosity: None = None
-    prompt_cache_key: None = None
-    safety_identifier: None = None
+    chat_template: None = None
+    prediction: Hint = None
+    verbosity: Hint = None
+    documents: Annotated[Json, only([])] = None
+    echo: Annotated[Json, only(False)] = None
+    add_generation_prompt: Annotated[Json, only(True)] = None
+    add_special_tokens: Annotated[Json, only(False)] = None
+    continue_final_message: Annotated[Json, only(False)] = None
+    include_reasoning: Annotated[Json, only(True)] = None
+    separate_reasoning: Annotated[Json, only(True)] = None
+    reasoning_format: Annotated[Json, only("auto", "deepseek")] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.max_completion_tokens = _limit(self.max_completion_tokens, "max_completion_tokens")
 
     def check(self) -> None:
         super().check()
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs", "top_logprobs")
         self._check_tools()
         check_response_format(self.response_format)
@@ -194,17 +257,12 @@ class ChatRequest(GenerationRequest, kw_only=True):
             function = tool.function
             if function.name in names:
                 raise BadRequest(f"the function {function.name} is declared twice", "tools")
-            if function.strict:
-                raise BadRequest("strict functions are not supported yet", "tools", "unsupported_parameter")
             names.add(function.name)
             check_depth(function.parameters, "tools")
         choice = self.tool_choice
-        if choice is None or choice == "none":
+        if choice in (None, "none", "auto"):
             return
-        if choice == "auto":
-            if not self.tools:
-                raise BadRequest("tool_choice needs tools", "tool_choice")
-        elif choice == "required" or isinstance(choice, dict):
+        if choice == "required" or isinstance(choice, dict):
             raise BadRequest("only auto and none are supported yet", "tool_choice", "unsupported_parameter")
         else:
             raise BadRequest("tool_choice must be auto or none", "tool_choice")
@@ -236,9 +294,8 @@ class CompletionRequest(GenerationRequest, kw_only=True):
         ]
     )
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
-    echo: Literal[False] | None = None
-    suffix: None = None
-    best_of: None = None
+    echo: Annotated[Json, only(False)] = None
+    suffix: Annotated[Json, only("")] = None
 
     def prompts(self) -> list[str] | list[list[int]]:
         """One entry per prompt. Raises BadRequest for a mixture."""
@@ -262,8 +319,9 @@ class TokenizeRequest(Request, kw_only=True):
     prompt: str | None = None
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
-    add_special_tokens: bool = True
-    add_generation_prompt: bool = True
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: Annotated[Json, only(False)] = None
     chat_template_kwargs: TemplateOptions | None = None
 
     def check(self) -> None:
@@ -281,7 +339,7 @@ class DetokenizeRequest(Request, kw_only=True):
 
     tokens: Annotated[list[TokenId], Meta(max_length=1 << 18)]
     model: Name | None = None
-    skip_special_tokens: bool = False
+    skip_special_tokens: bool | None = None
 
     def check(self) -> None:
         """Nothing that the types do not say."""

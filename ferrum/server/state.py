@@ -8,12 +8,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ParamSpec, TypeVar
+
+from sanic import Request
 
 from ferrum.engine.messages import EngineStats
 from ferrum.pack.schema import TextRecord
 from ferrum.server.backend import Backend
+from ferrum.server.dialects.kept import KeptAnswers
 from ferrum.server.errors import ApiError
+from ferrum.server.log import Log
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
 from ferrum.text.template_process import Template
@@ -21,10 +26,20 @@ from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import ToolFormat, find_format
 
 INLINE_CHARS = 4096  # texts up to this size are tokenized on the event loop: a few milliseconds
+MIN_REFUSED_CHARS = 1 << 20
 WORKERS = 2
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class About:
+    """What clients may know of the model. ``quant``: the number format of its weights."""
+
+    family: str = "unknown"
+    num_parameters: int = 0
+    quant: str = "unknown"
 
 
 @dataclass
@@ -41,6 +56,7 @@ class ServerState:
     text: TextRecord
     model_name: str
     fingerprint: str = "fp_unknown"
+    about: About = field(default_factory=About)
     created: int = field(default_factory=lambda: int(time.time()))
     metrics: Metrics = field(default_factory=Metrics)
     clock: Callable[[], float] = time.time
@@ -48,12 +64,15 @@ class ServerState:
     stats: EngineStats | None = None  # as last seen, at ``stats_time``
     stats_time: float = field(default_factory=time.monotonic)
     active: int = 0
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS, "text"))
 
     def __post_init__(self) -> None:
         self.tool_format: ToolFormat | None = find_format(self.text.tool_format)
         marks = [self.text.reasoning_start, self.text.reasoning_end, *(self.tool_format.marks if self.tool_format else ())]
         self.marks: frozenset[int] = self.tokenizer.within(marks)
+        as_json = self.options.log_format == "json"
+        self.log = Log(requests=as_json or self.options.verbose > 0, json=as_json)
         self._idle: asyncio.Event | None = None
 
     @property
@@ -100,9 +119,16 @@ class ServerState:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
 
+    @cached_property
+    def max_chars(self) -> int:
+        """A longer text is refused without tokenizing it: it cannot fit the context, or is far from what fits."""
+        context = self.backend.info.max_model_len
+        bound = max(MIN_REFUSED_CHARS, context * 16)  # texts have three to six characters for each token, seldom more
+        return min(bound, context * self.tokenizer.most_chars or bound)
+
     def check_model(self, name: str | None) -> None:
-        """Raises ApiError 404 for a name that is not the served one."""
-        if name is not None and name != self.model_name:
+        """Raises ApiError 404 for a name that is not the served one. No name means the only model there is."""
+        if name and name != self.model_name:
             raise ApiError(404, f"the model {name!r} does not exist", param="model", code="model_not_found")
 
     def default(self, name: str, given: Any, otherwise: Any) -> Any:
@@ -110,3 +136,8 @@ class ServerState:
         if given is not None:
             return given
         return self.text.generation.get(name, otherwise)
+
+
+def state_of(request: Request) -> ServerState:
+    state: ServerState = request.app.ctx.state
+    return state

@@ -94,6 +94,7 @@ class StopMatcher:
         self._states = [0] * len(self._stops)
         self._held = ""
         self.stopped = False
+        self.matched = ""  # the stop string that was found
 
     def feed(self, text: str) -> str:
         """What may leave; empty once ``stopped``."""
@@ -107,6 +108,7 @@ class StopMatcher:
             if longest:
                 self.stopped = True
                 self._held = ""
+                self.matched = buffer[at + 1 - longest : at + 1]
                 return buffer[: at + 1 - longest]
         keep = max(self._states)
         cut = len(buffer) - keep
@@ -166,6 +168,10 @@ class TextStream:
     def stopped(self) -> bool:
         """A stop string was found: nothing more will come and the sequence can be ended."""
         return self._matcher.stopped
+
+    @property
+    def matched_stop(self) -> str:
+        return self._matcher.matched
 
     def feed(self, token: int) -> str:
         return self._take(self._decoder.feed(token))

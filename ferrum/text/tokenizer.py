@@ -9,24 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-import msgspec
 import tokenizers
 
 from ferrum.errors import FerrumError, one_line
 from ferrum.text.checks import check_text
+from ferrum.text.tokenizer_file import bad_tokenizer, read_tokenizer_file
 
 _NO_ID = 1 << 32  # the library's ids are unsigned 32-bit numbers
-
-
-class _Decoder(msgspec.Struct):
-    type: str = ""
-    decoders: list[_Decoder] = []
-
-
-class _TokenizerFile(msgspec.Struct):
-    """The only part of tokenizer.json that is read here; the rest is skipped."""
-
-    decoder: _Decoder | None = None
 
 
 def byte_alphabet() -> dict[str, int]:
@@ -49,20 +38,19 @@ class Tokenizer:
 
     def __init__(self, data: bytes | memoryview) -> None:
         raw = bytes(data)
+        self._file = read_tokenizer_file(raw)
         try:
             self._inner = tokenizers.Tokenizer.from_buffer(raw)
-            parsed = msgspec.json.decode(raw, type=_TokenizerFile)
         except (KeyboardInterrupt, SystemExit, MemoryError):
             raise
         except BaseException as error:  # the library's Rust panics are not Exceptions
-            what = f"not a tokenizer: {error}"
-            raise FerrumError("bad-tokenizer", what, "tokenizer.json", "compile the model again") from None
+            raise bad_tokenizer(f"not a tokenizer: {error}") from None
         self._inner.no_truncation()
         self._inner.no_padding()
         added = self._inner.get_added_tokens_decoder()
         self.added: dict[int, str] = {i: t.content for i, t in added.items()}
         self.special_ids: frozenset[int] = frozenset(i for i, t in added.items() if t.special)
-        self.byte_level = _is_byte_level(parsed.decoder)
+        self.byte_level = self._file.is_byte_level
         self._bytes: dict[int, bytes] = {}
 
     @cached_property
@@ -74,6 +62,13 @@ class Tokenizer:
     def max_id(self) -> int:
         """The largest id that has a token; vocabularies may have holes."""
         return max(self.vocab().values(), default=-1)
+
+    @cached_property
+    def most_chars(self) -> int:
+        """A token stands for no more characters of a text than this; 0: that is not known. Looks at the whole vocabulary."""
+        if not self._file.spells_everything:
+            return 0
+        return self._file.composed * max(map(len, self.vocab()), default=0)
 
     def vocab(self) -> dict[str, int]:
         """Token (in the library's own spelling) to id, added tokens too. Made anew: it is large and seldom needed."""
@@ -146,11 +141,3 @@ class Tokenizer:
     def decode_window(self, ids: list[int]) -> str:
         """``decode`` without the checks and with special tokens; for streams, whose ids come from the engine."""
         return self._inner.decode(ids, skip_special_tokens=False)
-
-
-def _is_byte_level(decoder: _Decoder | None) -> bool:
-    if decoder is None:
-        return False
-    if decoder.type == "Sequence":
-        return len(decoder.decoders) == 1 and _is_byte_level(decoder.decoders[0])
-    return decoder.type == "ByteLevel"

@@ -92,7 +92,7 @@ class Running:
             found = {k.lower(): v for k, v in response.getheaders()}
         finally:
             connection.close()
-        is_json = found.get("content-type", "").startswith("application/json")
+        is_json = data and found.get("content-type", "").startswith("application/json") and data
         return response.status, json.loads(data) if is_json else data.decode(), found
 
     def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any, dict[str, str]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ferrum.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
 from ferrum.server.wire import BadRequest, check_structure
 from tests.server.harness import Running, chat_body, running, says
 
@@ -25,12 +26,19 @@ def server() -> Iterator[Running]:
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"frobnicate": 1}, "frobnicate"),
-    (CHAT, {"functions": []}, "functions"),
-    (CHAT, {"function_call": "auto"}, "function_call"),
-    (CHAT, {"store": True}, "store"),
-    (CHAT, {"service_tier": "auto"}, "service_tier"),
+    (CHAT, {"functions": [{"name": "f"}]}, "functions"),
+    (CHAT, {"function_call": {"name": "f"}}, "function_call"),
+    (CHAT, {"length_penalty": 2}, "length_penalty"),
+    (CHAT, {"min_tokens": False}, "min_tokens"),
+    (CHAT, {"stop_token_ids": [5]}, "stop_token_ids"),
+    (CHAT, {"chat_template": "{{ 1 }}"}, "chat_template"),
+    (CHAT, {"documents": [{"text": "x"}]}, "documents"),
+    (CHAT, {"function_call": "a" * 2000}, "function_call"),
+    (CHAT, {"stream": True, "stream_options": {"continuous_usage_stats": True}}, "stream_options.continuous_usage_stats"),
+    (CHAT, {"messages": [{"role": "assistant", "content": "x", "prefix": True}]}, "messages[0].prefix"),
+    (CHAT, {"max_completion_tokens": 0}, "max_completion_tokens"),
+    (CHAT, {"max_tokens": -2}, "max_tokens"),
     (CHAT, {"modalities": ["audio"]}, "modalities[0]"),
-    (CHAT, {"prediction": {"type": "content", "content": ""}}, "prediction"),
     (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
     (CHAT, {"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema"),
     (CHAT, {"response_format": "text"}, "response_format"),
@@ -52,7 +60,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"n": 65}, "n"),
     (CHAT, {"seed": 1 << 63}, "seed"),
     (CHAT, {"stop": ["a"] * 5}, "stop"),
-    (CHAT, {"stop": ""}, "stop"),
     (CHAT, {"logit_bias": {"x": 1}}, "logit_bias"),
     (CHAT, {"logit_bias": {"-1": 1}}, "logit_bias"),
     (CHAT, {"logit_bias": {"5": 101}}, "logit_bias"),
@@ -61,17 +68,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"top_logprobs": 2}, "top_logprobs"),
     (CHAT, {"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
     (CHAT, {"logprobs": 5}, "logprobs"),
-    (CHAT, {"stream_options": {"include_usage": True}}, "stream_options"),
     (CHAT, {"stream": True, "stream_options": {"other": 1}}, "stream_options.other"),
     (CHAT, {"metadata": {"a": 1}}, "metadata[...]"),
     (CHAT, {"metadata": {"ferrum_session_id": "x"}}, "metadata.ferrum_session_id"),
     (CHAT, {"tools": [{"type": "web_search"}]}, "tools"),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "a"}}] * 2}, "tools"),
-    (CHAT, {"tools": [{"type": "function", "function": {"name": "a", "strict": True}}]}, "tools"),
     (CHAT, {"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "a"}}]}, "tool_choice"),
     (CHAT, {"tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
-    (CHAT, {"tool_choice": "auto"}, "tool_choice"),
     (CHAT, {"reasoning_effort": "low"}, "reasoning_effort"),
     (CHAT, {"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
     (CHAT, {"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages"),
@@ -115,6 +119,10 @@ def body_of(path: str, fields: dict[str, Any]) -> dict[str, Any]:
         TEXTS: {"model": "tiny", "prompt": "x"},
         "/tokenize": {"prompt": "x"},
         "/detokenize": {"tokens": [5]},
+        "/v1/messages": {"model": "tiny", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]},
+        "/v1/responses": {"model": "tiny", "input": "hi"},
+        "/api/chat": chat_body(),
+        "/api/generate": {"model": "tiny", "prompt": "x"},
     }
     return {**base[path], **fields}
 
@@ -141,7 +149,10 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
                         {"id": "d", "type": "function", "function": {"name": "f", "arguments": "nope"}}]},
         {"role": "tool", "content": "t", "tool_call_id": "c"}]}),
     (TEXTS, {"echo": False, "suffix": None, "best_of": None, "logprobs": 0, "presence_penalty": -2, "frequency_penalty": 2}),
+    (TEXTS, {"suffix": "", "best_of": 2, "n": 2, "model": None, "stop": ["", ""], "max_tokens": -1}),
     ("/tokenize", {"add_special_tokens": False, "model": "tiny"}),
+    ("/tokenize", {"add_special_tokens": None, "model": ""}),
+    ("/detokenize", {"skip_special_tokens": None, "model": None}),
     ("/tokenize", {"prompt": None, "messages": [{"role": "user", "content": "x"}], "add_generation_prompt": False}),
     ("/detokenize", {"skip_special_tokens": True, "tokens": []}),
 ]  # fmt: skip
@@ -151,6 +162,64 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
 def test_taken(server: Running, path: str, fields: dict[str, Any]) -> None:
     status, answer, _ = server.post(path, body_of(path, fields))
     assert status == 200, answer
+
+
+# What says "as usual", and hints that change no output: real clients send these unasked.
+SILENT: list[dict[str, Any]] = [
+    {"tool_choice": "auto"}, {"tool_choice": "none"}, {"tools": [], "tool_choice": "auto"},
+    {"logprobs": False, "top_logprobs": 0},
+    {"stop": ""}, {"stop": []}, {"best_of": 1}, {"max_tokens": -1}, {"max_completion_tokens": -1}, {"service_tier": "auto"},
+    {"service_tier": "flex"}, {"stream_options": {"include_usage": True}}, {"stream_options": {}}, {"stream_options": None},
+    {"prompt_cache_key": "k"}, {"prompt_cache_retention": "24h"}, {"safety_identifier": "u"}, {"verbosity": "low"},
+    {"store": True}, {"prediction": {"type": "content", "content": "a"}}, {"functions": []}, {"function_call": "auto"},
+    {"model": None}, {"model": ""}, {"n": 1, "best_of": 1}, {"length_penalty": 1.0, "use_beam_search": False},
+    {"min_tokens": 0, "stop_token_ids": [], "skip_special_tokens": True, "add_generation_prompt": True},
+    {"cache_prompt": True, "id_slot": -1, "typical_p": 1.0, "repeat_penalty": 1.0},
+    {"stream": True, "stream_options": {"include_usage": None, "include_obfuscation": False}},
+    {"verbosity": {"any": ["thing", 1e3]}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fields", SILENT, ids=lambda v: str(v)[:60])
+def test_what_changes_nothing_is_taken(server: Running, fields: dict[str, Any]) -> None:
+    status, answer, _ = server.chat(**fields)
+    assert status == 200, answer
+    prompt, params = server.backend.requests[-1]
+    server.chat()
+    assert (prompt, params) == server.backend.requests[-1]
+
+
+def test_every_optional_field_may_be_null(server: Running) -> None:
+    for path, kind in ((CHAT, ChatRequest), (TEXTS, CompletionRequest), ("/tokenize", TokenizeRequest)):
+        base = body_of(path, {})
+        body = {**dict.fromkeys(kind.__struct_fields__), **base}
+        assert server.post(path, body)[0] == 200, path
+
+
+def test_hints_inside_of_messages_and_tools_do_not_reach_the_model(server: Running) -> None:
+    def request(message: dict[str, Any], part: dict[str, Any], call: dict[str, Any], function: dict[str, Any]) -> dict[str, Any]:
+        calls = [{"id": "call_000000001", "type": "function", "function": {"name": "f", "arguments": "{}"}, **call}]
+        return chat_body(
+            messages=[
+                {"role": "user", "content": [{"type": "text", "text": "a", **part}], **part},
+                {"role": "assistant", "content": "b", "tool_calls": calls, **message},
+                {"role": "tool", "content": "c", "tool_call_id": "call_000000001", **part},
+            ],
+            tools=[{"type": "function", "function": {"name": "f", "parameters": {}, **function}, **part}],
+        )
+
+    plain = server.post(CHAT, request({}, {}, {}, {}))[0]
+    hinted = server.post(
+        CHAT,
+        request(
+            {"refusal": "no", "annotations": [{"type": "url"}], "audio": None, "reasoning_details": [1]},
+            {"cache_control": {"type": "ephemeral"}},
+            {"index": 0},
+            {"strict": True},
+        ),
+    )[0]
+    assert plain == hinted == 200
+    assert server.backend.requests[-1] == server.backend.requests[-2]
 
 
 def many(name: bytes, part: bytes) -> bytes:
@@ -168,6 +237,9 @@ RAW: list[bytes] = [
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":NaN}',
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":Infinity}',
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"temperature":1e999}',
+    b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"min_tokens":1e999}',
+    b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"min_tokens":"\xff"}',
+    b'{"input":[{"type":"reason\xffng"}]}', b'{"input":[' + b"[" * 5000 + b"]" * 5000 + b"]}", b'{"input":[1e999]}',
     b'{"model":"tiny","messages":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     b'{"model":"tiny","messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f","parameters":'
     + b'{"a":' * 500 + b"1" + b"}" * 500 + b"}}]}",
@@ -179,17 +251,18 @@ RAW: list[bytes] = [
 
 @pytest.mark.parametrize("raw", RAW, ids=lambda r: repr(r[:30]))
 def test_what_is_no_request(server: Running, raw: bytes) -> None:
-    for path in (CHAT, TEXTS, "/tokenize", "/detokenize"):
+    for path in (CHAT, TEXTS, "/tokenize", "/detokenize", *DIALECTS):
         status, answer, _ = server.post(path, raw)
-        assert status == 400 and answer["error"]["message"], (path, answer)
+        assert status == 400 and answer["error"], (path, answer)
 
 
 def test_only_json_is_taken(server: Running) -> None:
     body = json.dumps(chat_body()).encode()
-    assert server.post(CHAT, body, content_type="application/json; charset=utf-8")[0] == 200
+    for kind in ("application/json; charset=utf-8", "text/plain", "application/x-www-form-urlencoded", ""):
+        assert server.post(CHAT, body, content_type=kind)[0] == 200  # what curl and forms send unasked
     for headers in (
-        {"content_type": "text/plain"},
-        {"content_type": "application/x-www-form-urlencoded"},
+        {"content_type": "multipart/form-data"},
+        {"content_type": "application/xml"},
         {"content_encoding": "gzip"},
     ):
         status, answer, _ = server.post(CHAT, body, **headers)
@@ -211,6 +284,8 @@ NAMES = [
     "model", "messages", "prompt", "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "min_p", "n", "seed",
     "stop", "stream", "stream_options", "logprobs", "top_logprobs", "logit_bias", "tools", "tool_choice", "user", "metadata",
     "response_format", "ignore_eos", "presence_penalty", "repetition_penalty", "chat_template_kwargs", "reasoning_effort", "echo",
+    "input", "instructions", "max_output_tokens", "previous_response_id", "reasoning", "text", "include", "store", "system",
+    "stop_sequences", "thinking", "output_config", "options", "think", "format", "raw", "keep_alive", "truncation",
     "tokens", "add_special_tokens", "parallel_tool_calls", "x", "", "\u0000", "__class__",
 ]  # fmt: skip
 
@@ -229,6 +304,10 @@ def hostile(rng: random.Random, path: str) -> bytes:
         body["messages"] = [*body["messages"], message]
     if path in (CHAT, TEXTS):
         body.setdefault("max_tokens", 2)
+    if path == "/v1/responses" and rng.random() < 0.5:
+        item = {"type": rng.choice(["message", "function_call", "function_call_output", "reasoning", "item_reference", "x"])}
+        fields = {"role": "user", "content": rng.choice(VALUES), "call_id": "c", "output": "o", "id": rng.choice(VALUES)}
+        body["input"] = [item | {k: v for k, v in fields.items() if rng.random() < 0.5}, rng.choice(VALUES)]
     raw = bytearray(json.dumps(body, ensure_ascii=rng.random() < 0.5).encode("utf-8", "surrogatepass"))
     if rng.random() < 0.4:
         for _ in range(rng.randint(1, 4)):
@@ -245,9 +324,11 @@ def test_3000_hostile_requests_and_no_500(server: Running) -> None:
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
         stream = sock.makefile("rwb")
         for i in range(3_000):
-            path = rng.choice([CHAT, CHAT, TEXTS, "/tokenize", "/detokenize"])
+            path = rng.choice([CHAT, CHAT, TEXTS, "/tokenize", "/detokenize", *DIALECTS])
             raw = hostile(rng, path)
-            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+            head = (
+                f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+            )
             stream.write(head.encode() + raw)
             stream.flush()
             status = read_response(stream)
@@ -255,6 +336,9 @@ def test_3000_hostile_requests_and_no_500(server: Running) -> None:
             assert status in (200, 400, 404), (i, status, path, raw[:500])
     assert counts[200] > 100 and counts[400] > 1000, counts
     assert server.request("GET", "/health")[0] == 200 and not server.backend.live
+
+
+DIALECTS = ("/v1/messages", "/v1/responses", "/api/chat", "/api/generate")
 
 
 def read_response(stream: Any) -> int:
@@ -278,22 +362,22 @@ LINES: list[bytes] = [
     b"\r\n\r\n",
     b"GET\r\n\r\n",
     b"\x00\x01\x02\r\n\r\n",
-    b"GET /%ff%fe HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET /v1/models/%00%ff HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET http://[::1/ HTTP/1.1\r\nhost: x\r\n\r\n",
+    b"GET /%ff%fe HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /v1/models/%00%ff HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /v1/models/../../etc/passwd HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET http://[::1/ HTTP/1.1\r\nhost: localhost\r\n\r\n",
     b"GET //[x HTTP/1.1\r\nhost: [\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: -5\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nexpect: nothing\r\ncontent-length: 1\r\n\r\nx",
-    b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: \xff\r\ncontent-length: 2\r\n\r\n{}",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: -5\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 99999999999999999999\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nexpect: nothing\r\ncontent-length: 1\r\n\r\nx",
+    b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: \xff\r\ncontent-length: 2\r\n\r\n{}",
     b"GET /health HTTP/1.1\r\n" + b"a: b\r\n" * 5000 + b"\r\n",
-    b"OPTIONS /v1/models HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"HEAD /v1/chat/completions HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"BREW /health HTTP/1.1\r\nhost: x\r\n\r\n",
-    b"GET /health HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
+    b"OPTIONS /v1/models HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"HEAD /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"BREW /health HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"GET /health HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n\r\n",
 ]
 
 

@@ -309,3 +309,23 @@ def test_the_running_server_and_engine_map_no_torch(pack: Path, tmp_path: Path) 
         for one in (process, *process.children()):
             assert not [m.path for m in one.memory_maps() if "/torch/" in m.path or "onnx" in m.path]
         assert not [m.path for m in process.memory_maps() if "/numpy/" in m.path], "the server itself needs no arrays"
+
+
+def test_a_home_that_cannot_be_written_is_no_reason_not_to_serve(pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    blocked = tmp_path / "run" / "server.pid"
+    (blocked / "inside").mkdir(parents=True)
+    for pid_file in (tmp_path / "file" / "server.pid", blocked):
+        given = {"port": 0, "pid_file": str(pid_file), **NULL}
+        command = [sys.executable, "-c", SERVE, str(pack), json.dumps(given)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            port = int(process.stdout.readline().partition("/v1")[0].rpartition(":")[2])
+            with contextlib.closing(HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+                connection.request("GET", "/ready")
+                assert connection.getresponse().status == 200
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=30)
+        assert process.returncode == 0 and errors.startswith("warning: ferrum stop will not find this server")
+        assert str(pid_file) in errors and errors.count("\n") == 1
+    assert not list(tmp_path.rglob("*.tmp"))

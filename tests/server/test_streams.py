@@ -26,11 +26,11 @@ def text_of(events: list[Any]) -> str:
     return "".join(c["delta"].get("content") or "" for e in events if isinstance(e, dict) for c in e["choices"])
 
 
-def send(server: Running, body: dict[str, Any], path: str = CHAT) -> socket.socket:
+def send(server: Running, body: dict[str, Any], path: str = CHAT, key: str = "") -> socket.socket:
     raw = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n\r\n"
+    headers = ["host: localhost", "content-type: application/json", f"content-length: {len(raw)}", f"x-api-key: {key}"]
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=20)
-    sock.sendall(head.encode() + raw)
+    sock.sendall("\r\n".join([f"POST {path} HTTP/1.1", *headers, "", ""]).encode() + raw)
     return sock
 
 
@@ -86,7 +86,7 @@ def test_streamed_and_whole_answers_are_the_same() -> None:
 
 def test_a_comment_on_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "SILENCE_SECONDS", 0.05)
-    monkeypatch.setattr("ferrum.server.routes.common.SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr("ferrum.server.exchange.SILENCE_SECONDS", 0.05)
     backend = says("abc")
     backend.prefill_seconds = 0.3
     with running(backend) as server:
@@ -209,7 +209,7 @@ def test_a_client_that_does_not_read_is_dropped(monkeypatch: pytest.MonkeyPatch)
         sock.connect(("127.0.0.1", server.port))
         raw = json.dumps(chat_body(stream=True)).encode()
         sock.sendall(
-            b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+            b"POST %b HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
             % (CHAT.encode(), len(raw), raw)
         )
         with closing(sock):

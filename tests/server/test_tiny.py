@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import anthropic
 import pytest
 
 from tests.server.test_lifecycle import Served, served
@@ -74,3 +76,32 @@ def test_stop_and_length(server: Served) -> None:
     assert cut.message.content == whole.partition("2")[0] and cut.finish_reason == "stop"
     short = ask(server, "What is 12+30?", max_tokens=1)
     assert short.choices[0].finish_reason == "length" and short.usage.completion_tokens == 1
+
+
+def test_every_dialect_says_the_same(server: Served) -> None:
+    question = "What is 12+30?"
+    said = ask(server, question).choices[0].message.content
+    base = f"http://127.0.0.1:{server.port}"
+    response = server.client().responses.create(model="tiny", input=question, temperature=0)
+    claude = anthropic.Anthropic(base_url=base, api_key="unused", max_retries=0, timeout=60)
+    messages: Any = [{"role": "user", "content": question}]
+    message: Any = claude.messages.create(model="tiny", max_tokens=50, messages=messages, extra_body={"temperature": 0})
+    with contextlib.closing(
+        server.send("POST", "/api/chat", {"messages": messages, "options": {"temperature": 0}})
+    ) as connection:
+        lines = [json.loads(line) for line in connection.getresponse().read().splitlines()]
+    assert said == response.output_text == message.content[0].text == "".join(line["message"]["content"] for line in lines)
+    weather: Any = [{"role": "user", "content": "What is the weather in Rome?"}]
+    tool: Any = {"name": "get_weather", "input_schema": TOOLS[0]["function"]["parameters"]}
+    fields: Any = {"model": "tiny", "max_tokens": 60, "tools": [tool], "extra_body": {"temperature": 0}}
+    with claude.messages.stream(messages=weather, **fields) as stream:
+        called: Any = stream.get_final_message()
+    assert [(b.name, b.input) for b in called.content if b.type == "tool_use"] == [("get_weather", {"city": "Rome"})]
+    item = (
+        server.client()
+        .responses.create(
+            model="tiny", input=weather, temperature=0, tools=[{"type": "function", **TOOLS[0]["function"], "strict": True}]
+        )
+        .output[-1]
+    )
+    assert item.type == "function_call" and json.loads(item.arguments) == {"city": "Rome"}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 from sanic import Request
 from sanic.response import HTTPResponse
 
@@ -15,14 +15,21 @@ from ferrum.server.answers import (
     ChatChunkChoice,
     ChatLogprobs,
     ChatMessage,
+    Completion,
     FunctionDelta,
     Logprob,
     TokenLogprob,
 )
 from ferrum.server.choice import CallPiece, Delta, ScoredToken
+from ferrum.server.errors import ApiError
+from ferrum.server.exchange import Counts, Exchange
+from ferrum.server.gather import Gathered, GatheredCall
 from ferrum.server.prepare import Prepared, prepare_chat
 from ferrum.server.protocol import ChatRequest
-from ferrum.server.routes.common import Exchange, read
+from ferrum.server.routes.common import read
+from ferrum.server.routes.envelope import Envelope
+from ferrum.server.sse import Event, Framing
+from ferrum.server.wire import encode
 from ferrum.text.tokenizer import Tokenizer
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -30,31 +37,39 @@ _decoder = msgspec.json.Decoder(ChatRequest)
 
 async def chat_completions(request: Request) -> HTTPResponse | None:
     body = await read(request, _decoder)
-    exchange = Exchange(request, "chatcmpl", stream=bool(body.stream), include_usage=body.include_usage)
+    exchange = Exchange(request, "chatcmpl-", stream=bool(body.stream))
     exchange.state.check_model(body.model)
-
-    def make_writer(prepared: Prepared) -> ChatWriter:
-        return ChatWriter(exchange.state.tokenizer, prepared)
-
-    return await exchange.run(lambda: prepare_chat(exchange.state, body, len(request.body)), make_writer, continues=False)
+    envelope = Envelope(exchange, include_usage=body.include_usage)
+    return await exchange.run(
+        lambda: prepare_chat(exchange.state, body, len(request.body)),
+        lambda prepared: ChatWriter(envelope, exchange.state.tokenizer, prepared),
+    )
 
 
 class ChatWriter:
     """Chat choices, whole or in chunks."""
 
-    object = "chat.completion"
-    chunk_object = "chat.completion.chunk"
+    framing: Framing = Envelope.framing
+    _whole = "chat.completion"
+    _chunk = "chat.completion.chunk"
 
-    def __init__(self, tokenizer: Tokenizer, prepared: Prepared) -> None:
+    def __init__(self, envelope: Envelope, tokenizer: Tokenizer, prepared: Prepared) -> None:
+        self._envelope = envelope
         self._tokenizer = tokenizer
         self._logprobs = prepared.text.logprobs
-        self._parts: list[list[Delta]] = [[] for _ in range(prepared.sampling.n)]
+        self._choices = [Gathered() for _ in range(prepared.sampling.n)]
 
-    def opening(self) -> list[Any]:
+    def opening(self, counts: Counts) -> list[Event]:
         delta = ChatMessage(role="assistant", content="")
-        return [ChatChunkChoice(index=i, delta=delta) for i in range(len(self._parts))]
+        return [self._event(ChatChunkChoice(index=i, delta=delta)) for i in range(len(self._choices))]
 
-    def chunk(self, delta: Delta) -> list[Any]:
+    def closing(self, counts: Counts) -> list[Event]:
+        return self._envelope.closing(self._chunk, counts)
+
+    def failed(self, error: ApiError) -> list[Event]:
+        return self._envelope.failed(error)
+
+    def chunk(self, delta: Delta) -> list[Event]:
         """Up to two chunks: what is new, and the finish reason with an empty delta, as OpenAI sends it."""
         message = ChatMessage()
         if delta.reasoning:
@@ -63,39 +78,37 @@ class ChatWriter:
             message.content = delta.content
         if delta.calls:
             message.tool_calls = [call_delta(piece) for piece in delta.calls]
+        scores = self._scores(delta.scores) if delta.scores and self._logprobs else None
         choices = []
         if delta.content or delta.reasoning or delta.calls or delta.scores:
-            choices.append(ChatChunkChoice(index=delta.index, delta=message, logprobs=self._scores(delta.scores)))
+            choices.append(ChatChunkChoice(index=delta.index, delta=message, logprobs=scores))
         if delta.finish_reason:
             choices.append(ChatChunkChoice(index=delta.index, delta=ChatMessage(), finish_reason=delta.finish_reason))
-        return choices
+        return [self._event(choice) for choice in choices]
+
+    def _event(self, choice: ChatChunkChoice) -> Event:
+        return self._envelope.chunk(self._chunk, choice)
 
     def add(self, delta: Delta) -> None:
-        self._parts[delta.index].append(delta)
+        self._choices[delta.index].add(delta)
 
-    def whole(self) -> list[Any]:
-        return [self._choice(index, deltas) for index, deltas in enumerate(self._parts)]
+    def whole(self, counts: Counts) -> Completion:
+        choices = [Raw(encode(self._choice(i, gathered))) for i, gathered in enumerate(self._choices)]
+        return self._envelope.whole(self._whole, choices, counts)
 
-    def _choice(self, index: int, deltas: list[Delta]) -> ChatChoice:
-        content = reasoning = ""
-        for delta in deltas:
-            if delta.closes:
-                reasoning, content = reasoning + content, ""
-            reasoning, content = reasoning + delta.reasoning, content + delta.content
-        calls = join_calls([piece for d in deltas for piece in d.calls])
+    def _choice(self, index: int, gathered: Gathered) -> ChatChoice:
+        content, calls = gathered.content, [whole_call(c) for c in gathered.calls]
         message = ChatMessage(role="assistant", content=content if content or not calls else None)
-        if reasoning:
-            message.reasoning_content = reasoning
+        if gathered.reasoning:
+            message.reasoning_content = gathered.reasoning
         if calls:
             message.tool_calls = calls
-        scores = [s for d in deltas for s in d.scores]
-        logprobs = self._scores(scores) if scores or not self._logprobs else ChatLogprobs(content=[])
-        return ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=deltas[-1].finish_reason)
+        scores = self._scores(gathered.scores) if self._logprobs else None
+        return ChatChoice(index=index, message=message, logprobs=scores, finish_reason=gathered.finish_reason)
 
-    def _scores(self, scores: list[ScoredToken]) -> ChatLogprobs | None:
-        if not scores or not self._logprobs:
-            return None
-        return ChatLogprobs(content=[self._score(s) for s in scores])
+    def _scores(self, scores: Iterable[ScoredToken]) -> ChatLogprobs:
+        """Each token as JSON at once: as objects they would take several times the memory."""
+        return ChatLogprobs(content=[Raw(encode(self._score(s))) for s in scores])
 
     def _score(self, score: ScoredToken) -> TokenLogprob:
         text, raw = self._spell(score.token)
@@ -121,13 +134,6 @@ def call_delta(piece: CallPiece) -> CallDelta:
     return CallDelta(index=piece.index, id=piece.id, type="function", function=function)
 
 
-def join_calls(pieces: list[CallPiece]) -> list[CallDelta]:
-    """Whole calls from their pieces."""
-    calls: list[CallDelta] = []
-    for piece in pieces:
-        if piece.id:
-            function = FunctionDelta(name=piece.name, arguments=piece.arguments)
-            calls.append(CallDelta(id=piece.id, type="function", function=function))
-        else:
-            calls[-1].function.arguments += piece.arguments
-    return calls
+def whole_call(call: GatheredCall) -> CallDelta:
+    function = FunctionDelta(name=call.name, arguments=call.arguments.getvalue())
+    return CallDelta(id=call.id, type="function", function=function)

@@ -11,18 +11,41 @@ from sanic.response import HTTPResponse
 
 from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
+from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ferrum.server.routes.common import answer
+from ferrum.server.routes.unserved import WANTED
+from ferrum.server.state import state_of
 
-_BODIES: dict[str, Any] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-    "/tokenize": TokenizeRequest,
-    "/detokenize": DetokenizeRequest,
-}
+
+def _bodies() -> dict[str, Any]:
+    """The struct of each route's requests. Dialects are imported here, since few need this page."""
+    from ferrum.server.dialects.messages import CountRequest, MessagesRequest
+    from ferrum.server.dialects.ollama import OllamaChat, OllamaGenerate
+    from ferrum.server.dialects.ollama_models import ShowRequest
+    from ferrum.server.dialects.responses import ResponsesRequest
+
+    return {
+        "/v1/chat/completions": ChatRequest,
+        "/v1/completions": CompletionRequest,
+        "/v1/responses": ResponsesRequest,
+        "/v1/messages": MessagesRequest,
+        "/v1/messages/count_tokens": CountRequest,
+        "/api/chat": OllamaChat,
+        "/api/generate": OllamaGenerate,
+        "/api/show": ShowRequest,
+        "/tokenize": TokenizeRequest,
+        "/detokenize": DetokenizeRequest,
+    }
+
+
 _READS: dict[str, Any] = {
     "/v1/models": ModelList,
     "/v1/models/{id}": None,
+    "/v1/responses/{id}": None,
+    "/api/tags": None,
+    "/api/ps": None,
+    "/api/version": None,
     "/health": None,
     "/ready": None,
     "/metrics": None,
@@ -30,37 +53,65 @@ _READS: dict[str, Any] = {
 }
 
 
+_COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
+_STREAMS = {"/api/chat": "application/x-ndjson", "/api/generate": "application/x-ndjson"}
+_TEXT_PAGES = {"/metrics": "text/plain; version=0.0.4"}
+
+
 async def openapi(request: Request) -> HTTPResponse:
-    return answer(document())
+    return answer(document(with_key=bool(state_of(request).options.api_key)))
 
 
 @cache
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1: its schemas are JSON Schema, which is what msgspec makes."""
-    types = [*_BODIES.values(), Completion, ModelList]
+def document(*, with_key: bool) -> dict[str, Any]:
+    """OpenAPI 3.1: its schemas are JSON Schema, which is what msgspec makes. ``with_key``: requests must carry one."""
+    bodies = _bodies()
+    types = [*bodies.values(), Completion, ModelList]
     schemas, components = msgspec.json.schema_components(types, ref_template="#/components/schemas/{name}")
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, Any] = {}
-    for path, kind in _BODIES.items():
-        result = by_type[Completion] if path.startswith("/v1") else {"type": "object"}
-        paths[path] = {"post": {"requestBody": {"required": True, **_content(by_type[kind])}, "responses": _responses(result)}}
+    for path, kind in bodies.items():
+        contents = _json(by_type[Completion] if path in _COMPLETIONS else {"type": "object"})
+        if "stream" in kind.__struct_fields__:
+            contents |= {_STREAMS.get(path, "text/event-stream"): {"schema": {"type": "string", "description": _STREAM}}}
+        paths[path] = {
+            "post": {"requestBody": {"required": True, "content": _json(by_type[kind])}, "responses": _answers(contents)}
+        }
     for path, kind in _READS.items():
-        operation: dict[str, Any] = {"responses": _responses(by_type[kind] if kind else {})}
+        contents = {_TEXT_PAGES[path]: {"schema": {"type": "string"}}} if path in _TEXT_PAGES else _json(by_type.get(kind, {}))
+        operation: dict[str, Any] = {"responses": _answers(contents)}
         if "{id}" in path:
             operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
+        if path in OPEN_PATHS:
+            operation["security"] = []
         paths[path] = {"get": operation}
-    return {
+    paths["/v1/responses/{id}"]["delete"] = paths["/v1/responses/{id}"]["get"]
+    for path in WANTED:
+        paths[path] = {"post": {"responses": {"400": {"description": "the model cannot do this"}}}}
+    made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "ferrum", "version": __version__},
         "paths": paths,
-        "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
-        "security": [{"key": []}],
+        "components": {"schemas": components},
     }
+    if with_key:
+        made["components"]["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+        made["security"] = [{"bearer": []}, {"header": []}]
+    return made
 
 
-def _content(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
+_STREAM = "with stream: true, server-sent events whose data are pieces of the answer, as the API that the route is of has them"
 
 
-def _responses(schema: dict[str, Any]) -> dict[str, Any]:
-    return {"200": {"description": "the answer", **_content(schema)}, "default": {"description": "an error, in OpenAI's form"}}
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _answers(contents: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "200": {"description": "the answer", "content": contents},
+        "default": {"description": "an error, in OpenAI's form"},
+    }

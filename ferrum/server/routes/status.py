@@ -15,8 +15,8 @@ from ferrum.errors import FerrumError
 from ferrum.server import metrics
 from ferrum.server.answers import Model, ModelList
 from ferrum.server.errors import ApiError
-from ferrum.server.routes.common import answer, state_of
-from ferrum.server.state import ServerState
+from ferrum.server.routes.common import answer
+from ferrum.server.state import ServerState, state_of
 
 STATS_SECONDS = 0.5
 STUCK_SECONDS = 300.0  # no step of a working engine takes this long

@@ -8,9 +8,10 @@ from sanic.response import HTTPResponse
 
 from ferrum.errors import FerrumError
 from ferrum.server.errors import from_ferrum
-from ferrum.server.prepare import chat_tokens, check_size, max_chars, template_options
+from ferrum.server.prepare import chat_tokens, check_size, template_options
 from ferrum.server.protocol import DetokenizeRequest, TokenizeRequest
-from ferrum.server.routes.common import answer, read, state_of
+from ferrum.server.routes.common import answer, read
+from ferrum.server.state import state_of
 
 _tokenize = msgspec.json.Decoder(TokenizeRequest)
 _detokenize = msgspec.json.Decoder(DetokenizeRequest)
@@ -21,14 +22,14 @@ async def tokenize(request: Request) -> HTTPResponse:
     state.check_model(body.model)
     if body.prompt is None:
         options = template_options(state, body.chat_template_kwargs)
-        generate = body.add_generation_prompt
+        generate = body.add_generation_prompt is not False
         size = len(request.body)
         _, tokens = await chat_tokens(state, body.messages or [], body.tools, options, size, add_generation_prompt=generate)
     else:
         size = len(body.prompt)
-        check_size(size, max_chars(state), "prompt")
+        check_size(size, state.max_chars, "prompt")
         try:
-            tokens = await state.off_loop(size, state.tokenizer.encode, body.prompt, special=body.add_special_tokens)
+            tokens = await state.off_loop(size, state.tokenizer.encode, body.prompt, special=body.add_special_tokens is not False)
         except FerrumError as error:
             raise from_ferrum(error) from None
     return answer({"tokens": tokens, "count": len(tokens), "max_model_len": state.backend.info.max_model_len})
@@ -38,7 +39,7 @@ async def detokenize(request: Request) -> HTTPResponse:
     state, body = state_of(request), await read(request, _detokenize)
     state.check_model(body.model)
     try:
-        skip = body.skip_special_tokens
+        skip = bool(body.skip_special_tokens)
         text = await state.off_loop(len(body.tokens), state.tokenizer.decode, body.tokens, skip_special=skip)
     except FerrumError as error:
         raise from_ferrum(error) from None

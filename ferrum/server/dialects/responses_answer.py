@@ -1,0 +1,143 @@
+"""Deltas as the answers of OpenAI's Responses API, whole and as its events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ferrum.server.choice import Delta
+from ferrum.server.dialects.blocks import Block, Blocks, Closed, Grew, Opened, Step
+from ferrum.server.errors import ApiError
+from ferrum.server.exchange import Counts, Exchange
+from ferrum.server.sse import Event, Framing, ServerSentEvents
+from ferrum.server.wire import encode
+
+Keep = Callable[[bytes, list[dict[str, Any]]], None]
+_PREFIXES = {"text": "msg", "reasoning": "rs", "call": "fc"}
+_PART_TYPES = {"text": "output_text", "reasoning": "reasoning_text"}
+
+
+class ResponseWriter:
+    """``echo``: what the answer repeats of its request. ``keep``: takes the finished answer and its items."""
+
+    framing: Framing = ServerSentEvents()
+
+    def __init__(self, exchange: Exchange, echo: dict[str, Any], keep: Keep | None) -> None:
+        self._exchange = exchange
+        self._echo = echo
+        self._keep = keep
+        self._blocks = Blocks()
+        self._sequence = 0
+
+    def opening(self, counts: Counts) -> list[Event]:
+        begun = self._response("in_progress", [], None)
+        return [self._event(f"response.{kind}", response=begun) for kind in ("created", "in_progress")]
+
+    def chunk(self, delta: Delta) -> list[Event]:
+        return [event for step in self._blocks.feed(delta) for event in self._step(step)]
+
+    def closing(self, counts: Counts) -> list[Event]:
+        made = self.whole(counts)
+        return [self._event(f"response.{made['status']}", response=made)]
+
+    def failed(self, error: ApiError) -> list[Event]:
+        told = {"code": error.code or "server_error", "message": error.message}
+        made = self._response("failed", self._items("incomplete"), None) | {"error": told}
+        return [self._event("error", **told, param=error.param), self._event("response.failed", response=made)]
+
+    def add(self, delta: Delta) -> None:
+        self._blocks.add(delta)
+
+    def whole(self, counts: Counts) -> dict[str, Any]:
+        status = "incomplete" if self._blocks.finish_reason == "length" else "completed"
+        items = self._items("completed")
+        if status == "incomplete" and items:
+            items[-1]["status"] = status
+        made = self._response(status, items, counts)
+        if self._keep is not None:
+            self._keep(encode(made), items)
+        return made
+
+    def _response(self, status: str, items: list[dict[str, Any]], counts: Counts | None) -> dict[str, Any]:
+        exchange = self._exchange
+        return {
+            "id": exchange.id,
+            "object": "response",
+            "created_at": exchange.created,
+            "status": status,
+            "background": False,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if status == "incomplete" else None,
+            "model": exchange.state.model_name,
+            "output": items,
+            "usage": None if counts is None else _usage(counts),
+            **self._echo,
+        }
+
+    def _items(self, status: str) -> list[dict[str, Any]]:
+        return [self._item(block, status) for block in self._blocks.all]
+
+    def _item(self, block: Block, status: str, *, empty: bool = False) -> dict[str, Any]:
+        item: dict[str, Any] = {"id": self._item_id(block), "status": status}
+        text = "" if empty else block.text
+        if block.kind == "call":
+            return {"type": "function_call", "call_id": block.call_id, "name": block.name, "arguments": text, **item}
+        content = [] if empty else [_part(block, text)]
+        if block.kind == "reasoning":
+            return {"type": "reasoning", "summary": [], "content": content, **item}
+        return {"type": "message", "role": "assistant", "content": content, **item}
+
+    def _item_id(self, block: Block) -> str:
+        return f"{_PREFIXES[block.kind]}_{self._exchange.record.id}{block.index:04x}"
+
+    def _step(self, step: Step) -> list[Event]:
+        block = step.block
+        at: dict[str, Any] = {"item_id": self._item_id(block), "output_index": block.index}
+        if block.kind != "call":
+            at["content_index"] = 0
+        stem = {"text": "output_text", "reasoning": "reasoning_text", "call": "function_call_arguments"}[block.kind]
+        if isinstance(step, Grew):
+            return [self._event(f"response.{stem}.delta", delta=step.text, **at, **_no_logprobs(block))]
+        if isinstance(step, Opened):
+            begun = self._item(block, "in_progress", empty=True)
+            events = [self._event("response.output_item.added", output_index=block.index, item=begun)]
+            if block.kind != "call":
+                events.append(self._event("response.content_part.added", part=_part(block, ""), **at))
+            return events
+        assert isinstance(step, Closed)
+        return self._closed(block, stem, at)
+
+    def _closed(self, block: Block, stem: str, at: dict[str, Any]) -> list[Event]:
+        if block.kind == "call":
+            events = [self._event(f"response.{stem}.done", arguments=block.text, name=block.name, **at)]
+        else:
+            events = [
+                self._event(f"response.{stem}.done", text=block.text, **at, **_no_logprobs(block)),
+                self._event("response.content_part.done", part=_part(block, block.text), **at),
+            ]
+        done = self._item(block, "completed")
+        return [*events, self._event("response.output_item.done", output_index=block.index, item=done)]
+
+    def _event(self, kind: str, **fields: Any) -> Event:
+        event = Event({"type": kind, "sequence_number": self._sequence, **fields}, kind)
+        self._sequence += 1
+        return event
+
+
+def _no_logprobs(block: Block) -> dict[str, Any]:
+    return {"logprobs": []} if block.kind == "text" else {}
+
+
+def _part(block: Block, text: str) -> dict[str, Any]:
+    extra: dict[str, Any] = {"annotations": [], "logprobs": []} if block.kind == "text" else {}
+    return {"type": _PART_TYPES[block.kind], "text": text, **extra}
+
+
+def _usage(counts: Counts) -> dict[str, Any]:
+    return {
+        "input_tokens": counts.prompt,
+        "input_tokens_details": {"cached_tokens": counts.cached},
+        "output_tokens": counts.completion,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": counts.prompt + counts.completion,
+    }

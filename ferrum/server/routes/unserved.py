@@ -1,0 +1,34 @@
+"""Routes of other kinds of models: what is asked for is understood, and that this pack's model cannot do it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sanic import Request
+from sanic.response import HTTPResponse
+
+from ferrum.server.errors import ApiError
+
+WANTED = {
+    "/v1/embeddings": "embeddings",
+    "/api/embed": "embeddings",
+    "/api/embeddings": "embeddings",
+    "/v1/rerank": "scores of documents",
+    "/v1/score": "scores of texts",
+    "/infill": "text between a prefix and a suffix",
+    "/v1/audio/transcriptions": "transcripts",
+    "/v1/audio/speech": "speech",
+    "/v1/images/generations": "images",
+}
+
+
+def unserved(path: str) -> Callable[[Request], Coroutine[Any, Any, HTTPResponse]]:
+    """A handler that refuses by name."""
+    message = f"this model generates text from text; it makes no {WANTED[path]}"
+
+    async def refuse(_: Request) -> HTTPResponse:
+        raise ApiError(400, message, param="model", code="unsupported_by_model")
+
+    refuse.__name__ = "unserved_" + path.strip("/").replace("/", "_")
+    return refuse
