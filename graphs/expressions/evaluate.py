@@ -88,7 +88,7 @@ def whole(shape: Ints) -> Box:
 
 
 def length(part: slice) -> int:
-    return -(-(part.stop - part.start) // part.step)
+    return len(range(part.start, part.stop, part.step))
 
 
 def last(part: slice) -> int:
