@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 
-from ferrum import __version__
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.options import CompileOptions
@@ -32,6 +31,7 @@ from ferrum.pack.schema import (
     TuningRecord,
 )
 from ferrum.pack.step import INPUTS, OUTPUTS
+from ferrum.version import __version__
 
 GRAPH_NAME, CONSTANTS_NAME, PLAN_NAME = f"{STEP}/graph.txt", f"{STEP}/constants", f"{STEP}/plan.json"
 SELFTEST_NAME, LAYERS_NAME = f"{STEP}/selftest.json", f"{STEP}/layers.json"

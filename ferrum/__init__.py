@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ferrum.version import __version__
+
 if TYPE_CHECKING:
     from ferrum.engine.params import SamplingParams
     from ferrum.llm import LLM
 
-__version__ = "0.1.0"
-__all__ = ["LLM", "SamplingParams", "compile"]
+__all__ = ["LLM", "SamplingParams", "__version__", "compile"]
 
 # Imported when asked for: `import ferrum` stays instant and never pulls in the compiler.
 _LAZY = {"LLM": ("ferrum.llm", "LLM"), "SamplingParams": ("ferrum.engine.params", "SamplingParams")}

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ferrum import __version__, env
+from ferrum import env
 from ferrum.errors import FerrumError
 from ferrum.hub import FileProgress, ModelName, parse_name, pull
+from ferrum.version import __version__
 
 StageProgress = Callable[[str, int, int], None]
 _COMPILER_FOLDERS = ("graphs", "codegen", "templates", "pack")

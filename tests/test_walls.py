@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -87,3 +88,36 @@ def test_no_pickle() -> None:
     folders = ("ferrum", "graphs", "codegen")
     bad = [str(p) for d in folders for p in (ROOT / d).rglob("*.py") if pattern.search(p.read_text(encoding="utf-8"))]
     assert bad == []
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """By module what it imports when it runs, imports inside functions too."""
+    graph = grimp.build_graph("ferrum", exclude_type_checking_imports=True, cache_dir=None)
+    return {module: set(graph.find_modules_directly_imported_by(module)) for module in graph.modules}
+
+
+def room_of(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_no_module_imports_itself_by_a_way_round(imports: dict[str, set[str]]) -> None:
+    left = {module: set(found) for module, found in imports.items()}
+    while free := [module for module, found in left.items() if not found]:
+        for module in free:
+            del left[module]
+        for found in left.values():
+            found.difference_update(free)
+    # what offers LLM and compile loads them when asked for
+    around = {module for module in left if module != "ferrum" and left[module] != {"ferrum"}}
+    assert not around, f"among these is a cycle: {sorted(around)}"
+
+
+def test_the_drawing_of_the_rooms_is_the_imports(imports: dict[str, set[str]]) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = {m[1]: set(m[2].split()) for m in re.finditer(r"^([a-z_]+) *→ *([a-z_ ]*)$", page, re.M)}
+    small = {"", "env", "errors", "version", "__main__"}  # what every room may use, and the way in
+    found: dict[str, set[str]] = {room_of(module): set() for module in imports}
+    for module, others in imports.items():
+        found[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)} - small
+    assert drawn == {room: others for room, others in found.items() if room not in small}

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from ferrum import __version__, env
+from ferrum import env
 from ferrum.cli.machine import ROOF_UNITS, cores, known_roofs, memory_bytes
 from ferrum.cli.output import print_json, print_table, size
 from ferrum.errors import FerrumError
+from ferrum.version import __version__
 
 GPU_DEVICES = ("cuda", "metal")
 GPU_PACKAGES = {"cuda-bindings": "cuda", "pyobjc-framework-Metal": "metal"}

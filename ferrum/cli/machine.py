@@ -9,7 +9,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ferrum import __version__, env
+from ferrum import env
+from ferrum.version import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Collection

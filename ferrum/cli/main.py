@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
-from ferrum import __version__
 from ferrum.cli.options import Parser, add_common, apply_settings, finish_common
 from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError, one_line
+from ferrum.version import __version__
 
 # verb → what it does; the module is ferrum.cli.<verb>
 VERBS = {

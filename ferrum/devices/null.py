@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ferrum.devices.base import Executor, Limits, StepBuffers
 from ferrum.devices.options import DeviceOptions
-from ferrum.engine.sampling import sample_reference
+from ferrum.devices.sampling import sample_reference
 from ferrum.pack.programs import kv_state
 
 if TYPE_CHECKING:

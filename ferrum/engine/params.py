@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ferrum.devices.options import GREEDY_BELOW
 from ferrum.errors import FerrumError
 from ferrum.pack.step import MAX_LOGPROBS
 
@@ -17,7 +18,6 @@ MAX_LOGIT_BIAS = 1024
 MAX_CHOICES = 64
 MAX_GRAMMAR_CHARS = 1 << 20
 MAX_TOKEN_ID = (1 << 31) - 1
-GREEDY_BELOW = 1e-5  # a smaller temperature is greedy: logits divided by it would leave float32's range
 
 # field: (smallest, largest, whole numbers only)
 RANGES: Mapping[str, tuple[float, float, bool]] = {

@@ -9,8 +9,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.devices.sampling import BANNED_LOGIT
 from ferrum.engine.params import SamplingParams
-from ferrum.engine.sampling import BANNED_LOGIT
 
 
 class State(enum.Enum):

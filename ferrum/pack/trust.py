@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Literal
 from ferrum import env
 from ferrum.errors import FerrumError
 from ferrum.pack.atomic import write_atomic
-from ferrum.pack.names import is_label, is_sha256
+from ferrum.pack.names import is_sha256
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    pass
 
 _DOMAIN = b"ferrum pack signature 1\0"
-_SIGNATURE_WORD = "ferrum-signature-1"
-_KEY_WORD = "ferrum-ed25519"
+SIGNATURE_WORD = "ferrum-signature-1"
+KEY_WORD = "ferrum-ed25519"
 _MAX_TEXT = 4096  # bytes of a key or signature file
 _MAX_KEYS = 1000
 
@@ -99,7 +99,7 @@ def signature_path(path: Path) -> Path:
 def verify_signature(path: Path, manifest_sha256: str, config_dir: Path | None = None) -> TrustState:
     """The state "signed" if ``<pack>.sig`` is a valid signature by a trusted key; FerrumError otherwise."""
     where = signature_path(path)
-    text = _read_text(where)
+    text = read_small_text(where)
     if text is None:
         raise FerrumError(
             "pack-not-trusted",
@@ -139,8 +139,8 @@ def trusted_keys(config_dir: Path | None = None) -> dict[str, bytes]:
 
 def read_public_key(path: Path) -> bytes:
     """The 32 raw bytes of a ``.pub`` file: ``ferrum-ed25519 <base64> [comment]``."""
-    words = (_read_text(path) or "").split()
-    raw = _base64(words[1]) if len(words) >= 2 and words[0] == _KEY_WORD else b""
+    words = (read_small_text(path) or "").split()
+    raw = _base64(words[1]) if len(words) >= 2 and words[0] == KEY_WORD else b""
     if len(raw) != 32:
         raise FerrumError("key-invalid", "not a public key of ferrum", str(path), "get the key again, or remove the file")
     return raw
@@ -151,64 +151,7 @@ def key_id_of(raw: bytes) -> str:
     return hashlib.sha256(raw).hexdigest()[:16]
 
 
-def generate_key(path: Path, comment: str = "") -> str:
-    """Write a new private key to ``path`` (PEM, mode 0600) and its public key to ``<path>.pub``; returns the key's id.
-
-    Raises FerrumError when either file is already there: a key must not be lost to a slip.
-    """
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
-    public = path.with_name(path.name + ".pub")
-    for file in (path, public):
-        if os.path.lexists(file):
-            raise FerrumError("key-exists", "there is already a file", str(file), "choose another name")
-    if not is_label(comment):
-        raise FerrumError("key-invalid", "the comment is too long or not printable", str(path), "choose another comment")
-    key = Ed25519PrivateKey.generate()
-    raw = key.public_key().public_bytes_raw()
-    write_atomic(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), 0o600)
-    line = f"{_KEY_WORD} {base64.b64encode(raw).decode()} {comment}".rstrip() + "\n"
-    write_atomic(public, line.encode(), 0o644)
-    return key_id_of(raw)
-
-
-def read_private_key(path: Path) -> Ed25519PrivateKey:
-    """The key in a PEM file that ``generate_key`` wrote. FerrumError when it is another thing or others can read it."""
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import load_pem_private_key
-
-    text = _read_text(path)
-    if text is None:
-        raise FerrumError("key-invalid", "there is no such key", str(path), "check the path")
-    if path.stat().st_mode & 0o077:
-        raise FerrumError("key-invalid", "others can read the private key", str(path), "chmod 600 the file")
-    try:
-        key = load_pem_private_key(text.encode(), password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise FerrumError("key-invalid", "not an unencrypted Ed25519 private key in PEM form", str(path), "check the path")
-    return key
-
-
-def sign_pack(path: Path, private_key: Ed25519PrivateKey | Path) -> Path:
-    """Check every byte of the pack, then write ``<pack>.sig``; returns its path."""
-    from ferrum.pack.reader import PackFile
-
-    key = read_private_key(private_key) if isinstance(private_key, Path) else private_key
-    with PackFile(path) as file:
-        for member in file.manifest.members:
-            file.check_member(member)
-        signature = key.sign(_message(file.manifest_sha256))
-    key_id = key_id_of(key.public_key().public_bytes_raw())
-    target = signature_path(path)
-    write_atomic(target, f"{_SIGNATURE_WORD} {key_id} {base64.b64encode(signature).decode()}\n".encode())
-    return target
-
-
-def _message(manifest_sha256: str) -> bytes:
+def signed_message(manifest_sha256: str) -> bytes:
     """What is signed; the prefix keeps a signature made for another purpose from fitting here."""
     return _DOMAIN + bytes.fromhex(manifest_sha256)
 
@@ -218,7 +161,7 @@ def _is_valid(raw: bytes, signature: bytes, manifest_sha256: str) -> bool:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
     try:
-        Ed25519PublicKey.from_public_bytes(raw).verify(signature, _message(manifest_sha256))
+        Ed25519PublicKey.from_public_bytes(raw).verify(signature, signed_message(manifest_sha256))
     except (InvalidSignature, ValueError):
         return False
     return True
@@ -226,7 +169,7 @@ def _is_valid(raw: bytes, signature: bytes, manifest_sha256: str) -> bool:
 
 def _parse_signature(text: str, where: Path) -> tuple[str, bytes]:
     words = text.split(" ")
-    if len(words) == 3 and words[0] == _SIGNATURE_WORD and words[2].endswith("\n"):
+    if len(words) == 3 and words[0] == SIGNATURE_WORD and words[2].endswith("\n"):
         signature = _base64(words[2][:-1])
         if len(words[1]) == 16 and words[1].isalnum() and len(signature) == 64:
             return words[1], signature
@@ -242,7 +185,7 @@ def _base64(text: str) -> bytes:
     return data if base64.b64encode(data).decode() == text else b""
 
 
-def _read_text(path: Path) -> str | None:
+def read_small_text(path: Path) -> str | None:
     """A small ASCII file; None when there is none. FerrumError when it is large, not regular or not ASCII."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -33,9 +33,8 @@ from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
 from ferrum.server.connections import limited_protocol
 from ferrum.server.log import Log
-from ferrum.server.options import ServeOptions
+from ferrum.server.options import BACKLOG, ServeOptions
 from ferrum.server.routes.status import find_stats
-from ferrum.server.start import BACKLOG
 from ferrum.server.state import About, ServerState
 from ferrum.text.template_process import TemplateProcess, pack_templates
 from ferrum.text.tokenizer import Tokenizer

@@ -10,6 +10,7 @@ from ferrum.server.origins import check_origins, is_loopback
 
 MIN_KEY_CHARS = 8  # of a key that others can try
 LOG_FORMATS = ("text", "json")
+BACKLOG = 1024
 
 
 @dataclass(frozen=True, kw_only=True)

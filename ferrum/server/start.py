@@ -12,9 +12,7 @@ from pathlib import Path
 
 from ferrum.engine.spawn import spawn
 from ferrum.errors import FerrumError
-from ferrum.server.options import ServeOptions
-
-BACKLOG = 1024
+from ferrum.server.options import BACKLOG, ServeOptions
 
 
 def serve(pack_path: Path | str, options: ServeOptions | None = None) -> int:

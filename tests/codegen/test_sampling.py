@@ -12,7 +12,7 @@ import pytest
 from ferrum.devices.base import Executor, StepBuffers
 from ferrum.devices.cpu import CpuDevice
 from ferrum.devices.options import DeviceOptions
-from ferrum.engine.sampling import sample_reference
+from ferrum.devices.sampling import sample_reference
 from ferrum.pack.reader import open_pack
 from tests.codegen.conftest import VOCAB
 

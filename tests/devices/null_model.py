@@ -17,7 +17,7 @@ import numpy as np
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.launching import StepLayout
 from ferrum.devices.null import null_logits
-from ferrum.engine.sampling import sample_reference
+from ferrum.devices.sampling import sample_reference
 from ferrum.pack.launches import (
     LAUNCHES_NAME,
     LAUNCHES_VERSION,

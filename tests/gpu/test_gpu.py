@@ -16,11 +16,11 @@ import transformers
 from ferrum.devices.base import OverlappingExecutor
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.sampling import sample_reference
 from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
-from ferrum.engine.sampling import sample_reference
 from ferrum.pack.programs import kv_state
 from ferrum.pack.verify import read_selftest, run_case
 from tests.codegen.folders import compile_folder, save

@@ -7,7 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ferrum.errors import FerrumError
-from ferrum.pack import trust
+from ferrum.pack import signing, trust
 from ferrum.pack.reader import PackFile, open_pack, read_manifest
 from tests.pack.helpers import minimal_manifest, write_minimal_pack
 
@@ -88,8 +88,8 @@ def test_a_record_must_be_a_file(pack: Path, home: Path) -> None:
 
 
 def test_signature_of_a_trusted_key(pack: Path, home: Path, tmp_path: Path) -> None:
-    key_id = trust.generate_key(tmp_path / "release", "for tests")
-    assert trust.sign_pack(pack, tmp_path / "release") == tmp_path / "x.fpk.sig"
+    key_id = signing.generate_key(tmp_path / "release", "for tests")
+    assert signing.sign_pack(pack, tmp_path / "release") == tmp_path / "x.fpk.sig"
     assert key_id in refused(pack, home).what  # signed, but nobody trusts the key yet
     trust_key(home, tmp_path / "release")
     with open_pack(pack, state_dir=home, config_dir=home) as opened:
@@ -97,24 +97,24 @@ def test_signature_of_a_trusted_key(pack: Path, home: Path, tmp_path: Path) -> N
 
 
 def test_signature_of_another_pack_or_purpose(pack: Path, home: Path, tmp_path: Path) -> None:
-    trust.generate_key(tmp_path / "release")
+    signing.generate_key(tmp_path / "release")
     trust_key(home, tmp_path / "release")
     other = write_minimal_pack(tmp_path / "y.fpk", None, minimal_manifest(endpoints=["chat"]))
-    trust.sign_pack(other, tmp_path / "release")
+    signing.sign_pack(other, tmp_path / "release")
     os.rename(tmp_path / "y.fpk.sig", tmp_path / "x.fpk.sig")
     assert refused(pack, home).code == "pack-signature-invalid"
-    key = trust.read_private_key(tmp_path / "release")
+    key = signing.read_private_key(tmp_path / "release")
     with PackFile(pack) as file:
         bare = key.sign(bytes.fromhex(file.manifest_sha256))  # without the domain prefix
-    text = trust.sign_pack(pack, key).read_text().split(" ")
+    text = signing.sign_pack(pack, key).read_text().split(" ")
     (tmp_path / "x.fpk.sig").write_text(f"{text[0]} {text[1]} {trust.base64.b64encode(bare).decode()}\n")
     assert refused(pack, home).code == "pack-signature-invalid"
 
 
 def test_every_bit_of_a_signature_counts(pack: Path, home: Path, tmp_path: Path) -> None:
-    trust.generate_key(tmp_path / "release")
+    signing.generate_key(tmp_path / "release")
     trust_key(home, tmp_path / "release")
-    sig = trust.sign_pack(pack, tmp_path / "release")
+    sig = signing.sign_pack(pack, tmp_path / "release")
     good = sig.read_bytes()
     for place in range(len(good)):
         for bit in range(8):
@@ -140,41 +140,41 @@ def test_a_damaged_pack_is_not_signed(pack: Path, tmp_path: Path) -> None:
     data[read_manifest(pack).members[4].offset] ^= 1
     pack.write_bytes(data)
     with pytest.raises(FerrumError, match="SHA-256.*weights"):
-        trust.sign_pack(pack, Ed25519PrivateKey.generate())
+        signing.sign_pack(pack, Ed25519PrivateKey.generate())
     assert not (tmp_path / "x.fpk.sig").exists()
 
 
 def test_keys(tmp_path: Path, home: Path) -> None:
-    key_id = trust.generate_key(tmp_path / "k", "Jane, release key")
+    key_id = signing.generate_key(tmp_path / "k", "Jane, release key")
     assert (tmp_path / "k").stat().st_mode & 0o777 == 0o600
     assert trust.key_id_of(trust.read_public_key(tmp_path / "k.pub")) == key_id
     with pytest.raises(FerrumError, match="already"):
-        trust.generate_key(tmp_path / "k")
+        signing.generate_key(tmp_path / "k")
     with pytest.raises(FerrumError, match="printable"):
-        trust.generate_key(tmp_path / "l", "a\nb")
+        signing.generate_key(tmp_path / "l", "a\nb")
     (tmp_path / "k").chmod(0o644)
     with pytest.raises(FerrumError, match="others can read"):
-        trust.read_private_key(tmp_path / "k")
+        signing.read_private_key(tmp_path / "k")
     (tmp_path / "m").write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
     (tmp_path / "m").chmod(0o600)
     with pytest.raises(FerrumError, match="Ed25519"):
-        trust.read_private_key(tmp_path / "m")
+        signing.read_private_key(tmp_path / "m")
     with pytest.raises(FerrumError, match="no such key"):
-        trust.read_private_key(tmp_path / "none")
+        signing.read_private_key(tmp_path / "none")
 
 
 @pytest.mark.parametrize("text", ["", "ssh-ed25519 AAAA", "ferrum-ed25519 AAAA", "ferrum-ed25519 !", "é", "ferrum-ed25519"])
 def test_a_bad_trusted_key_is_named(pack: Path, home: Path, tmp_path: Path, text: str) -> None:
-    trust.generate_key(tmp_path / "k")
-    trust.sign_pack(pack, tmp_path / "k")
+    signing.generate_key(tmp_path / "k")
+    signing.sign_pack(pack, tmp_path / "k")
     trust_key(home, tmp_path / "k")
     (home / "trusted" / "bad.pub").write_text(text)
     assert "bad.pub" in str(refused(pack, home))
 
 
 def test_an_open_folder_of_keys_does_not_count(pack: Path, home: Path, tmp_path: Path) -> None:
-    trust.generate_key(tmp_path / "k")
-    trust.sign_pack(pack, tmp_path / "k")
+    signing.generate_key(tmp_path / "k")
+    signing.sign_pack(pack, tmp_path / "k")
     trust_key(home, tmp_path / "k")
     (home / "trusted").chmod(0o777)
     assert refused(pack, home).code == "trust-folder-unsafe"

@@ -12,7 +12,7 @@ from ferrum.errors import FerrumError
 from ferrum.pack.layers import LayerPoint, LayerTest, sketch, stored
 from ferrum.pack.reader import Pack, open_pack, read_manifest
 from ferrum.pack.schema import SelfTest, SelfTestCase
-from ferrum.pack.trust import generate_key, sign_pack
+from ferrum.pack.signing import generate_key, sign_pack
 from ferrum.pack.verify import VerifyReport, read_selftest, verify_pack
 from tests.pack.helpers import MEMBERS, VOCAB_SIZE, minimal_manifest, step_record, write_minimal_pack
 

@@ -9,13 +9,13 @@ import msgspec
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from ferrum import __version__
 from ferrum.server.answers import Completion, ModelList
 from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ferrum.server.routes.common import answer
 from ferrum.server.routes.unserved import WANTED
 from ferrum.server.state import state_of
+from ferrum.version import __version__
 
 
 def _bodies() -> dict[str, Any]:

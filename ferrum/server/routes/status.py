@@ -9,7 +9,6 @@ from urllib.parse import unquote
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from ferrum import __version__
 from ferrum.engine.messages import EngineStats
 from ferrum.errors import FerrumError
 from ferrum.server import metrics
@@ -17,6 +16,7 @@ from ferrum.server.answers import Model, ModelList
 from ferrum.server.errors import ApiError
 from ferrum.server.routes.common import answer
 from ferrum.server.state import ServerState, state_of
+from ferrum.version import __version__
 
 STATS_SECONDS = 0.5
 STUCK_SECONDS = 300.0  # no step of a working engine takes this long

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.devices.base import StepBuffers
-from ferrum.engine.params import GREEDY_BELOW
+from ferrum.devices.options import GREEDY_BELOW
 
 BANNED_LOGIT = -1e30  # finite, so that penalties and temperatures keep it finite; exp of it is 0
 
