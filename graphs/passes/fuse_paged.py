@@ -13,7 +13,7 @@ from typing import Any
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Attr, Graph, Node
 from ferrum.graphs.passes.merge_linear import chain
-from ferrum.graphs.passes.page_attention import NORM_THEN_ROPE, ONE_LINEAR, NotPaged, faults_of, finding, scope_of
+from ferrum.graphs.passes.page_attention import NORM_THEN_ROPE, ONE_LINEAR, NotPaged, faults_of, scope_of
 from ferrum.graphs.rewrite import Scope, live
 
 PLAIN: Mapping[str, Attr] = {"causal": True, "softcap": 0.0, "operands": ()}
@@ -148,17 +148,10 @@ def rebuilt(graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> Graph:
 
 
 def form_findings(graph: Graph) -> list[Finding]:
-    """What a paged graph as a whole has that cannot be planned: layers that share no cache, or an end that gives no logits."""
+    """What a finished graph as a whole has that cannot be planned: no cache, or an end that gives no logits."""
     findings = []
-    attention = [node for node in graph.nodes if node.op == "paged_attention"]
-    if not attention:
+    if not any(node.op == OP for node in graph.nodes):
         findings.append(Finding("a model without causal attention", "", "", "a decoder"))
-    for node in attention[1:]:
-        unlike = [k for k in ("num_heads", "num_kv_heads", "head_dim") if node.attrs[k] != attention[0].attrs[k]]
-        if unlike:
-            sizes = ", ".join(f"{k} {node.attrs[k]} beside {attention[0].attrs[k]}" for k in unlike)
-            what = f"a layer of another geometry than the first: {sizes}"
-            findings.append(finding(node, what, "the same heads in every layer"))
     last = next((node for node in graph.nodes if node.output.name in graph.outputs), None)
     if last is None or last.op != "linear":
         findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
