@@ -264,7 +264,7 @@ ERROR_CODES: dict[str, str] = {
     ),
     "write-failed": "The system refused to write. The message has its reason; nothing half-written is left under the final name.",
     "wrong-machine": (
-        "The pack was compiled for a CPU with features that this one lacks, for another architecture or another GPU. Compile "
-        "with --target cpu, cuda or metal here, or choose the right --target there."
+        "The pack was compiled for a CPU with features that this one lacks, for another architecture, another GPU or a newer "
+        "macOS. Compile with --target cpu, cuda or metal here, choose the right --target there, or update macOS."
     ),
 }
