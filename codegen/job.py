@@ -54,7 +54,8 @@ class Job:
 
     def on(self, target: Target | GpuTarget) -> Job:
         """The same for another target."""
-        return replace(self, target=target, options=replace(self.options, target=target.name))
+        options = replace(self.options, target=target.name)
+        return replace(self, target=target, options=options, tuned={}, tuning=[])
 
 
 def open_job(options: CompileOptions, progress: Progress) -> Job:

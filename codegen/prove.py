@@ -90,7 +90,7 @@ def make_reference(
 ) -> Reference:
     """Prompts of fixed random tokens (``allowed``: the largest error of a logit) and what the interpreter makes of them."""
     random = np.random.default_rng(2024)
-    steps = _GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE
+    steps = min(_GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE, max_len - 1)
     prompts = [random.integers(0, vocab_size, min(n, max(1, max_len - _GREEDY))).tolist() for n in _PROMPT_LENGTHS]
     ends = np.cumsum([len(prompt) for prompt in prompts]).tolist()
     sketches: list[dict[str, list[float]]] = [{} for _ in prompts]

@@ -105,8 +105,12 @@ def _dump_graph(work: Work, path: Path) -> Path:
     return path
 
 
-def _load_graph(work: Work, path: Path) -> None:
-    work.graph = load_graph(path.with_suffix(".txt"))
+def _loader(stage: GraphStage) -> Callable[[Work, Path], None]:
+    def load(work: Work, path: Path) -> None:
+        graph = legal(load_graph(path.with_suffix(".txt")), stage.ops, stage.name)
+        work.graph = check_finished(graph) if stage is PIPELINE[-1] else graph
+
+    return load
 
 
 def _of_graph(stage: GraphStage) -> Stage:
@@ -118,7 +122,7 @@ def _of_graph(stage: GraphStage) -> Stage:
         made = run_stage(stage, work.graph)
         work.graph = check_finished(made) if last else made
 
-    return Stage(stage.name, stage.doc, "model", run, _dump_graph, _load_graph, stage.ops)
+    return Stage(stage.name, stage.doc, "model", run, _dump_graph, _loader(stage), stage.ops)
 
 
 def _layout(work: Work) -> None:
@@ -148,7 +152,13 @@ def _dump_layout(work: Work, path: Path) -> Path:
 
 
 def _load_layout(work: Work, path: Path) -> None:
-    work.graph = work.laid_out = load_graph(path.with_suffix(".txt"))
+    """A dump of another target or of other formats is refused: kernels read weights as the target's layouts lay them."""
+    path = path.with_suffix(".txt")
+    graph = check_finished(legal(load_graph(path), PAGED_OPS, "layout"), PAGED_OPS)
+    for param, wanted in layout.differing(graph, work.job.backend.policy()):
+        what = f"{param.name} is {param.format or 'nothing'} as {param.layout or 'nothing'}, not {wanted}"
+        raise FerrumError("bad-option", what, str(path), "start from layout, or give the dump's --target and --quant")
+    work.graph = work.laid_out = graph
 
 
 def _select(work: Work) -> None:

@@ -166,9 +166,9 @@ def legal(graph: Graph, ops: frozenset[str], stage: str) -> Graph:
     return graph
 
 
-def check_finished(graph: Graph) -> Graph:
+def check_finished(graph: Graph, ops: frozenset[str] = FINISHED) -> Graph:
     """``graph`` itself. Raises ``UnsupportedOps`` for an op or a form of the whole that no plan can be made for."""
-    rest = [page_attention.finding(node) for node in graph.nodes if node.op not in FINISHED]
+    rest = [page_attention.finding(node) for node in graph.nodes if node.op not in ops]
     rest += fuse_paged.form_findings(graph)
     if rest:
         raise UnsupportedOps(rest, f"graph {graph.name}")

@@ -83,6 +83,14 @@ class Library:
             raise FerrumError(
                 "code-unloadable", f"the code cannot be loaded: {error}", where, "compile the pack on this machine"
             ) from None
+        try:
+            self._declare()
+            self._check(pack, where)
+        except BaseException:
+            self.close()
+            raise
+
+    def _declare(self) -> None:
         lib = self.lib
         lib.ferrum_arena_bytes.restype = ctypes.c_int64
         lib.ferrum_arena_bytes.argtypes = [ctypes.POINTER(Config)]
@@ -99,8 +107,10 @@ class Library:
         lib.ferrum_roof_read.restype = lib.ferrum_roof_dot.restype = ctypes.c_double
         lib.ferrum_roof_read.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         lib.ferrum_roof_dot.argtypes = [ctypes.c_void_p, ctypes.c_int32]
-        abi = lib.ferrum_abi()
-        contract = ctypes.cast(lib.ferrum_contract, ctypes.c_char_p).value or b""
+
+    def _check(self, pack: Pack, where: str) -> None:
+        abi = self.lib.ferrum_abi()
+        contract = ctypes.cast(self.lib.ferrum_contract, ctypes.c_char_p).value or b""
         if abi != ABI:
             raise FerrumError(
                 "pack-version", f"the code speaks ABI {abi} and this ferrum speaks {ABI}", where, "compile the pack again"
@@ -127,8 +137,15 @@ class CpuExecutor:
         self.limits = choose_limits(manifest, program, options, threads)
         self.buffers = StepBuffers(self.limits)
         self._library = Library(pack, program.entry)
+        try:
+            self._open(pack, program, options, threads, len(cpus))
+        except BaseException:
+            self._library.close()
+            raise
+
+    def _open(self, pack: Pack, program: StepProgram, options: DeviceOptions, threads: int, cpus: int) -> None:
         # Spinning helps only while every thread has a core of its own.
-        self._config = self._make_config(pack, threads, _SPIN if threads <= len(cpus) else 0)
+        self._config = self._make_config(pack, threads, _SPIN if threads <= cpus else 0)
         arena_bytes = self._library.lib.ferrum_arena_bytes(ctypes.byref(self._config))
         self._kv = _reserve(self.limits.num_blocks * program.kv.unit_bytes)
         self._arena = _reserve(arena_bytes)

@@ -199,7 +199,7 @@ class Pointer:
 
 @dataclass(frozen=True)
 class Step:
-    """One launch of a recording. An argument is a pointer or an int32. ``early``: see ``ferrum.pack.launches.Launch``."""
+    """One launch of a recording. An argument is a pointer or an int32. ``early``: see ``ferrum.pack.launches.Blocks``."""
 
     symbol: str
     grid: tuple[int, int, int]

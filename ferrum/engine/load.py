@@ -95,14 +95,22 @@ def _model_len(longest: int, device_options: DeviceOptions, engine_options: Engi
     return min(wanted, default=longest)
 
 
+# Numbers that devices hold as int32, with room for sums of them.
+LARGEST = {
+    "max_seqs": 1 << 16, "max_tokens": 1 << 20, "max_samples": 1 << 20, "max_model_len": (1 << 31) - 1,
+    "kv_cache_bytes": 1 << 48, "num_threads": 1 << 12,
+}  # fmt: skip
+
+
 def _check_options(options: DeviceOptions) -> None:
     for field in fields(options):
         value = getattr(options, field.name)
         if isinstance(field.default, bool) and isinstance(value, bool):
             continue
-        smallest = 1 if field.name in ("max_seqs", "max_tokens") else 0
-        if not isinstance(value, int) or isinstance(value, bool) or value < smallest:
-            raise FerrumError("invalid-option", f"{field.name} must be a whole number, {smallest} or more", field.name)
+        smallest, largest = 1 if field.name in ("max_seqs", "max_tokens") else 0, LARGEST[field.name]
+        if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
+            what = f"{field.name} must be a whole number from {smallest} to {largest}"
+            raise FerrumError("invalid-option", what, field.name, "give another number")
 
 
 def _info(pack: Pack, device: str, engine: Engine) -> EngineInfo:

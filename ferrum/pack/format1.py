@@ -58,6 +58,18 @@ class Memory1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=T
     per_thread: int
 
 
+class Text1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    bos_token: str = ""
+    eos_token: str = ""
+    bos_token_id: int | None = None
+    eos_token_ids: list[int] = []
+    add_bos: bool = False
+    tool_format: str = ""
+    reasoning_start: str = ""
+    reasoning_end: str = ""
+    generation: dict[str, float | int | bool] = {}
+
+
 class Provenance1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     compiler: str
     toolchain: str
@@ -77,7 +89,7 @@ class Manifest1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     kv: Kv1
     memory: Memory1
     kernels: list[KernelRecord]
-    text: TextRecord
+    text: Text1
     endpoints: list[str]
     selftest: bool
     provenance: Provenance1
@@ -123,14 +135,20 @@ def upgrade(old: Manifest1) -> Manifest:
         members=[name for name in names if name.startswith("code/")],
         toolchain=old.provenance.toolchain,
     )
+    text, named = old.text, {"bos_token": old.text.bos_token, "eos_token": old.text.eos_token}
+    kept_text = ("bos_token_id", "eos_token_ids", "tool_format", "reasoning_start", "reasoning_end", "generation")
     required = ["weights", "programs", "code", *(["text"] if "text" in old.required else [])]
-    kept = ("format", "reader_min", "model", "target", "contract", "text", "endpoints", "members", "tuning")
+    kept = ("format", "reader_min", "model", "target", "contract", "endpoints", "members", "tuning")
     return Manifest(
         required=required,
         tensors=[TensorRecord(**msgspec.structs.asdict(tensor)) for tensor in old.tensors],
         states=[state],
         programs=[program],
         code=[code],
+        text=TextRecord(
+            special_tokens={name: token for name, token in named.items() if token},
+            **{name: getattr(text, name) for name in kept_text},
+        ),
         provenance=Provenance(**{name: getattr(old.provenance, name) for name in Provenance.__struct_fields__}),
         **{name: getattr(old, name) for name in kept},
     )

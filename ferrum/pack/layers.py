@@ -106,8 +106,8 @@ def _problems(test: LayerTest, num_cases: int) -> Iterator[tuple[str, str]]:
         size = 4 if point.dtype == "f32" else 2
         if not 0 < point.width <= point.row_bytes // size <= _MAX_WIDTH or point.row_bytes % size:
             yield f"points[{index}]", f"{point.width} numbers of {point.dtype} do not fit into rows of {point.row_bytes} bytes"
-        if point.launch < last or point.slot < 0:
-            yield f"points[{index}]", "the launches are not in order, or a slot is negative"
+        if not last <= point.launch < 1 << 31 or not 0 <= point.slot < 1 << 31:
+            yield f"points[{index}]", "the launches are not in order, or a number is out of range"
         last = point.launch
     if len(test.sketches) != num_cases:
         yield "sketches", f"{len(test.sketches)} for {num_cases} cases of the self-test"

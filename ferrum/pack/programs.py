@@ -38,7 +38,7 @@ def step_program(manifest: Manifest, path: str, features: Collection[str] = ()) 
     if code is None:
         lacking = ", ".join(manifest.code[-1].features) if manifest.code else "any code"
         raise FerrumError("wrong-machine", f"no variant of the code runs here: this machine lacks {lacking}", path, _AGAIN)
-    return StepProgram(program, kv_state(manifest), code.entry[STEP])
+    return StepProgram(program, kv_state(manifest, path), code.entry[STEP])
 
 
 def require_step(manifest: Manifest, path: str = "") -> ProgramRecord:
@@ -64,6 +64,10 @@ def _reserved(manifest: Manifest, program: ProgramRecord) -> dict[str, bool]:
     }
 
 
-def kv_state(manifest: Manifest) -> StateRecord:
-    """The paged state of the step."""
-    return next(state for state in manifest.states if state.kind == "paged")
+def kv_state(manifest: Manifest, path: str = "") -> StateRecord:
+    """The paged state of the program of steps. Raises FerrumError when it keeps none."""
+    names = require_step(manifest, path).states
+    found = next((state for state in manifest.states if state.kind == "paged" and state.name in names), None)
+    if found is None:
+        raise FerrumError("pack-program", f"the program {STEP!r} keeps no paged state", path, "use a pack of a language model")
+    return found

@@ -253,7 +253,7 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
     required: list[str]
     model: ModelRecord
     target: TargetRecord
-    contract: str  # SHA-256 over names, shapes, formats and layouts of all tensors; repeated inside the code
+    contract: str  # SHA-256 over tensors, states, vocab_size and max_model_len; repeated inside the code
     tensors: list[TensorRecord]
     states: list[StateRecord]
     programs: list[ProgramRecord]

@@ -14,15 +14,12 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from ferrum import env
 from ferrum.errors import FerrumError
 from ferrum.pack.atomic import write_atomic
 from ferrum.pack.names import is_sha256
-
-if TYPE_CHECKING:
-    pass
 
 _DOMAIN = b"ferrum pack signature 1\0"
 SIGNATURE_WORD = "ferrum-signature-1"

@@ -93,6 +93,7 @@ class Tensor:
 
     @property
     def type(self) -> Type:
+        check(all(dim >= 1 for dim in self.shape), f"{self.name} of shape {list(self.shape)}")
         return Type(self.shape, self.dtype)
 
 
@@ -126,6 +127,7 @@ class Cat:
 
     @property
     def type(self) -> Type:
+        check(self.axis >= 0, f"cat along axis {self.axis}")
         types = _alike(self.parts, "cat", self.axis)
         size = sum(t.shape[self.axis] for t in types)
         return Type(_with_axis(types[0].shape, self.axis, size), types[0].dtype, _unless_along(_common(types), self.axis))

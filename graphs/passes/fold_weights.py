@@ -13,9 +13,11 @@ from ferrum.graphs.rewrite import Function, Match, P, Pat, Rules, Scope
 
 
 def weight(s: Scope, name: str) -> Expr | None:
-    """The expression of a weight that no later stage has decided about."""
+    """The expression of a weight of floats that no later stage has decided about."""
     param = s.params.get(name)
-    return None if param is None or param.format or param.shard is not None else param.weight
+    if param is None or param.format or param.shard is not None or param.value.dtype != "f32":
+        return None
+    return param.weight
 
 
 def derived(s: Scope, name: str, source: Expr) -> str:

@@ -5,6 +5,7 @@ What fits a target is decided by a ``LayoutPolicy`` that the code generator supp
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -67,6 +68,15 @@ def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
             halves = 2 if node.attrs.get("activation") else 1
             choices[node.inputs[1]] = policy.matrix(role, n, k, halves)
     return choices
+
+
+def differing(graph: Graph, policy: LayoutPolicy) -> Iterator[tuple[Param, str]]:
+    """The parameters of a laid-out graph that the policy would lay otherwise, with how."""
+    choices = _choose(graph, policy)
+    for param in graph.params:
+        wanted = _with_choice(param, choices.get(param.name))
+        if (param.format, param.layout) != (wanted.format, wanted.layout):
+            yield param, f"{wanted.format} as {wanted.layout}"
 
 
 def _with_choice(param: Param, choice: Choice | None) -> Param:

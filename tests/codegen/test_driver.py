@@ -115,3 +115,16 @@ def test_kill_leaves_no_half_pack(folder: Path, tmp_path: Path) -> None:
                 pass
             target.write_bytes(old)
     assert {p.name for p in tmp_path.iterdir() if not p.name.startswith(".")} == {"first.fpk", "m.fpk", "timed.fpk"}
+
+
+def test_a_dump_of_another_target_or_format_is_refused(folder: Path, tmp_path: Path) -> None:
+    """Kernels read weights as the target's layouts lay them; a dump says how another one does."""
+    compile_model(CompileOptions(str(folder), quant="int8", dump_dir=tmp_path, stop_after="layout"))
+    for changes in ({"quant": "none"}, {"quant": "int8", "target": "cuda-sm80"}):
+        with pytest.raises(FerrumError, match="not .* as .*start from layout") as caught:
+            compile_model(CompileOptions(str(folder), dump_dir=tmp_path, start_from="select", prove=False, **changes))
+        assert caught.value.code == "bad-option"
+    layout = next(tmp_path.glob("*-layout.txt"))
+    layout.write_text(layout.read_text().replace("format(int8-g", "format(nine-g"))
+    with pytest.raises(FerrumError, match="nine-g"):
+        compile_model(CompileOptions(str(folder), quant="int8", dump_dir=tmp_path, start_from="select", prove=False))

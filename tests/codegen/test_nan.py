@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ferrum.codegen.emulate import build
-from ferrum.codegen.formats import ActFormat
 from ferrum.codegen.kernels.cases import Bench, counts
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.layouts import to_bf16, to_f32
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, TARGETS, GpuTarget, Target

@@ -12,7 +12,8 @@ from ferrum.cli.main import main
 from ferrum.devices.cpu import CpuDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
-from ferrum.pack.format1 import Kv1, Manifest1, Memory1, Provenance1, Tensor1, contract_hash_1
+from ferrum.pack.check import decode_manifest
+from ferrum.pack.format1 import Kv1, Manifest1, Memory1, Provenance1, Tensor1, Text1, contract_hash_1
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import open_pack
 from ferrum.pack.verify import read_selftest, verify_pack
@@ -42,7 +43,7 @@ def old(tmp_path: Path) -> Path:
             kv=Kv1(num_layers=1, num_kv_heads=1, head_dim=8, block_size=4, dtype="f32", bytes_per_block=256),
             memory=Memory1(weights=544, fixed=4096, per_token=64, per_sample=64, per_thread=1024),
             kernels=step_record().kernels,
-            text=bare.text,
+            text=Text1(bos_token="<b>", eos_token="<e>", eos_token_ids=[0], generation={"top_k": 20}),
             endpoints=bare.endpoints,
             selftest=True,
             provenance=Provenance1(compiler="ferrum 0", toolchain="cc 1", templates_sha256="", source_sha256="", options={}),
@@ -57,6 +58,7 @@ def old(tmp_path: Path) -> Path:
 def test_it_is_read_in_the_words_of_today(old: Path) -> None:
     with open_pack(old, trust=True, check="full") as pack:
         assert pack.manifest.format == 1 and kv_state(pack.manifest).unit_bytes == 256
+        assert pack.manifest.text.special_tokens == {"bos_token": "<b>", "eos_token": "<e>"}
         assert read_selftest(pack).cases and pack.manifest.code[0].toolchain == "cc 1"
 
 
@@ -65,6 +67,25 @@ def test_it_is_listed_explained_and_verified(old: Path, capsys: pytest.CaptureFi
     assert main(["explain", str(old)]) == 0
     said = capsys.readouterr().out
     assert "pack format 1" in said and "rms_norm_8" in said and "kv (paged)" in said
+
+
+def test_a_manifest_as_format_1_wrote_it_is_still_one() -> None:
+    """Literal bytes: what today's records say must not decide what an old pack may hold."""
+    text = (
+        b'{"contract":"c","endpoints":[],"format":1,"kernels":[{"bytes_per_token":1,"calls":1,"flops_per_token":1,"params":{"k":8},'
+        b'"spec":"rms_norm","symbol":"rms_norm_1","weight_bytes":1,"why":"w"}],"kv":{"block_size":16,"bytes_per_block":64,'
+        b'"dtype":"f32","head_dim":8,"num_kv_heads":1,"num_layers":1},"members":[{"name":"code/step.so","nbytes":1,"offset":16384,'
+        b'"sha256":"s"}],"memory":{"fixed":1,"per_sample":1,"per_thread":1,"per_token":1,"weights":1},"model":{"family":"qwen3",'
+        b'"licence":"","max_model_len":8,"name":"m","num_parameters":1,"quant":"none","revision":"","source":"","vocab_size":8},'
+        b'"provenance":{"compiler":"c","options":{},"source_sha256":"","templates_sha256":"","toolchain":"cc"},"reader_min":1,'
+        b'"required":["code"],"selftest":false,"target":{"arch":"x86_64","device":"cpu","features":[],"name":"cpu"},"tensors":[{'
+        b'"format":"f32","layout":"rows","name":"t","nbytes":1,"offset":0,"shape":[1]}],"text":{"add_bos":true,"bos_token":"<s>",'
+        b'"bos_token_id":1,"eos_token":"</s>","eos_token_ids":[2],"generation":{},"reasoning_end":"","reasoning_start":"",'
+        b'"tool_format":""},"tuning":[{"chosen":true,"chunk_kib":16,"format":"bf16","microseconds":{"1":2},"rows":4,"tiles":2}]}'
+    )
+    made = decode_manifest(text, "x.fpk")
+    assert made.format == 1 and made.text.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
+    assert made.programs[0].kernels[0].params == {"k": 8} and made.code[0].entry == {"step": "code/step.so"}
 
 
 def test_it_is_not_run(old: Path) -> None:
