@@ -29,6 +29,7 @@ from ferrum.engine.batch import fill_step
 from ferrum.engine.messages import EngineStats, TokenEvent, queue_full
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.prefix_cache import Keys, keys_by_block
 from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import Sequence, State, TokenMask
 from ferrum.errors import FerrumError
@@ -75,8 +76,19 @@ class Engine:
         self._sequences: dict[str, dict[int, Sequence]] = {}
         self._arrivals = 0
 
-    def add(self, request_id: str, prompt: Many[int], params: SamplingParams, *, salt: str = "") -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: Many[int],
+        params: SamplingParams,
+        *,
+        salt: str = "",
+        extra_keys: Iterable[tuple[int, bytes]] = (),
+    ) -> None:
         """Queue ``params.n`` choices. Prefixes are shared among requests of equal ``salt`` only.
+
+        ``extra_keys``: (position, key) pairs. Tokens from a position on are shared only with requests that have the same pairs up
+        to there: the digest of an image where its tokens begin, an adapter's name at 0.
 
         Raises FerrumError: a request that can never run ("prompt-empty", "prompt-too-long", "request-too-long",
         "invalid-token", "invalid-parameter", "duplicate-request") or that cannot be queued now ("queue-full").
@@ -85,6 +97,7 @@ class Engine:
             tokens = self._checked_prompt(prompt)
             max_tokens = self._checked_length(len(tokens), params)
             self._check_params(request_id, len(tokens) + max_tokens, params)
+            keys = self._checked_keys(extra_keys, len(tokens))
             masks = [self.masks(params.grammar) if params.grammar and self.masks else None for _ in range(params.n)]
         except FerrumError:
             self.counters.rejected += 1
@@ -104,6 +117,7 @@ class Engine:
                 max_tokens=max_tokens,
                 stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids),
                 salt=shared_salt,
+                keys=keys,
                 leader=choices.get(0),
                 mask=masks[index],
             )
@@ -242,6 +256,12 @@ class Engine:
         if room < 1 or (params.max_tokens or 0) > room:
             raise _too_long(num_prompt, params.max_tokens or 0, self.max_model_len)
         return params.max_tokens or room
+
+    def _checked_keys(self, extra_keys: Iterable[tuple[int, bytes]], num_prompt: int) -> Keys:
+        pairs = list(extra_keys)
+        if any(not 0 <= position < num_prompt for position, _ in pairs):
+            raise FerrumError("invalid-parameter", f"an extra key is outside of a prompt of {num_prompt} tokens", "extra_keys")
+        return keys_by_block(pairs, self.executor.limits.block_size)
 
     def _check_params(self, request_id: str, num_tokens: int, params: SamplingParams) -> None:
         limits = self.executor.limits

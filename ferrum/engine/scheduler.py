@@ -113,9 +113,10 @@ class Scheduler:
         sequence.num_computed += planned.num_tokens
         full = sequence.num_computed // self.block_size
         if sequence.salt is not None and first < full:
-            self.cache.extend_chain(sequence.chain, sequence.salt, sequence.tokens)
+            prefix = sequence.chain, sequence.salt, sequence.tokens
+            self.cache.extend_chain(*prefix, sequence.keys)
             for index in range(first, full):
-                self.cache.insert(sequence.chain, sequence.salt, sequence.tokens, index, sequence.blocks[index])
+                self.cache.insert(*prefix, index, sequence.blocks[index], sequence.keys)
 
     def _plan(self, sequence: Sequence, budget: Budget, plan: list[Planned]) -> None:
         """Put as much of the sequence in the plan as the budget allows; its blocks are there already."""
@@ -187,8 +188,9 @@ class Scheduler:
         """Take all blocks of the sequence's tokens, shared ones first; False when they do not fit now."""
         found: list[int] = []
         if sequence.salt is not None:
-            self.cache.extend_chain(sequence.chain, sequence.salt, sequence.tokens)
-            found = self.cache.find(sequence.chain, sequence.salt, sequence.tokens)
+            prefix = sequence.chain, sequence.salt, sequence.tokens, sequence.keys
+            self.cache.extend_chain(*prefix)
+            found = self.cache.find(*prefix)
         missing = -(-len(sequence.tokens) // self.block_size) - len(found)
         idle = sum(1 for block in found if self.pool.references[block] == 0)
         if missing + len(self.running) > self.pool.available - idle:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ferrum.devices.sampling import BANNED_LOGIT
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.prefix_cache import NO_KEYS, Keys
 
 
 class State(enum.Enum):
@@ -53,12 +54,14 @@ class Sequence:
     """``tokens`` are prompt and output; the first ``num_computed`` have their keys and values in ``blocks``.
 
     ``arrival`` orders sequences; ``max_tokens`` is resolved; ``stop_ids`` end the output (they are its last token).
-    ``salt`` None: the blocks are not shared. ``leader``: the first choice of the same request, whose prompt is shared.
+    ``salt`` None: the blocks are not shared. ``keys``: what blocks hold beside tokens, for the prefix cache. ``leader``: the
+    first choice of the same request, whose prompt is shared.
     """
 
     __slots__ = (
-        "arrival", "ban_tokens", "bias_tokens", "bias_values", "blocks", "cached_tokens", "chain", "counts", "index", "leader",
-        "mask", "max_tokens", "num_computed", "num_prompt", "params", "request_id", "salt", "seed", "state", "stop_ids", "tokens",
+        "arrival", "ban_tokens", "bias_tokens", "bias_values", "blocks", "cached_tokens", "chain", "counts", "index", "keys",
+        "leader", "mask", "max_tokens", "num_computed", "num_prompt", "params", "request_id", "salt", "seed", "state", "stop_ids",
+        "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +76,7 @@ class Sequence:
         max_tokens: int,
         stop_ids: frozenset[int],
         salt: bytes | None,
+        keys: Keys = NO_KEYS,
         leader: Sequence | None = None,
         mask: TokenMask | None = None,
     ) -> None:
@@ -86,6 +90,7 @@ class Sequence:
         self.max_tokens = max_tokens
         self.stop_ids = stop_ids
         self.salt = salt
+        self.keys = keys
         self.leader = leader
         self.mask = mask
         self.state = State.WAITING
