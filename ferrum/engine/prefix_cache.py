@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from types import MappingProxyType
@@ -42,13 +42,17 @@ class Entry(NamedTuple):
 
 
 class PrefixCache:
-    """The index over a pool's blocks. ``retain`` False: a block is forgotten when its last user releases it."""
+    """The index over a pool's blocks. ``retain`` False: a block is forgotten when its last user releases it.
+
+    ``on_forget(block)`` is called when a block is no longer found.
+    """
 
     def __init__(self, pool: BlockPool, block_size: int, retain: bool = True) -> None:
         self.pool = pool
         self.block_size = block_size
         self.retain = retain
         self.counters = CacheCounters()
+        self.on_forget: Callable[[int], None] | None = None
         self._entries: dict[bytes, Entry] = {}
         self._digest_of: dict[int, bytes] = {}
         pool.on_evict = self._evicted
@@ -113,6 +117,8 @@ class PrefixCache:
 
     def _forget(self, block: int) -> None:
         del self._entries[self._digest_of.pop(block)]
+        if self.on_forget is not None:
+            self.on_forget(block)
 
     def _content(self, tokens: array[int], index: int, keys: Keys) -> bytes:
         part = tokens[index * self.block_size : (index + 1) * self.block_size]
