@@ -7,9 +7,9 @@ reads the outputs. Nothing is allocated in between.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,40 @@ from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, StepInputs, StepOutputs
 
 
 @dataclass(frozen=True)
+class RequestArray:
+    """Numbers that a request may bring beside its tokens: float32 ``[rows, width]``, from 1 to ``max_rows`` rows."""
+
+    name: str
+    width: int
+    max_rows: int
+
+
+@dataclass(frozen=True)
+class StateGroup:
+    """What sequences keep beside blocks, in ``count`` places.
+
+    ``slot``: one place for each sequence, which changes with every token. Places that no running sequence has keep copies for
+    prefix reuse, made every ``checkpoint`` tokens (in whole blocks; 0: not on the way) and at the prompt's end; how many a device
+    has beyond ``max_seqs`` is its budget for them. ``fixed``: one place for each sequence, filled once, from ``inputs`` that the
+    request brings. ``window``: a place for each block of ``Limits.block_size`` tokens, until the next query is ``window`` tokens
+    past it; there are enough for a token and what it sees.
+    """
+
+    kind: Literal["slot", "fixed", "window"]
+    count: int
+    checkpoint: int = 0
+    window: int = 0
+    inputs: tuple[RequestArray, ...] = ()
+
+
+@dataclass(frozen=True)
 class Limits:
     """Capacities of one loaded model, fixed before the first step.
 
     ``max_tokens``: tokens in one step. ``max_seqs``: sequences in one step. ``max_samples``: rows whose logits are
     computed in one step. ``num_blocks`` blocks of ``block_size`` KV slots; a sequence uses at most
-    ``max_blocks_per_seq``. ``max_adjust``: capacity of the penalty and bias lists over all rows of a step.
+    ``max_blocks_per_seq``. ``max_adjust``: capacity of the penalty and bias lists over all rows of a step. ``groups``: what
+    sequences keep beside blocks; where it is not empty, the executor is a ``StatefulExecutor``.
     """
 
     max_tokens: int
@@ -36,10 +64,15 @@ class Limits:
     max_blocks_per_seq: int
     vocab_size: int
     max_adjust: int = 1 << 20
+    groups: tuple[StateGroup, ...] = ()
 
 
 class StepBuffers(StepInputs, StepOutputs):
-    """Inputs and outputs of a step, with the capacities of ``limits``. A device may put its own memory in an array's place."""
+    """Inputs and outputs of a step, with the capacities of ``limits``. A device may put its own memory in an array's place.
+
+    ``tables``: for each of ``limits.groups`` the places of each sequence, [max_seqs, blocks] of a window (what it has passed is
+    -1), else [max_seqs, 1].
+    """
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -47,6 +80,9 @@ class StepBuffers(StepInputs, StepOutputs):
         rows = row_limits(limits)
         for array in (*INPUTS, *OUTPUTS):
             setattr(self, array.name, np.zeros(shape_of(array, rows), array.dtype))
+        self.tables: list[NDArray[np.int32]] = []
+        for group in limits.groups:
+            self.tables.append(np.zeros((limits.max_seqs, limits.max_blocks_per_seq if group.kind == "window" else 1), np.int32))
 
 
 def row_limits(limits: Limits) -> RowCounts:
@@ -78,6 +114,19 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Free the memory and stop the worker threads; safe to call twice."""
+
+
+class StatefulExecutor(Executor, Protocol):
+    """An executor whose sequences have places in each of ``limits.groups``. Calls and steps take effect in their order.
+
+    Where a sequence's first token of a step has position 0, its slots count as zeros, whatever they hold.
+    """
+
+    def copy_place(self, group: int, source: int, target: int) -> None:
+        """Let one slot hold what another holds: how a checkpoint is made and put back."""
+
+    def fill_place(self, group: int, place: int, inputs: Mapping[str, NDArray[np.float32]]) -> None:
+        """Compute the content of a ``fixed`` place from the group's inputs; from none, it has no rows."""
 
 
 @runtime_checkable

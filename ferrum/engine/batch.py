@@ -39,6 +39,10 @@ def fill_step(buffers: StepBuffers, plan: list[Planned], ahead: bool = False) ->
     buffers.num_tokens = at
     buffers.num_seqs = len(plan)
     buffers.num_samples = row
+    if buffers.limits.groups:
+        for s, planned in enumerate(plan):
+            for rows, table in zip(buffers.tables, planned.sequence.tables, strict=True):
+                rows[s, : len(table)] = table
 
 
 def _fill_row(buffers: StepBuffers, row: int, sequence: Sequence, draw: int) -> None:

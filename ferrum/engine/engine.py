@@ -17,20 +17,24 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ferrum.devices.base import Executor, OverlappingExecutor, StepBuffers
+from ferrum.devices.base import Executor, OverlappingExecutor, StatefulExecutor, StepBuffers
 from ferrum.engine.batch import fill_step
 from ferrum.engine.messages import EngineStats, TokenEvent, queue_full
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.prefix_cache import Keys, keys_by_block
+from ferrum.engine.request_inputs import NO_INPUTS, checked_inputs, digest
 from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import Sequence, State, TokenMask
+from ferrum.engine.state_groups import Copy
 from ferrum.errors import FerrumError
 
 
@@ -70,13 +74,27 @@ class Engine:
         capacity = min(limits.num_blocks, limits.max_blocks_per_seq) * limits.block_size
         self.max_model_len = min(options.max_model_len or capacity, capacity)
         self.counters = Counters()
+        self._stateful = cast(StatefulExecutor, executor) if limits.groups else None
         self._overlapping = executor if isinstance(executor, OverlappingExecutor) else None
         self._under_way: list[Planned] = []
         self._sequences: dict[str, dict[int, Sequence]] = {}
         self._arrivals = 0
 
-    def add(self, request_id: str, prompt: Many[int], params: SamplingParams, *, salt: str = "") -> None:
+    def add(
+        self,
+        request_id: str,
+        prompt: Many[int],
+        params: SamplingParams,
+        *,
+        salt: str = "",
+        extra_keys: Iterable[tuple[int, bytes]] = (),
+        inputs: Mapping[str, ArrayLike] = NO_INPUTS,
+    ) -> None:
         """Queue ``params.n`` choices. Prefixes are shared among requests of equal ``salt`` only.
+
+        ``extra_keys``: (position, key) pairs. Tokens from a position on are shared only with requests that have the same pairs up
+        to there: the digest of an image where its tokens begin, an adapter's name at 0. ``inputs``: what fills the model's fixed
+        states, by name; requests share nothing unless theirs are equal.
 
         Raises FerrumError: a request that can never run ("prompt-empty", "prompt-too-long", "request-too-long",
         "invalid-token", "invalid-parameter", "duplicate-request") or that cannot be queued now ("queue-full").
@@ -85,6 +103,9 @@ class Engine:
             tokens = self._checked_prompt(prompt)
             max_tokens = self._checked_length(len(tokens), params)
             self._check_params(request_id, len(tokens) + max_tokens, params)
+            brought = checked_inputs(self.executor.limits.groups, inputs)
+            inputs_digest = digest(brought)
+            keys = self._checked_keys([*extra_keys, (0, inputs_digest)] if brought else extra_keys, len(tokens))
             masks = [self.masks(params.grammar) if params.grammar and self.masks else None for _ in range(params.n)]
         except FerrumError:
             self.counters.rejected += 1
@@ -104,6 +125,9 @@ class Engine:
                 max_tokens=max_tokens,
                 stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids),
                 salt=shared_salt,
+                keys=keys,
+                inputs=brought,
+                inputs_digest=inputs_digest,
                 leader=choices.get(0),
                 mask=masks[index],
             )
@@ -173,21 +197,31 @@ class Engine:
             raise _too_long(len(tokens), 0, self.max_model_len)
         params = SamplingParams(temperature=0.0, max_tokens=1)
         sequence = Sequence("", 0, tokens, params, arrival=0, seed=0, max_tokens=1, stop_ids=frozenset(), salt=None)
-        pool, limits, buffers = self.scheduler.pool, self.executor.limits, self.executor.buffers
+        pool, states, limits, buffers = self.scheduler.pool, self.scheduler.states, self.executor.limits, self.executor.buffers
         sequence.blocks.extend(pool.take() for _ in range(-(-len(tokens) // limits.block_size)))
         result = np.empty((len(tokens), limits.vocab_size), np.float32)
         chunk = min(limits.max_tokens, limits.max_samples)
+        if states is not None:
+            states.take(sequence, [])
+            self._move()
+            chunk = min(chunk, self.scheduler.max_chunk)
         try:
             for start in range(0, len(tokens), chunk):
                 count = min(chunk, len(tokens) - start)
+                if states is not None:
+                    states.grow(sequence, start + count)
                 fill_step(buffers, [Planned(sequence, count, True)])
                 _sample_every_row(self.executor)
                 self.executor.step()
                 result[start : start + count] = self.executor.logits()[:count]
                 sequence.num_computed += count
+                if states is not None:
+                    states.leave(sequence)
         finally:
             for block in sequence.blocks:
                 pool.release(block, keep=False)
+            if states is not None:
+                states.release(sequence)
         return result
 
     def close(self) -> None:
@@ -199,6 +233,8 @@ class Engine:
     def _run(self, plan: list[Planned]) -> StepBuffers:
         """Run ``plan`` unless it is under way already; start the step after it, if that is known. The outputs of ``plan``."""
         executor = self._overlapping
+        if not self._under_way:
+            self._move()
         if executor is None:
             fill_step(self.executor.buffers, plan)
             self.executor.step()
@@ -211,6 +247,17 @@ class Engine:
             fill_step(executor.buffers, self._under_way, ahead=True)
             executor.begin(ahead=True)
         return executor.finish()
+
+    def _move(self) -> None:
+        """Do what the scheduler wants done to states before the next step. Only while no step is under way."""
+        if self._stateful is None or self.scheduler.states is None:
+            return
+        for move in self.scheduler.states.moves:
+            if isinstance(move, Copy):
+                self._stateful.copy_place(*move)
+            else:
+                self._stateful.fill_place(*move)
+        self.scheduler.states.moves.clear()
 
     def _drop_unwanted(self) -> None:
         """Wait for a step under way of which no row is wanted any more."""
@@ -242,6 +289,12 @@ class Engine:
         if room < 1 or (params.max_tokens or 0) > room:
             raise _too_long(num_prompt, params.max_tokens or 0, self.max_model_len)
         return params.max_tokens or room
+
+    def _checked_keys(self, extra_keys: Iterable[tuple[int, bytes]], num_prompt: int) -> Keys:
+        pairs = list(extra_keys)
+        if any(not 0 <= position < num_prompt for position, _ in pairs):
+            raise FerrumError("invalid-parameter", f"an extra key is outside of a prompt of {num_prompt} tokens", "extra_keys")
+        return keys_by_block(pairs, self.executor.limits.block_size)
 
     def _check_params(self, request_id: str, num_tokens: int, params: SamplingParams) -> None:
         limits = self.executor.limits

@@ -14,6 +14,9 @@ refuses what could not run alone, so every sequence finishes.
 
 The first waiting sequence is never overtaken for want of memory. Only the further choices of one request (n > 1) let
 others pass while their first choice computes the prompt they share.
+
+Where sequences keep more than blocks (``limits.groups``), ``states`` says which place of each group is whose. Whoever is let in
+has all the places that it can need, and a cached prefix counts as far as every group knows its content.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ from ferrum.engine.kv_blocks import BlockPool
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.prefix_cache import PrefixCache
 from ferrum.engine.sequence import Sequence, State
+from ferrum.engine.state_groups import StatePlaces, longest_chunk
 
 
 class Planned(NamedTuple):
@@ -58,6 +62,11 @@ class Scheduler:
         self.max_chunk = min(options.max_prefill_chunk or self.max_tokens, self.max_tokens)
         self.pool = BlockPool(limits.num_blocks)
         self.cache = PrefixCache(self.pool, limits.block_size, retain=options.prefix_cache)
+        self.states: StatePlaces | None = None
+        if limits.groups:
+            self.max_chunk = longest_chunk(limits, self.max_chunk)
+            self.states = StatePlaces(limits.groups, limits.block_size, self.max_chunk, options.prefix_cache)
+            self.cache.on_forget = self.states.forget
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
@@ -90,7 +99,8 @@ class Scheduler:
         """The step after ``plan``, which is under way, when it can be known without its tokens; else empty.
 
         That is so when every running sequence samples in ``plan``, goes on whatever is sampled (but for stop tokens: then a
-        row of the next step is wasted) and has a block for one more token, and when nobody waits who could be let in.
+        row of the next step is wasted) and has a block for one more token, when no checkpoint is due in between, and when nobody
+        waits who could be let in.
         """
         if len(plan) != len(self.running) or (self.waiting and len(self.running) < self.max_seqs):
             return []
@@ -98,12 +108,16 @@ class Scheduler:
         for sequence, _, samples in plan:
             if not samples or sequence.state is not State.RUNNING or not sequence.steady:
                 return []
+            if self.states is not None and self.states.due(sequence, len(sequence.tokens)):
+                return []
             missing += len(sequence.tokens) + 1 > len(sequence.blocks) * self.block_size
         if missing > self.pool.available or len(plan) > min(self.max_tokens, self.limits.max_samples):
             return []
         for sequence, _, _ in plan:
             if len(sequence.tokens) + 1 > len(sequence.blocks) * self.block_size:
                 sequence.blocks.append(self.pool.take())
+            if self.states is not None:
+                self.states.grow(sequence, len(sequence.tokens) + 1)
         return [Planned(sequence, 1, True) for sequence, _, _ in plan]
 
     def complete(self, planned: Planned) -> None:
@@ -113,18 +127,38 @@ class Scheduler:
         sequence.num_computed += planned.num_tokens
         full = sequence.num_computed // self.block_size
         if sequence.salt is not None and first < full:
-            self.cache.extend_chain(sequence.chain, sequence.salt, sequence.tokens)
+            prefix = sequence.chain, sequence.salt, sequence.tokens
+            self.cache.extend_chain(*prefix, sequence.keys)
             for index in range(first, full):
-                self.cache.insert(sequence.chain, sequence.salt, sequence.tokens, index, sequence.blocks[index])
+                self.cache.insert(*prefix, index, sequence.blocks[index], sequence.keys)
+            if self.states is not None:
+                self._keep_states(self.states, sequence, first, full)
+        if self.states is not None:
+            self.states.leave(sequence)
+
+    def _keep_states(self, states: StatePlaces, sequence: Sequence, first: int, full: int) -> None:
+        """Let later sequences go on after the cached blocks ``first`` to ``full`` of this one."""
+        assert sequence.salt is not None
+        for index in range(first, full):
+            block = self.cache.holder(sequence.chain, sequence.salt, sequence.tokens, index, sequence.keys)
+            if block is None:  # their digest is another one's
+                return
+            states.computed(sequence, index, block)
+            if index == full - 1 and states.due(sequence, sequence.num_computed):
+                states.checkpoint(sequence, block)
 
     def _plan(self, sequence: Sequence, budget: Budget, plan: list[Planned]) -> None:
         """Put as much of the sequence in the plan as the budget allows; its blocks are there already."""
         pending = sequence.num_pending
         chunk = min(pending, budget.tokens, self.max_chunk)
+        if self.states is not None:
+            chunk = self.states.cut(sequence, chunk)
         if chunk == pending and not self._fits(sequence, chunk, budget):
             chunk -= 1  # no room to sample: the last token waits for a later step
         if chunk <= 0:
             return
+        if self.states is not None:
+            self.states.grow(sequence, sequence.num_computed + chunk)
         samples = chunk == pending
         budget.tokens -= chunk
         if samples:
@@ -185,10 +219,15 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence) -> bool:
         """Take all blocks of the sequence's tokens, shared ones first; False when they do not fit now."""
+        if self.states is not None and not self.states.fits(sequence):
+            return False
         found: list[int] = []
         if sequence.salt is not None:
-            self.cache.extend_chain(sequence.chain, sequence.salt, sequence.tokens)
-            found = self.cache.find(sequence.chain, sequence.salt, sequence.tokens)
+            prefix = sequence.chain, sequence.salt, sequence.tokens, sequence.keys
+            self.cache.extend_chain(*prefix)
+            found = self.cache.find(*prefix)
+            if self.states is not None:
+                found = found[: self.states.usable(found)]
         missing = -(-len(sequence.tokens) // self.block_size) - len(found)
         idle = sum(1 for block in found if self.pool.references[block] == 0)
         if missing + len(self.running) > self.pool.available - idle:
@@ -199,6 +238,8 @@ class Scheduler:
         for _ in range(missing):
             sequence.blocks.append(self.pool.take())
         sequence.num_computed = len(found) * self.block_size
+        if self.states is not None:
+            self.states.take(sequence, found)
         if sequence.cached_tokens < 0:
             self._count_lookup(sequence)
         return True
@@ -218,6 +259,8 @@ class Scheduler:
         for block in reversed(sequence.blocks):
             self.cache.release(block)
         del sequence.blocks[:]
+        if self.states is not None:
+            self.states.release(sequence)
 
 
 def _arrival(sequence: Sequence) -> int:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ferrum.devices.sampling import BANNED_LOGIT
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.prefix_cache import NO_KEYS, Keys
+from ferrum.engine.request_inputs import NO_INPUTS, Inputs
 
 
 class State(enum.Enum):
@@ -53,12 +55,14 @@ class Sequence:
     """``tokens`` are prompt and output; the first ``num_computed`` have their keys and values in ``blocks``.
 
     ``arrival`` orders sequences; ``max_tokens`` is resolved; ``stop_ids`` end the output (they are its last token).
-    ``salt`` None: the blocks are not shared. ``leader``: the first choice of the same request, whose prompt is shared.
+    ``salt`` None: the blocks are not shared. ``keys``: what blocks hold beside tokens, for the prefix cache. ``leader``: the
+    first choice of the same request, whose prompt is shared. ``tables``: its places in each group of states.
     """
 
     __slots__ = (
-        "arrival", "ban_tokens", "bias_tokens", "bias_values", "blocks", "cached_tokens", "chain", "counts", "index", "leader",
-        "mask", "max_tokens", "num_computed", "num_prompt", "params", "request_id", "salt", "seed", "state", "stop_ids", "tokens",
+        "arrival", "ban_tokens", "bias_tokens", "bias_values", "blocks", "cached_tokens", "chain", "counts", "index", "inputs",
+        "inputs_digest", "keys", "leader", "mask", "max_tokens", "num_computed", "num_prompt", "params", "request_id", "salt",
+        "seed", "state", "stop_ids", "tables", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +77,9 @@ class Sequence:
         max_tokens: int,
         stop_ids: frozenset[int],
         salt: bytes | None,
+        keys: Keys = NO_KEYS,
+        inputs: Inputs = NO_INPUTS,
+        inputs_digest: bytes = b"",
         leader: Sequence | None = None,
         mask: TokenMask | None = None,
     ) -> None:
@@ -86,12 +93,16 @@ class Sequence:
         self.max_tokens = max_tokens
         self.stop_ids = stop_ids
         self.salt = salt
+        self.keys = keys
+        self.inputs = inputs
+        self.inputs_digest = inputs_digest
         self.leader = leader
         self.mask = mask
         self.state = State.WAITING
         self.num_computed = 0
         self.cached_tokens = -1  # prompt tokens found in the prefix cache at the first admission; -1 before it
         self.blocks = array("i")
+        self.tables: list[array[int]] = []
         self.chain: list[bytes] = []
         self.bias_tokens = array("i", params.logit_bias.keys())
         self.bias_values = array("f", params.logit_bias.values())

@@ -92,3 +92,11 @@ def check_empty(engine: Engine) -> None:
     assert scheduler.cache.num_entries == scheduler.pool.num_idle
     if not engine.options.prefix_cache:
         assert scheduler.pool.num_idle == 0
+    if scheduler.states is None:
+        return
+    assert not any(scheduler.states.reserved)
+    for places in [group.places for group in scheduler.states.groups]:
+        assert places.pool.num_used == 0 and not any(places.pool.references)
+        assert places.num_known == places.pool.num_idle
+        if not engine.options.prefix_cache:
+            assert places.num_known == 0

@@ -103,6 +103,20 @@ def test_the_prefix_cache_counts_what_it_saves() -> None:
     assert stats.num_tokens_generated == 24 and stats.prefix_cache_entries > 7
 
 
+def test_extra_keys_part_what_only_looks_alike() -> None:
+    engine = new_engine()
+    cached = {}
+    one, two, adapter = (8, b"image one"), (8, b"image two"), (0, b"adapter")
+    for name, keys in {"a": [], "b": [one], "c": [one], "d": [two], "e": [adapter, one], "f": []}.items():
+        engine.add(name, PROMPT, GREEDY, extra_keys=keys)
+        cached[name] = drain(engine)[name, 0][0].cached_tokens
+    assert cached == {"a": 0, "b": 8, "c": 28, "d": 8, "e": 0, "f": 28}
+    for position in (-1, len(PROMPT)):
+        with pytest.raises(FerrumError, match="outside of a prompt of 30") as caught:
+            engine.add("x", PROMPT, GREEDY, extra_keys=[(position, b"")])
+        assert caught.value.where == "extra_keys" and not engine.has_work
+
+
 def test_a_fully_cached_prompt_still_computes_its_last_token() -> None:
     engine = new_engine(block_size=2)
     for name in ("a", "b"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from array import array
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from ferrum.engine import prefix_cache
 from ferrum.engine.kv_blocks import BlockPool
-from ferrum.engine.prefix_cache import PrefixCache
+from ferrum.engine.prefix_cache import NO_KEYS, Keys, PrefixCache, keys_by_block
 
 SIZE = 4
 
@@ -20,26 +20,26 @@ def tokens(*values: int) -> array[int]:
     return array("i", values)
 
 
-def fill(cache: PrefixCache, text: array[int], salt: bytes = b"") -> list[int]:
+def fill(cache: PrefixCache, text: array[int], salt: bytes = b"", keys: Keys = NO_KEYS) -> list[int]:
     """Compute ``text`` as a sequence would and give its blocks back."""
     chain: list[bytes] = []
-    cache.extend_chain(chain, salt, text)
-    blocks = cache.find(chain, salt, text)
+    cache.extend_chain(chain, salt, text, keys)
+    blocks = cache.find(chain, salt, text, keys)
     for block in blocks:
         cache.pool.share(block)
     while len(blocks) < -(-len(text) // SIZE):
         blocks.append(cache.pool.take())
     for index in range(len(text) // SIZE):
-        cache.insert(chain, salt, text, index, blocks[index])
+        cache.insert(chain, salt, text, index, blocks[index], keys)
     for block in reversed(blocks):
         cache.release(block)
     return blocks
 
 
-def found(cache: PrefixCache, text: array[int], salt: bytes = b"") -> list[int]:
+def found(cache: PrefixCache, text: array[int], salt: bytes = b"", keys: Keys = NO_KEYS) -> list[int]:
     chain: list[bytes] = []
-    cache.extend_chain(chain, salt, text)
-    return cache.find(chain, salt, text)
+    cache.extend_chain(chain, salt, text, keys)
+    return cache.find(chain, salt, text, keys)
 
 
 def test_only_full_blocks_are_found_and_the_last_token_is_left() -> None:
@@ -58,6 +58,28 @@ def test_salts_do_not_share() -> None:
     fill(cache, tokens(*range(8)), b"one")
     assert found(cache, tokens(*range(9)), b"two") == []
     assert len(found(cache, tokens(*range(9)), b"one")) == 2
+
+
+KEYS = st.lists(st.tuples(st.integers(0, 11), st.binary(max_size=3)), max_size=3, unique=True)
+
+
+@given(KEYS, KEYS)
+def test_blocks_are_shared_up_to_the_first_extra_key_that_differs(
+    one: list[tuple[int, bytes]], two: list[tuple[int, bytes]]
+) -> None:
+    cache, text = PrefixCache(BlockPool(8), SIZE), tokens(*[7] * 13)
+    mine, theirs = keys_by_block(one, SIZE), keys_by_block(two, SIZE)
+    blocks = fill(cache, text, keys=mine)
+    alike = 0
+    while alike < 3 and {k for k in one if k[0] // SIZE == alike} == {k for k in two if k[0] // SIZE == alike}:
+        alike += 1
+    assert found(cache, text, keys=theirs) == blocks[:alike]
+    assert found(cache, text, keys=keys_by_block(reversed(one), SIZE)) == blocks[:3]
+
+
+def test_extra_keys_are_told_apart_where_their_bytes_join_alike() -> None:
+    pairs = [(0, b"ab")], [(0, b"a"), (0, b"b")], [(1, b"ab")], [(0, b"")], []
+    assert len({keys_by_block(p, SIZE).get(0, b"") for p in pairs}) == len(pairs)
 
 
 def test_a_hash_collision_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
