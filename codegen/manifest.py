@@ -118,12 +118,22 @@ def plan_dump(plan: Plan) -> bytes:
 
 
 def state_records(plan: Plan) -> list[StateRecord]:
-    """One paged state. Where layers differ, the most heads and the largest head; a block has what each of them needs."""
-    layers = list(plan.kv.layers.values())
-    heads, width = (max(number, default=0) for number in ([x.num_kv_heads for x in layers], [x.head_dim for x in layers]))
-    arrays = [StateArray(name=name, heads=heads, width=width, dtype=plan.kv.dtype) for name in ("k", "v")]
-    size = plan.kv.bytes_per_block
-    return [StateRecord(name="kv", kind="paged", group=0, layers=len(layers), arrays=arrays, unit=BLOCK_SIZE, unit_bytes=size)]
+    """One paged state for each geometry of layers; all are of one group, so a block holds tokens of every layer."""
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for layer in plan.kv.layers.values():
+        sizes.setdefault((layer.num_kv_heads, layer.head_dim), []).append(layer.nbytes)
+    return [
+        StateRecord(
+            name=f"kv{index or ''}",
+            kind="paged",
+            group=0,
+            layers=len(nbytes),
+            arrays=[StateArray(name=name, heads=heads, width=width, dtype=plan.kv.dtype) for name in ("k", "v")],
+            unit=BLOCK_SIZE,
+            unit_bytes=sum(nbytes),
+        )
+        for index, ((heads, width), nbytes) in enumerate(sizes.items())
+    ]
 
 
 def contract_of(plan: Plan, max_model_len: int) -> str:

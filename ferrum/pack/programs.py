@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
+import msgspec
+
 from ferrum.errors import FerrumError
 from ferrum.pack.schema import FORMAT_VERSION, STEP, Manifest, ProgramRecord, StateRecord
 from ferrum.pack.step import INPUTS, OUTPUTS
@@ -60,14 +62,21 @@ def _reserved(manifest: Manifest, program: ProgramRecord) -> dict[str, bool]:
         "several programs in turn": bool(manifest.flow),
         "a launcher": bool(manifest.launcher),
         "whole sequences in one step": program.whole,
-        "states of other kinds": [state.kind for state in manifest.states if state.name in program.states] != ["paged"],
+        "states of other kinds": any(state.kind != "paged" or state.group for state in _states(manifest, program)),
     }
 
 
+def _states(manifest: Manifest, program: ProgramRecord) -> list[StateRecord]:
+    return [state for state in manifest.states if state.name in program.states]
+
+
 def kv_state(manifest: Manifest, path: str = "") -> StateRecord:
-    """The paged state of the program of steps. Raises FerrumError when it keeps none."""
-    names = require_step(manifest, path).states
-    found = next((state for state in manifest.states if state.kind == "paged" and state.name in names), None)
-    if found is None:
+    """The paged states of the program of steps as one: their layers and the bytes of a block that spans them all.
+
+    Raises FerrumError when it keeps none.
+    """
+    found = [state for state in _states(manifest, require_step(manifest, path)) if state.kind == "paged"]
+    if not found:
         raise FerrumError("pack-program", f"the program {STEP!r} keeps no paged state", path, "use a pack of a language model")
-    return found
+    layers, nbytes = sum(state.layers for state in found), sum(state.unit_bytes for state in found)
+    return msgspec.structs.replace(found[0], layers=layers, unit_bytes=nbytes)

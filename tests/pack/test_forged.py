@@ -93,6 +93,16 @@ def test_what_is_reserved_is_refused_in_words(changes: dict[str, object], named:
     assert named in str(caught.value) and "x.fpk" in str(caught.value)
 
 
+def test_a_block_spans_the_states_of_its_program_and_no_others() -> None:
+    own, other = paged_state(), msgspec.structs.replace(paged_state(unit=8, unit_bytes=999), name="draft.kv", group=1)
+    second = msgspec.structs.replace(paged_state(heads=2, unit_bytes=512), name="kv1")
+    manifest = minimal_manifest(states=[other, own, second], programs=[step_record(states=["kv", "kv1"])])
+    kv = step_program(manifest, "x").kv
+    assert (kv.unit, kv.unit_bytes, kv.layers) == (own.unit, own.unit_bytes + 512, 2)
+    with pytest.raises(FerrumError, match="keeps no paged state"):
+        step_program(minimal_manifest(programs=[step_record(states=[])]), "x")
+
+
 def test_the_first_variant_that_runs_here_is_taken() -> None:
     plain = minimal_manifest().code[0]
     fast = msgspec.structs.replace(plain, name="fast", features=["amx"], entry={"step": "code/step.c"})
