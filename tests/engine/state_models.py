@@ -15,18 +15,19 @@ from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.graphs.interpret import Array, ArrayWeights, interpret
 from ferrum.graphs.passes import page_attention
-from tests.engine.listener import LISTENER, plain_listener
+from tests.engine.listener import LISTENER, MIXED, WINDOW, plain_listener
 from tests.engine.oracle import drain
 from tests.graphs import toys
 
-WINDOW = 5
-MODELS = ("decoder", "window", "convolution", "cross")
+LISTENERS = {"cross": LISTENER, "mixed": MIXED}
+MODELS = ("decoder", "window", "convolution", *LISTENERS)
 
 
 @cache
 def programs(model: str) -> Programs:
-    if model == "cross":
-        return Programs(LISTENER, ArrayWeights(toys.arrays_of(toys.ENCODE, LISTENER)), toys.ENCODE)
+    if model in LISTENERS:
+        graph = LISTENERS[model]
+        return Programs(graph, ArrayWeights(toys.arrays_of(toys.ENCODE, graph)), toys.ENCODE)
     if model == "convolution":
         return Programs(toys.CONVOLUTION, ArrayWeights(toys.arrays_of(toys.CONVOLUTION)))
     stateless = _decoder(model)
@@ -45,8 +46,9 @@ def frames(seed: int) -> Array:
 
 def plain_logits(model: str, tokens: list[int], heard: int) -> Array:
     """Logits of every token, without states."""
-    if model == "cross":
-        return plain_listener(toys.arrays_of(toys.ENCODE, LISTENER), tokens, frames(heard).astype(np.float64))
+    if model in LISTENERS:
+        arrays = toys.arrays_of(toys.ENCODE, LISTENERS[model])
+        return plain_listener(arrays, tokens, frames(heard).astype(np.float64), model == "mixed")
     if model == "convolution":
         return toys.plain_convolution(toys.arrays_of(toys.CONVOLUTION), tokens)
     graph = _decoder(model)
@@ -128,14 +130,14 @@ def greedy(max_tokens: int = 8, **changes: object) -> SamplingParams:
 
 
 def add(engine: Engine, model: str, name: str, prompt: list[int], heard: int, params: SamplingParams, **more: object) -> None:
-    inputs = {"frames": frames(heard)} if model == "cross" else {}
+    inputs = {"frames": frames(heard)} if model in LISTENERS else {}
     engine.add(name, prompt, params, inputs=inputs, **more)  # type: ignore[arg-type]
 
 
 def alone(model: str, prompt: list[int], heard: int, params: SamplingParams, index: int = 0) -> list[Said]:
     """What choice ``index`` says when nobody else is there and nothing is cached."""
-    return _alone(model, tuple(prompt), heard if model == "cross" else 0, params.max_tokens or 0, params.temperature, params.seed,
-                  index)  # fmt: skip
+    asked = params.max_tokens or 0, params.temperature, params.seed
+    return _alone(model, tuple(prompt), heard if model in LISTENERS else 0, *asked, index)
 
 
 @cache

@@ -11,11 +11,10 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.state_groups import PASSED
 from ferrum.errors import FerrumError
-from tests.engine.listener import LISTENER, plain_listener
+from tests.engine.listener import LISTENER, WINDOW, plain_listener
 from tests.engine.oracle import check_empty, drain
 from tests.engine.state_models import (
     MODELS,
-    WINDOW,
     OverlappingInterpreter,
     Setup,
     add,

@@ -19,8 +19,9 @@ from ferrum.engine.prefix_cache import PrefixCache
 from ferrum.engine.scheduler import Scheduler
 from ferrum.engine.sequence import Sequence
 from ferrum.engine.state_groups import PASSED, Copy, Fill, SlotPlaces, StatePlaces, WindowPlaces
+from tests.engine.listener import WINDOW
 from tests.engine.oracle import check_empty, drain
-from tests.engine.state_models import MODELS, WINDOW, Said, Setup, add, alone, greedy, prompt_of, said, sampled
+from tests.engine.state_models import MODELS, Said, Setup, add, alone, greedy, prompt_of, said, sampled
 
 WINDOW_BLOCKS = {1: WINDOW + 1, 4: 3}  # the fewest that a token and what it sees may need
 LAST = 30  # step in which a request may arrive
@@ -135,7 +136,7 @@ def test_bits_do_not_depend_on_much_traffic(model: str, data: st.DataObject) -> 
 def scenario() -> None:
     """What a fault must not survive: reuse, misses, choices, preemption, steps ahead, odd chunks, aborts."""
     long, short = STREAMS[0][:30], STREAMS[1]
-    for model in ("convolution", "cross", "window"):
+    for model in ("convolution", "cross", "window", "mixed"):
         answer = [token for token, _, _ in alone(model, long, 1, greedy(9))]
         traffic = [
             Item(0, long, 1, greedy(9), None, ""),
