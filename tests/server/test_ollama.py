@@ -154,10 +154,11 @@ def test_what_this_kind_of_model_cannot_do_is_said(server: Running, path: str) -
 
 def test_reasoning_that_the_model_only_closes_is_put_right_in_a_whole_answer() -> None:
     blocks = Blocks()
-    for delta in (Delta(0, content="hm"), Delta(0, closes=True, reasoning=", 2", content="4"), Delta(0, finish_reason="stop")):
+    late = Delta(0, unopened="hm, 2", reasoning=", 2", content="4")
+    for delta in (Delta(0, content="hm"), late, Delta(0, finish_reason="stop")):
         blocks.add(delta)
     assert [(b.kind, b.index, b.text) for b in blocks.all] == [("reasoning", 0, "hm, 2"), ("text", 1, "4")]
     gathered = Gathered()
-    for delta in (Delta(0, content="hm"), Delta(0, closes=True, reasoning=", 2", content="4")):
+    for delta in (Delta(0, content="hm"), late):
         gathered.add(delta)
     assert (gathered.reasoning, gathered.content) == ("hm, 2", "4")

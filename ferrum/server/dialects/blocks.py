@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Literal, TypeAlias
 
-from ferrum.server.choice import Delta
+from ferrum.server.choice import Delta, whole_reason
 
 Kind: TypeAlias = Literal["reasoning", "text", "call"]
 
@@ -55,12 +55,12 @@ class Blocks:
         self._open: Block | None = None
 
     def add(self, delta: Delta) -> None:
-        """Take ``delta`` of a whole answer, which may still be put right: what looked like text was reasoning."""
-        if delta.closes:
-            begun = "".join(block.text for block in self.all)
+        """Take ``delta`` of a whole answer, which may still be put right: what looked like text and calls was reasoning."""
+        if delta.unopened is not None:
             self.all, self._open = [], None
-            self._grow("reasoning", begun, [])
+            delta = replace(delta, reasoning=delta.unopened)
         self.feed(delta)
+        self.finish_reason = whole_reason(self.finish_reason, any(b.kind == "call" for b in self.all))
 
     def feed(self, delta: Delta) -> list[Step]:
         """The steps that ``delta`` makes in a stream."""
