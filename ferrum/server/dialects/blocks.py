@@ -39,7 +39,10 @@ class Grew:
 
 @dataclass(frozen=True)
 class Closed:
+    """``reason``: why the answer ended, when this is its last block."""
+
     block: Block
+    reason: str = ""
 
 
 Step: TypeAlias = Opened | Grew | Closed
@@ -78,7 +81,7 @@ class Blocks:
             self.finish_reason, self.matched_stop = delta.finish_reason, delta.matched_stop
             if not any(b.kind != "reasoning" for b in self.all):
                 self._begin(Block("text", len(self.all)), steps)
-            self._close(steps)
+            self._close(steps, delta.finish_reason)
         return steps
 
     def _grow(self, kind: Kind, text: str, steps: list[Step]) -> None:
@@ -94,7 +97,7 @@ class Blocks:
         self._open = block
         steps.append(Opened(block))
 
-    def _close(self, steps: list[Step]) -> None:
+    def _close(self, steps: list[Step], reason: str = "") -> None:
         if self._open is not None:
-            steps.append(Closed(self._open))
+            steps.append(Closed(self._open, reason))
             self._open = None
