@@ -123,7 +123,7 @@ def test_a_call_without_arguments(server: Running) -> None:
 
 @pytest.mark.parametrize(("served", "names"), [("foo:latest", ("foo:latest", "foo")), ("foo", ("foo:latest", "foo"))])
 def test_a_name_with_and_without_the_tag_is_one(served: str, names: tuple[str, ...]) -> None:
-    with running(says("x"), served_model_name=served) as server:
+    with running(says("x")) as server:
         server.state.model_name = served
         for name in names:
             assert ask(server, model=name, stream=False)["done"] is True
