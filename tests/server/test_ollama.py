@@ -109,7 +109,7 @@ def test_tools_there_and_back() -> None:
 def test_results_of_tools_find_their_calls(results: list[dict[str, str]], answered: list[int]) -> None:
     calls = [{"id": i, "function": {"name": n, "arguments": {}}} for i, n in (("a", "add"), ("b", "sub"), ("c", "add"))]
     told = [{"role": "assistant", "tool_calls": calls}, *({"role": "tool", "content": "x", **r} for r in results)]
-    made = messages_of(msgspec.convert(told, list[Message]))
+    made = messages_of(msgspec.json.decode(msgspec.json.encode(told), type=list[Message]))
     ids = [call["id"] for call in made[0]["tool_calls"]]
     assert len(set(ids)) == 3 and [ids.index(m["tool_call_id"]) for m in made[1:]] == answered
 
