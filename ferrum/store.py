@@ -19,6 +19,7 @@ from ferrum.hub import FileProgress, ModelName, parse_name, pull
 from ferrum.version import __version__
 
 StageProgress = Callable[[str, int, int], None]
+FolderCheck = Callable[[Path], None]  # may refuse a checkpoint's folder by raising FerrumError
 _COMPILER_FOLDERS = ("graphs", "codegen", "templates", "pack")
 _COMPILER_SUFFIXES = (".py", ".j2", ".h", ".hpp")
 _KEY_DIGITS = 12
@@ -39,14 +40,16 @@ def resolve_pack(
     request: PackRequest | None = None,
     on_file: FileProgress | None = None,
     on_stage: StageProgress | None = None,
+    check: FolderCheck | None = None,
 ) -> Path:
-    """The pack that a user's text means: itself, a remembered one, or one that is compiled now."""
+    """The pack that a user's text means: itself, a remembered one, or one that is compiled now. ``check`` sees a model's folder
+    before its weights are downloaded or compiled."""
     request = request or PackRequest()
     name = parse_name(text)
     if name.kind == "pack":
         assert name.path is not None
         return name.path
-    source = local_source(name, on_file)
+    source = local_source(name, on_file, check)
     target = exact_target(request.target)
     path = pack_path(name, source, replace(request, target=target))
     if path.is_file():
@@ -54,17 +57,34 @@ def resolve_pack(
     return _compile(name, source, request, path, on_stage)
 
 
-def local_source(name: ModelName, on_file: FileProgress | None = None) -> Path:
+def local_source(name: ModelName, on_file: FileProgress | None = None, check: FolderCheck | None = None) -> Path:
     """The checkpoint's folder; a hub model is downloaded unless a complete copy is in the cache.
 
-    A model that cannot be compiled is refused before its weights are downloaded.
+    A model that cannot be compiled, or that ``check`` refuses, is refused before its weights are downloaded.
     """
     from ferrum.compile_process import check_config
 
-    if name.kind != "hub":
-        assert name.path is not None
-        return name.path
-    return pull(name, on_file, offline_ok=True, check=check_config)
+    def both(folder: Path) -> None:
+        check_config(folder)
+        if check is not None:
+            check(folder)
+
+    source = name.path if name.kind != "hub" else pull(name, on_file, offline_ok=True, check=both)
+    assert source is not None
+    if check is not None:
+        check(source)
+    return source
+
+
+def check_tokenizer(folder: Path) -> None:
+    """Raises FerrumError for a checkpoint's folder whose pack would take and give token ids only."""
+    if folder.is_file() or (folder / "tokenizer.json").is_file():
+        return
+    from ferrum.compile_process import check_config
+
+    check_config(folder)  # of a folder that holds no model at all, that is to be said
+    step = "give a model that has one; LLM in Python takes token ids"
+    raise FerrumError("no-tokenizer", "the model has no tokenizer.json, so it takes no text", str(folder), step)
 
 
 def exact_target(text: str) -> str:

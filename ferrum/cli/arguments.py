@@ -46,18 +46,22 @@ def progress_of(args: argparse.Namespace) -> Iterator[Progress]:
         yield progress
 
 
-def find_pack(args: argparse.Namespace) -> Path:
-    """The pack for ``args.model``: opened as it is, remembered, or pulled and compiled now with a progress bar."""
+def find_pack(args: argparse.Namespace, *, text: bool = True) -> Path:
+    """The pack for ``args.model``: opened as it is, remembered, or pulled and compiled now with a progress bar.
+
+    ``text``: refuse a model without a tokenizer before it is compiled.
+    """
     from ferrum.hub import parse_name
-    from ferrum.store import PackRequest, resolve_pack
+    from ferrum.store import PackRequest, check_tokenizer, resolve_pack
 
     name = parse_name(args.model)
     if name.kind == "pack":
         assert name.path is not None
         return name.path
     with progress_of(args) as progress:
+        check = check_tokenizer if text else None
         request = PackRequest(args.target, args.quant, args.kv_dtype, args.max_model_len)
-        path = resolve_pack(args.model, request, on_file=file_progress(progress), on_stage=progress)
+        path = resolve_pack(args.model, request, on_file=file_progress(progress), on_stage=progress, check=check)
     if args.verbose:
         print(f"pack: {path}", file=sys.stderr)
     return path

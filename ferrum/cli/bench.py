@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from ferrum.engine.load import load_model
     from ferrum.engine.options import EngineOptions
 
-    path = find_pack(args)
+    path = find_pack(args, text=False)
     device = DeviceOptions(max_seqs=args.concurrency, max_tokens=512, max_model_len=args.max_model_len, num_threads=args.threads)
     model = load_model(path, trust=args.trust, device_options=device, engine_options=EngineOptions(prefix_cache=False))
     try:

@@ -160,7 +160,7 @@ ERROR_CODES: dict[str, str] = {
     "no-chat-template": (
         "The pack was compiled from a folder without a chat template, so it continues texts and knows no conversations."
     ),
-    "no-tokenizer": "The pack was compiled from a folder without tokenizer.json, so it takes and gives token ids only.",
+    "no-tokenizer": "The model's folder has no tokenizer.json, so that its pack takes and gives token ids only.",
     "out-of-memory": (
         "Memory that the model needs cannot be reserved. Lower --kv-cache-memory, --max-num-seqs or --max-num-batched-tokens."
     ),

@@ -55,6 +55,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/detokenize", tokens.detokenize),
     ("GET", "/v1/models", status.models),
     ("GET", "/v1/models/<name:path>", status.one_model),
+    ("GET", "/", status.greeting),
     ("GET", "/health", status.health),
     ("GET", "/ready", status.ready),
     ("GET", "/metrics", status.show_metrics),

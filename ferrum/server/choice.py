@@ -6,6 +6,7 @@ import secrets
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from io import StringIO
 
 from ferrum.engine.messages import TokenEvent
 from ferrum.text.conversation import ID_CHARS
@@ -53,10 +54,11 @@ class CallPiece:
 
 @dataclass(slots=True)
 class Delta:
-    """What is new in a choice. ``closes``: all content of earlier deltas was reasoning, as only now is known."""
+    """What is new in a choice. ``unopened``: all that the model thought, when only now is known that everything before this was
+    that. A stream goes on with ``reasoning``; a whole answer forgets earlier deltas, calls too, and has ``unopened`` instead."""
 
     index: int
-    closes: bool = False
+    unopened: str | None = None
     content: str = ""
     reasoning: str = ""
     calls: list[CallPiece] = field(default_factory=list)
@@ -64,15 +66,20 @@ class Delta:
     finish_reason: str | None = None
     matched_stop: str = ""  # with the finish reason: the stop string that ended it
 
-    def add_arguments(self, piece: CallArguments) -> None:
+    def add_arguments(self, index: int, text: str) -> None:
         """To the entry of the same call, if there is one: clients take one entry a call and chunk."""
-        if self.calls and self.calls[-1].index == piece.index:
-            self.calls[-1] = replace(self.calls[-1], arguments=self.calls[-1].arguments + piece.text)
+        if self.calls and self.calls[-1].index == index:
+            self.calls[-1] = replace(self.calls[-1], arguments=self.calls[-1].arguments + text)
         else:
-            self.calls.append(CallPiece(piece.index, arguments=piece.text))
+            self.calls.append(CallPiece(index, arguments=text))
 
     def __bool__(self) -> bool:
-        return bool(self.content or self.reasoning or self.calls or self.finish_reason or self.closes)
+        return bool(self.content or self.reasoning or self.calls or self.finish_reason or self.unopened is not None)
+
+
+def whole_reason(reason: str, calls: bool) -> str:
+    """The finish reason of a whole answer: the calls that a stream was told of may have been reasoning."""
+    return "stop" if reason == "tool_calls" and not calls else reason
 
 
 def _call_id() -> str:
@@ -91,7 +98,10 @@ class Choice:
         self._stream = TextStream(tokenizer, options.stops, visible=options.visible, context=context)
         start, end = options.reasoning
         self._reasoning = ReasoningSplitter(start, end, options.begins) if start else None
+        self._unopened = StringIO()  # content that a closing mark would make reasoning
         self._parser = self._new_parser()
+        self._calls = 0
+        self._first_call = 0  # of the parser
         self._scores: list[ScoredToken] = []  # of text that has not left yet
         self._released = 0
 
@@ -108,15 +118,18 @@ class Choice:
         """Take one token. The delta has a finish reason when it was the last one."""
         delta = Delta(self.index)
         self.num_tokens += 1
+        text = ""
         if event.finish_reason != "stop":
             if self._options.logprobs and event.logprob is not None:
                 self._scores.append(ScoredToken(event.token, event.logprob, event.top, self._stream.decoded))
-            self._take(self._stream.feed(event.token), delta)
+            text = self._stream.feed(event.token)
+        if event.finish_reason:
+            text += self._stream.finish()
+        self._take(text, delta)
         if self.stopped_by_text:
             self._finish(delta, "stop")
         elif event.finish_reason:
-            self._take(self._stream.finish(), delta)
-            self._finish(delta, "stop" if self._stream.stopped else event.finish_reason)
+            self._finish(delta, event.finish_reason)
         if delta:
             delta.scores, self._scores = self._scores, []
         return delta
@@ -128,18 +141,20 @@ class Choice:
         elif text:
             split = self._reasoning.feed(text)
             if split.closes:
-                self._close_unopened(delta)
+                self._close_unopened(split.reasoning, delta)
+            elif self._reasoning.may_close:
+                self._unopened.write(split.content)
             delta.reasoning += split.reasoning
             self._take_content(split.content, delta)
 
-    def _close_unopened(self, delta: Delta) -> None:
-        """What looked like content was reasoning that the model closes without having opened it. What has left stays as it is in
-        a stream; a whole answer is put right."""
+    def _close_unopened(self, last: str, delta: Delta) -> None:
+        """What looked like content and calls was reasoning that the model closes, with ``last``, without having opened it. What
+        has left stays as it is in a stream; a whole answer is put right."""
+        delta.unopened = self._unopened.getvalue() + last
         if self._parser is not None:
-            self._take_pieces(self._parser.finish(), delta)
+            delta.reasoning += "".join(piece.text for piece in self._parser.finish() if isinstance(piece, Content))
             self._parser = self._new_parser()
-        delta.closes = True
-        delta.reasoning, delta.content = delta.reasoning + delta.content, ""
+            self._first_call = self._calls
 
     def _new_parser(self) -> ToolCallParser | None:
         options = self._options
@@ -158,9 +173,10 @@ class Choice:
             elif not self._options.parallel_calls and piece.index > 0:
                 continue
             elif isinstance(piece, CallName):
-                delta.calls.append(CallPiece(piece.index, _call_id(), piece.name))
+                delta.calls.append(CallPiece(self._first_call + piece.index, _call_id(), piece.name))
+                self._calls += 1
             elif isinstance(piece, CallArguments):
-                delta.add_arguments(piece)
+                delta.add_arguments(self._first_call + piece.index, piece.text)
 
     def _finish(self, delta: Delta, reason: str) -> None:
         if self._reasoning is not None:
@@ -169,7 +185,7 @@ class Choice:
             self._take_content(split.content, delta)
         if self._parser is not None:
             self._take_pieces(self._parser.finish(), delta)
-            if self._parser.count and reason == "stop":
+            if self._calls and reason == "stop":
                 reason = "tool_calls"
         if self._stream.stopped:
             self._scores = [s for s in self._scores if s.offset < self._released]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Literal
 
 from ferrum.server.errors import ApiError
 
@@ -10,12 +11,18 @@ _ANTHROPIC_TYPES = {401: "authentication_error", 403: "permission_error", 404: "
 _ANTHROPIC_TYPES |= {429: "rate_limit_error", 503: "overloaded_error", 500: "api_error"}
 
 
-def error_body(path: str, error: ApiError, request_id: str) -> dict[str, Any]:
+def api_of(path: str) -> Literal["OpenAI", "Anthropic", "Ollama"]:
+    """Whose API a path is of."""
     if path.removeprefix("/v1").startswith("/messages"):
+        return "Anthropic"
+    return "Ollama" if path.startswith("/api/") else "OpenAI"
+
+
+def error_body(path: str, error: ApiError, request_id: str) -> dict[str, Any]:
+    api = api_of(path)
+    if api == "Anthropic":
         return anthropic(error, request_id)
-    if path.startswith("/api/"):
-        return ollama(error)
-    return error.body()
+    return ollama(error) if api == "Ollama" else error.body()
 
 
 def anthropic(error: ApiError, request_id: str) -> dict[str, Any]:
@@ -29,4 +36,5 @@ def ollama(error: ApiError) -> dict[str, Any]:
 
 def _with_param(error: ApiError) -> str:
     """Their errors have no place for the field's name."""
-    return error.message if not error.param or error.param in error.message else f"{error.param}: {error.message}"
+    named = not error.param or re.search(rf"(?<!\w){re.escape(error.param)}(?!\w)", error.message)
+    return error.message if named else f"{error.param}: {error.message}"

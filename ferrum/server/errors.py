@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sanic.response import HTTPResponse
@@ -70,6 +71,21 @@ def invalid(message: str, param: str | None, code: str = "invalid_value") -> Api
 
 def unsupported(param: str, message: str = "") -> ApiError:
     return ApiError(400, message or f"{param} is not supported", param=param, code="unsupported_parameter")
+
+
+def field_of(param: str) -> str:
+    """The field of the request that a path such as ``messages[0].content`` begins with."""
+    return param.replace("[", ".").partition(".")[0]
+
+
+@contextmanager
+def in_words_of(params: Mapping[str, str]) -> Iterator[None]:
+    """Errors from here name fields by ``params``, a dialect's names for OpenAI's."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = params.get(field_of(error.param or ""), error.param)
+        raise
 
 
 def internal() -> ApiError:

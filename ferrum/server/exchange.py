@@ -11,7 +11,7 @@ from sanic.response import HTTPResponse
 
 from ferrum.errors import FerrumError
 from ferrum.server.choice import Delta
-from ferrum.server.errors import ApiError, from_ferrum, internal
+from ferrum.server.errors import ApiError, from_ferrum, in_words_of, internal
 from ferrum.server.guard import note_error
 from ferrum.server.job import Job
 from ferrum.server.log import RequestRecord
@@ -76,11 +76,8 @@ class Exchange:
         continues: bool = False,
     ) -> HTTPResponse | None:
         """The answer; None when it was streamed. Raises ApiError before anything was sent."""
-        try:
+        with in_words_of(self._params):
             return await self._run(prepare, make_writer, continues)
-        except ApiError as error:
-            error.param = self._params.get(error.param or "", error.param)
-            raise
 
     async def _run(
         self, prepare: Callable[[], Awaitable[Prepared]], make_writer: Callable[[Prepared], Writer], continues: bool

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import StringIO
 
-from ferrum.server.choice import Delta, ScoredToken
+from ferrum.server.choice import Delta, ScoredToken, whole_reason
 
 
 @dataclass
@@ -59,18 +59,18 @@ class Gathered:
         self.finish_reason: str | None = None
 
     def add(self, delta: Delta) -> None:
-        if delta.closes:
-            self._reasoning.write(self.content)
-            self._content = StringIO()
+        if delta.unopened is not None:
+            self._content, self._reasoning, self.calls = StringIO(), StringIO(), []
         self._content.write(delta.content)
-        self._reasoning.write(delta.reasoning)
+        self._reasoning.write(delta.reasoning if delta.unopened is None else delta.unopened)
         for piece in delta.calls:
             if piece.id:
                 self.calls.append(GatheredCall(piece.id, piece.name))
             self.calls[-1].arguments.write(piece.arguments)
         for score in delta.scores:
             self.scores.add(score)
-        self.finish_reason = delta.finish_reason or self.finish_reason
+        if delta.finish_reason:
+            self.finish_reason = whole_reason(delta.finish_reason, bool(self.calls))
 
     @property
     def content(self) -> str:

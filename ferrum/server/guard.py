@@ -20,7 +20,7 @@ from ferrum.server.options import ServeOptions
 from ferrum.server.origins import Gate, cors_headers, preflight_headers
 from ferrum.server.wire import encode
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
+OPEN_PATHS = frozenset({"/", "/health", "/ready"})
 
 _TEXTS = {
     400: "the request is malformed",

@@ -19,7 +19,6 @@ from ferrum.text.template_sandbox import TemplateRefusal, TemplateSandbox
 
 MAX_SOURCE = 512 * 1024
 OPTIONS = frozenset({"enable_thinking", "reasoning_effort"})  # the only variables that a request may set
-_FAILURES = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 
 
 class ChatTemplate:
@@ -41,7 +40,7 @@ class ChatTemplate:
             self._template = environment.from_string(source)
         except jinja2.TemplateSyntaxError as error:
             raise _bad_template(f"line {error.lineno}: {error.message}") from None
-        except (jinja2.TemplateError, RecursionError, MemoryError, SyntaxError, ValueError, TypeError) as error:
+        except Exception as error:
             raise _bad_template(str(error)) from None
         self.form = probe_form(self._probe, developer=re.search(r"['\"]developer['\"]", source) is not None)
 
@@ -94,10 +93,10 @@ class ChatTemplate:
             )
         except TemplateRefusal as error:
             raise _refused("template-refused", f"the model's chat template refuses this: {one_line(str(error), 200)}") from None
-        except _FAILURES as error:
-            raise _refused("template-failed", f"the model's chat template fails on this: {one_line(str(error), 120)}") from None
         except (RecursionError, MemoryError):
             raise _refused("template-limit", "the model's chat template cannot render this: it takes too much memory") from None
+        except Exception as error:  # whatever jinja2 and the functions that a template calls may raise
+            raise _refused("template-failed", f"the model's chat template fails on this: {one_line(str(error), 120)}") from None
 
     def _probe(self, messages: list[dict[str, Any]]) -> str | None:
         try:

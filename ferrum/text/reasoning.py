@@ -81,6 +81,11 @@ class ReasoningSplitter:
         self._held = ""
         self._state = _FIRST[begins] if start and end else _State.CONTENT
 
+    @property
+    def may_close(self) -> bool:
+        """Whether the content so far may still turn out to be reasoning."""
+        return self._state is _State.UNOPENED
+
     def feed(self, text: str) -> Split:
         if self._state is _State.CONTENT:
             return Split("", text)

@@ -121,6 +121,8 @@ class TemplateProcess:
         answer: dict[str, Any] = parsed(frame)
         if "error" in answer:
             code, what, where, next_step = answer["error"]
+            if code == "template-limit":
+                self._end()  # the worker is about to end itself, and may still look alive to the next conversation
             raise FerrumError(code, what, where, next_step)
         return answer
 

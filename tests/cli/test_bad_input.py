@@ -269,6 +269,25 @@ def test_interrupted_compile_leaves_nothing(tmp_path: Path) -> None:
     assert left(tmp_path) == []
 
 
+@pytest.mark.parametrize("verb", [["serve"], ["run", "--prompt", "hi"]])
+def test_a_model_without_a_tokenizer_is_refused_before_it_is_compiled(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ferrum import compile_process
+
+    def compile_apart(options: dict[str, str], on_stage: object) -> Path:
+        raise AssertionError("compiled")
+
+    monkeypatch.setenv("FERRUM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(compile_process, "compile_apart", compile_apart)
+    folder = write_checkpoint(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    line = refused(capsys, *verb, str(folder))
+    assert "no tokenizer.json" in line and str(folder) in line
+    (folder / "config.json").unlink()
+    assert "config.json" in refused(capsys, *verb, str(folder))
+
+
 def test_a_remembered_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model's pack is found again; other options, another checkpoint or another compiler mean another pack."""
     from ferrum import compile_process, store

@@ -62,7 +62,7 @@ class FakeGeneration:
                 ended = at >= len(reply) and not params.ignore_eos
                 token = EOS if ended else reply[at % len(reply)] if reply else 1
                 reason = "stop" if ended else "length" if at + 1 >= limit else ""
-                top = tuple((t, -1.0 - t) for t in range(params.logprobs or 0))
+                top = self._alternatives(token, params.logprobs or 0)
                 logprob = -0.5 if params.logprobs is not None else None
                 events.append(TokenEvent(self.request_id, index, token, reason, logprob, top, backend.cached_tokens))
             self.open -= {e.index for e in events if e.finish_reason}
@@ -71,6 +71,12 @@ class FakeGeneration:
             if not self.open:
                 self._backend.live.discard(self)
                 return
+
+    @staticmethod
+    def _alternatives(token: int, count: int) -> tuple[tuple[int, float], ...]:
+        """As an engine that samples the likeliest token gives them: that one first, then the first ids of the others."""
+        others = [i for i in range(count + 1) if i != token][: count - 1]
+        return ((token, -0.5), *((i, -1.0 - i) for i in others)) if count else ()
 
 
 class FakeBackend:

@@ -79,6 +79,33 @@ def test_a_call_after_reasoning_that_was_only_closed() -> None:
         assert message["tool_calls"][0]["function"]["name"] == "f"
 
 
+def hermes(number: int) -> str:
+    return '<tool_call>\n{"name": "f", "arguments": {"a": ' + str(number) + "}}\n</tool_call>"
+
+
+@pytest.mark.parametrize("parallel", [True, False])
+@pytest.mark.parametrize("last", ["", hermes(2)])
+def test_a_call_in_reasoning_that_was_only_closed_is_reasoning(parallel: bool, last: str) -> None:
+    thought = f"hm {hermes(1)} no"
+    body: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}], "tools": [TOOL], "parallel_tool_calls": parallel}
+    with running(says(f"{thought}\n</think>\n\nyes{last}"), THINKS) as server:
+        choice = server.post(CHAT, body)[1]["choices"][0]
+        told = sse_events(server.post(CHAT, body | {"stream": True})[1])
+        tools = [{"name": "f", "input_schema": {"type": "object"}}]
+        message = server.post("/v1/messages", {"max_tokens": 400, "messages": body["messages"], "tools": tools})[1]
+        ollama = server.post("/api/chat", {"messages": body["messages"], "tools": [TOOL], "stream": False})[1]["message"]
+    made, number = choice["message"], 1 if last else 0
+    assert made["reasoning_content"] == thought and (made["content"] or "").strip() == "yes"
+    assert [c["function"]["arguments"] for c in made.get("tool_calls", [])] == ['{"a": 2}'] * number
+    assert choice["finish_reason"] == ("tool_calls" if last else "stop")
+    assert [b["type"] for b in message["content"]] == ["thinking", "text", *["tool_use"] * number]
+    assert message["content"][0]["thinking"] == thought and message["stop_reason"] == ("tool_use" if last else "end_turn")
+    assert ollama["thinking"] == thought and len(ollama.get("tool_calls", [])) == number
+    begun = [c for entries in calls_of(told) for c in entries if "id" in c]
+    assert [c["index"] for c in begun] == list(range(1 + number)) and len({c["id"] for c in begun}) == 1 + number
+    assert [c["finish_reason"] for e in told if isinstance(e, dict) for c in e["choices"]][-1] == "tool_calls"
+
+
 def test_channels_are_understood_with_and_without_tools() -> None:
     text = "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>final<|message|>Hi"
     harmony = replace(TEXT, tool_format="harmony", reasoning_start="<|channel|>analysis<|message|>", reasoning_end="<|end|>")

@@ -40,6 +40,14 @@ def test_head_works_wherever_get_does() -> None:
         assert server.request("HEAD", "/v1/chat/completions")[0] == 405
 
 
+def test_whoever_looks_whether_anything_is_there_is_told() -> None:
+    with running(says("x"), api_key=KEY) as server:
+        for method, body in (("GET", "ferrum is running\n"), ("HEAD", "")):
+            status, told, headers = server.request(method, "/")
+            assert (status, told) == (200, body) and headers["content-type"].startswith("text/plain")
+        assert server.post("/", {}, x_api_key=KEY)[0] == 405
+
+
 def test_no_empty_header() -> None:
     with running(says("alt-svc: \r\nx")) as server:
         for path in ("/health", "/nowhere", "/v1/models"):

@@ -20,12 +20,12 @@ KEY = "correct-horse-battery"
 
 
 @pytest.mark.parametrize(("method", "path"), [route[:2] for route in ROUTES])
-def test_every_route_but_two_wants_the_key(method: str, path: str) -> None:
+def test_every_route_but_three_wants_the_key(method: str, path: str) -> None:
     address = path.replace("<name:path>", "tiny").replace("<name:str>", "resp_1")
     with running(says("x"), api_key=KEY) as server:
         body = {} if method == "POST" else None
         wrong = ["", KEY, f"Bearer {KEY}x", f"Bearer {KEY[:-1]}", f"Basic {KEY}", "Bearer", "Bearer \xff"]
-        expected = 200 if address in ("/health", "/ready") else 401
+        expected = 200 if address in ("/", "/health", "/ready") else 401
         for value in wrong:
             code, answer, headers = server.request(method, address, body, authorization=value)
             assert code == expected
@@ -189,6 +189,13 @@ def test_the_openapi_document_names_every_route_and_field() -> None:
     contents = document["paths"]["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
     assert set(contents) == {"application/json", "text/event-stream"}
     assert list(document["paths"]["/metrics"]["get"]["responses"]["200"]["content"]) == ["text/plain; version=0.0.4"]
+
+
+def test_the_openapi_document_says_whose_form_an_error_has() -> None:
+    with running(says("x")) as server:
+        paths = server.request("GET", "/openapi.json")[1]["paths"]
+    for path, api in (("/v1/chat/completions", "OpenAI"), ("/v1/messages", "Anthropic"), ("/api/chat", "Ollama")):
+        assert paths[path]["post"]["responses"]["default"]["description"] == f"an error, in {api}'s form"
 
 
 def test_the_openapi_document_asks_for_a_key_when_the_server_does() -> None:

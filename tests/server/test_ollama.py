@@ -12,6 +12,7 @@ import pytest
 from ferrum.errors import FerrumError
 from ferrum.server.choice import Delta
 from ferrum.server.dialects.blocks import Blocks
+from ferrum.server.dialects.ollama import Message, messages_of
 from ferrum.server.gather import Gathered
 from ferrum.server.routes.unserved import WANTED
 from tests.server.harness import TEXT, Running, echoes, running, says, tokenizer
@@ -95,6 +96,54 @@ def test_tools_there_and_back() -> None:
         assert '{"name": "add", "arguments": {"a": 2}}' in prompt and prompt.index("\n5") < prompt.index("\n6")
 
 
+@pytest.mark.parametrize(
+    ("results", "answered"),
+    [
+        ([{"tool_call_id": "b"}, {"tool_call_id": "a"}, {"tool_call_id": "c"}], [1, 0, 2]),
+        ([{"tool_call_id": "c", "tool_name": "add"}, {"tool_name": "sub"}, {}], [2, 1, 0]),
+        ([{"tool_name": "sub"}, {"tool_name": "add"}, {"tool_name": "add"}], [1, 0, 2]),
+        ([{"tool_call_id": "z", "tool_name": "sub"}, {"tool_call_id": "z", "tool_name": "z"}, {"tool_call_id": ""}], [1, 0, 2]),
+        ([{}, {}, {}, {}], [0, 1, 2, 0]),
+    ],
+)
+def test_results_of_tools_find_their_calls(results: list[dict[str, str]], answered: list[int]) -> None:
+    calls = [{"id": i, "function": {"name": n, "arguments": {}}} for i, n in (("a", "add"), ("b", "sub"), ("c", "add"))]
+    told = [{"role": "assistant", "tool_calls": calls}, *({"role": "tool", "content": "x", **r} for r in results)]
+    made = messages_of(msgspec.json.decode(msgspec.json.encode(told), type=list[Message]))
+    ids = [call["id"] for call in made[0]["tool_calls"]]
+    assert len(set(ids)) == 3 and [ids.index(m["tool_call_id"]) for m in made[1:]] == answered
+
+
+def test_a_call_without_arguments(server: Running) -> None:
+    for arguments in ({}, {"arguments": None}, {"arguments": {}}):
+        calls = [{"function": {"name": "add", **arguments}}]
+        ask(server, messages=[*USER, {"role": "assistant", "tool_calls": calls}], tools=[TOOL])
+        assert '{"name": "add", "arguments": {}}' in prompt_of(server)
+
+
+@pytest.mark.parametrize(("served", "names"), [("foo:latest", ("foo:latest", "foo")), ("foo", ("foo:latest", "foo"))])
+def test_a_name_with_and_without_the_tag_is_one(served: str, names: tuple[str, ...]) -> None:
+    with running(says("x")) as server:
+        server.state.model_name = served
+        for name in names:
+            assert ask(server, model=name, stream=False)["done"] is True
+            assert server.post("/api/show", {"model": name})[0] == 200
+        assert server.post("/api/show", {"model": "foo:other"})[0] == 404
+
+
+@pytest.mark.parametrize("fields", [{"system": "Be kind."}, {"think": True}, {"think": False}, {"think": "low"}])
+def test_what_only_a_template_can_say_is_refused_without_one(server: Running, fields: dict[str, Any]) -> None:
+    status, answer, _ = server.post("/api/generate", {"prompt": "hi", "raw": True, **fields})
+    assert status == 400 and answer["error"].startswith(next(iter(fields))), answer
+    assert server.post("/api/generate", {"prompt": "hi", "raw": True, "stream": False, "system": "", "think": None})[0] == 200
+
+
+@pytest.mark.parametrize(("path", "prompt"), [("/api/chat", {"messages": USER}), ("/api/generate", {"prompt": "hi"})])
+def test_thinking_that_the_model_lacks_is_refused_in_the_dialects_words(server: Running, path: str, prompt: Any) -> None:
+    status, answer, _ = server.post(path, {**prompt, "think": True})
+    assert status == 400 and answer["error"] == "think: this model has no thinking to enable"
+
+
 def test_thinking() -> None:
     with running(says("<think>\nhm, 2\n</think>\n\n4"), THINKING) as server:
         told = ask(server, think=True)
@@ -154,10 +203,11 @@ def test_what_this_kind_of_model_cannot_do_is_said(server: Running, path: str) -
 
 def test_reasoning_that_the_model_only_closes_is_put_right_in_a_whole_answer() -> None:
     blocks = Blocks()
-    for delta in (Delta(0, content="hm"), Delta(0, closes=True, reasoning=", 2", content="4"), Delta(0, finish_reason="stop")):
+    late = Delta(0, unopened="hm, 2", reasoning=", 2", content="4")
+    for delta in (Delta(0, content="hm"), late, Delta(0, finish_reason="stop")):
         blocks.add(delta)
     assert [(b.kind, b.index, b.text) for b in blocks.all] == [("reasoning", 0, "hm, 2"), ("text", 1, "4")]
     gathered = Gathered()
-    for delta in (Delta(0, content="hm"), Delta(0, closes=True, reasoning=", 2", content="4")):
+    for delta in (Delta(0, content="hm"), late):
         gathered.add(delta)
     assert (gathered.reasoning, gathered.content) == ("hm, 2", "4")

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -189,6 +190,35 @@ def test_a_killed_process_is_replaced() -> None:
             process.render([{"role": "user", "content": "boom"}])
         assert caught.value.code == "template-limit" and "shorten" in caught.value.next_step
         assert process.render([USER]) == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not bound the address space")
+def test_a_conversation_that_took_too_much_memory_harms_no_other() -> None:
+    greedy = "{% if messages[0].content == 'boom' %}{{ messages[0].content * 1000000000 }}{% endif %}ok"
+    boom = [{"role": "user", "content": "boom"}]
+
+    def ending(messages: list[dict[str, str]]) -> str:
+        try:
+            return process.render(messages)
+        except FerrumError as error:
+            return error.code
+
+    with TemplateProcess({"default": greedy}) as process:
+        for _ in range(3):
+            assert (ending(boom), ending([USER])) == ("template-limit", "ok")
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(ending, [boom, [USER]] * 4)) == ["template-limit", "ok"] * 4
+
+
+def test_whatever_a_template_raises_is_its_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    sources = ("{{ cycler() }}", "{{ ''|tojson(separators=1) }}", "{{ 1 // 0 }}", "{{ messages[9].content.x }}")
+    for source in sources:
+        with TemplateProcess({"default": source}) as process:
+            for _ in range(2):
+                with pytest.raises(FerrumError) as caught:
+                    process.render([USER])
+                assert caught.value.code == "template-failed", source
+    assert capfd.readouterr().err == ""
 
 
 def test_the_process_answers_as_the_template_does() -> None:

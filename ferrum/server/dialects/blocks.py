@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Literal, TypeAlias
 
-from ferrum.server.choice import Delta
+from ferrum.server.choice import Delta, whole_reason
 
 Kind: TypeAlias = Literal["reasoning", "text", "call"]
 
@@ -39,7 +39,10 @@ class Grew:
 
 @dataclass(frozen=True)
 class Closed:
+    """``reason``: why the answer ended, when this is its last block."""
+
     block: Block
+    reason: str = ""
 
 
 Step: TypeAlias = Opened | Grew | Closed
@@ -55,12 +58,12 @@ class Blocks:
         self._open: Block | None = None
 
     def add(self, delta: Delta) -> None:
-        """Take ``delta`` of a whole answer, which may still be put right: what looked like text was reasoning."""
-        if delta.closes:
-            begun = "".join(block.text for block in self.all)
+        """Take ``delta`` of a whole answer, which may still be put right: what looked like text and calls was reasoning."""
+        if delta.unopened is not None:
             self.all, self._open = [], None
-            self._grow("reasoning", begun, [])
+            delta = replace(delta, reasoning=delta.unopened)
         self.feed(delta)
+        self.finish_reason = whole_reason(self.finish_reason, any(b.kind == "call" for b in self.all))
 
     def feed(self, delta: Delta) -> list[Step]:
         """The steps that ``delta`` makes in a stream."""
@@ -78,7 +81,7 @@ class Blocks:
             self.finish_reason, self.matched_stop = delta.finish_reason, delta.matched_stop
             if not any(b.kind != "reasoning" for b in self.all):
                 self._begin(Block("text", len(self.all)), steps)
-            self._close(steps)
+            self._close(steps, delta.finish_reason)
         return steps
 
     def _grow(self, kind: Kind, text: str, steps: list[Step]) -> None:
@@ -94,7 +97,7 @@ class Blocks:
         self._open = block
         steps.append(Opened(block))
 
-    def _close(self, steps: list[Step]) -> None:
+    def _close(self, steps: list[Step], reason: str = "") -> None:
         if self._open is not None:
-            steps.append(Closed(self._open))
+            steps.append(Closed(self._open, reason))
             self._open = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from ferrum.server.errors import ApiError, invalid
+from ferrum.server.errors import ApiError, field_of, invalid
 from ferrum.server.protocol import ChatRequest
 from ferrum.server.wire import BadRequest, explain
 
@@ -27,7 +27,7 @@ def chat_request(fields: Mapping[str, Any], params: Mapping[str, str]) -> ChatRe
 def _renamed(error: BadRequest, params: Mapping[str, str]) -> ApiError:
     """The field's first part in the words of the dialect."""
     param = error.param or ""
-    first = param.replace("[", ".").partition(".")[0]
+    first = field_of(param)
     message = error.message
     if first in params:
         message = message.replace(first, params[first], 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -22,6 +23,7 @@ from ferrum.server.prepare import Prepared, check_size, prepare_chat, sampling_p
 from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, ChatRequest, Tool
 from ferrum.server.routes.common import answer, read
 from ferrum.server.state import ServerState
+from ferrum.server.wire import BadRequest
 
 PARAMS: Mapping[str, str] = {
     "max_tokens": "options.num_predict",
@@ -68,12 +70,12 @@ class Options(Request, kw_only=True):
 class Call(Request, kw_only=True):
     class Function(Request, kw_only=True):
         name: str
-        arguments: dict[str, Any] = {}
+        arguments: dict[str, Any] | None = None
         index: Hint = None
         description: Hint = None
 
     function: Function
-    id: Hint = None
+    id: str | None = None
     type: Hint = None
 
 
@@ -82,8 +84,8 @@ class Message(Request, kw_only=True):
     content: str | None = None
     thinking: str | None = None
     tool_calls: list[Call] | None = None
-    tool_name: Hint = None
-    tool_call_id: Hint = None
+    tool_name: str | None = None
+    tool_call_id: str | None = None
     images: Annotated[Json, only([])] = None
 
 
@@ -104,10 +106,6 @@ class Asked(Request, kw_only=True):
     def check(self) -> None:
         """``chat_request`` looks at what the types do not say."""
 
-    @property
-    def name(self) -> str:
-        return (self.model or "").removesuffix(LATEST)
-
 
 class OllamaChat(Asked, kw_only=True):
     messages: Annotated[list[Message], Meta(max_length=MAX_MESSAGES)] | None = None
@@ -122,6 +120,13 @@ class OllamaGenerate(Asked, kw_only=True):
     template: Annotated[Json, only("")] = None
     context: Annotated[Json, only([])] = None
     images: Annotated[Json, only([])] = None
+
+    def check(self) -> None:
+        """``raw`` takes no template, and with it goes all that only a template can say."""
+        for name, given in (("system", bool(self.system)), ("think", self.think is not None)):
+            if self.raw and given:
+                message = f"{name} is not supported with raw, which takes the prompt as it is"
+                raise BadRequest(message, name, "unsupported_parameter")
 
 
 _chat = msgspec.json.Decoder(OllamaChat)
@@ -170,8 +175,14 @@ def _function(tool: Tool) -> dict[str, Any]:
 
 def begin(request: HttpRequest, body: Asked) -> Exchange:
     exchange = Exchange(request, "", stream=body.stream is not False, params=PARAMS)
-    exchange.state.check_model(body.name)
+    check_model(exchange.state, body.model)
     return exchange
+
+
+def check_model(state: ServerState, name: str | None) -> None:
+    """As ``ServerState.check_model``, where a name without a tag is the same as with ``LATEST``."""
+    same = (name or "").removesuffix(LATEST) == state.model_name.removesuffix(LATEST)
+    state.check_model(state.model_name if same else name)
 
 
 async def prepare_raw(state: ServerState, asked: ChatRequest, prompt: str) -> Prepared:
@@ -215,24 +226,33 @@ def _thinking(state: ServerState, think: bool | str | None) -> dict[str, Any]:
 
 
 def messages_of(messages: list[Message]) -> list[dict[str, Any]]:
-    """As a chat has them: calls get ids, and results of tools the ids of the calls, in their order."""
+    """As a chat has them: calls get ids, and results of tools the ids of the calls that they answer."""
     made: list[dict[str, Any]] = []
-    waiting: list[str] = []  # calls that have no result yet
+    waiting: dict[str, Call] = {}  # calls that have no result yet
     count = 0
     for message in messages:
         one: dict[str, Any] = {"role": message.role, "content": message.content or ""}
         if message.role == "tool":
-            one["tool_call_id"] = waiting.pop(0) if waiting else "call00000"
+            one["tool_call_id"] = _answered(message, waiting)
+            waiting.pop(one["tool_call_id"], None)
         elif message.role == "assistant":
             if message.thinking:
                 one["reasoning_content"] = message.thinking
             calls = []
             for call in message.tool_calls or ():
-                waiting.append(f"call{count:05d}")  # nine characters, as some templates want them
-                arguments = msgspec.json.encode(call.function.arguments).decode()
+                name = f"call{count:05d}"  # nine characters, as some templates want them
+                waiting[name] = call
+                arguments = msgspec.json.encode(call.function.arguments or {}).decode()
                 function = {"name": call.function.name, "arguments": arguments}
-                calls.append({"id": waiting[-1], "type": "function", "function": function})
+                calls.append({"id": name, "type": "function", "function": function})
                 count += 1
             one |= {"tool_calls": calls} if calls else {}
         made.append(one)
     return made
+
+
+def _answered(message: Message, waiting: Mapping[str, Call]) -> str:
+    """Which of the ``waiting`` calls a tool's message answers: by the call's id, else its function, else the first."""
+    by_id = (i for i, call in waiting.items() if message.tool_call_id and call.id == message.tool_call_id)
+    by_name = (i for i, call in waiting.items() if call.function.name == message.tool_name)
+    return next(chain(by_id, by_name, waiting), "call00000")

@@ -10,7 +10,7 @@ from msgspec import Meta
 from sanic import Request as HttpRequest
 from sanic.response import HTTPResponse
 
-from ferrum.server.dialects.ollama import LATEST
+from ferrum.server.dialects.ollama import LATEST, check_model
 from ferrum.server.fields import Hint, Request
 from ferrum.server.routes.common import answer, read
 from ferrum.server.state import ServerState, state_of
@@ -47,7 +47,7 @@ async def version(request: HttpRequest) -> HTTPResponse:
 
 async def show(request: HttpRequest) -> HTTPResponse:
     state, body = state_of(request), await read(request, _show)
-    state.check_model((body.model or body.name or "").removesuffix(LATEST))
+    check_model(state, body.model or body.name)
     family = _details(state)["family"]
     capabilities = ["completion", *(["tools"] if state.tool_format else []), *(["thinking"] if state.text.reasoning_end else [])]
     return answer(

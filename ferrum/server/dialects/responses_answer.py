@@ -49,7 +49,7 @@ class ResponseWriter:
         self._blocks.add(delta)
 
     def whole(self, counts: Counts) -> dict[str, Any]:
-        status = "incomplete" if self._blocks.finish_reason == "length" else "completed"
+        status = _status(self._blocks.finish_reason)
         items = self._items("completed")
         if status == "incomplete" and items:
             items[-1]["status"] = status
@@ -105,9 +105,10 @@ class ResponseWriter:
                 events.append(self._event("response.content_part.added", part=_part(block, ""), **at))
             return events
         assert isinstance(step, Closed)
-        return self._closed(block, stem, at)
+        return self._closed(step, stem, at)
 
-    def _closed(self, block: Block, stem: str, at: dict[str, Any]) -> list[Event]:
+    def _closed(self, step: Closed, stem: str, at: dict[str, Any]) -> list[Event]:
+        block = step.block
         if block.kind == "call":
             events = [self._event(f"response.{stem}.done", arguments=block.text, name=block.name, **at)]
         else:
@@ -115,13 +116,17 @@ class ResponseWriter:
                 self._event(f"response.{stem}.done", text=block.text, **at, **_no_logprobs(block)),
                 self._event("response.content_part.done", part=_part(block, block.text), **at),
             ]
-        done = self._item(block, "completed")
+        done = self._item(block, _status(step.reason))
         return [*events, self._event("response.output_item.done", output_index=block.index, item=done)]
 
     def _event(self, kind: str, **fields: Any) -> Event:
         event = Event({"type": kind, "sequence_number": self._sequence, **fields}, kind)
         self._sequence += 1
         return event
+
+
+def _status(finish_reason: str) -> str:
+    return "incomplete" if finish_reason == "length" else "completed"
 
 
 def _no_logprobs(block: Block) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class TextWriter:
         """A name of its own for each token of one position, the sampled one first: several may stand for the same text."""
         names: dict[int, str] = {}
         taken: set[str] = set()
-        for token in (score.token, *(t for t, _ in score.top)):
+        for token in dict.fromkeys((score.token, *(t for t, _ in score.top))):
             name = spelled(self._tokenizer.token_bytes(token))
             names[token] = name if name not in taken else f"token_id:{token}"
             taken.add(name)

@@ -10,6 +10,7 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from ferrum.server.answers import Completion, ModelList
+from ferrum.server.error_shapes import api_of
 from ferrum.server.guard import OPEN_PATHS
 from ferrum.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from ferrum.server.routes.common import answer
@@ -46,6 +47,7 @@ _READS: dict[str, Any] = {
     "/api/tags": None,
     "/api/ps": None,
     "/api/version": None,
+    "/": None,
     "/health": None,
     "/ready": None,
     "/metrics": None,
@@ -55,7 +57,7 @@ _READS: dict[str, Any] = {
 
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _STREAMS = {"/api/chat": "application/x-ndjson", "/api/generate": "application/x-ndjson"}
-_TEXT_PAGES = {"/metrics": "text/plain; version=0.0.4"}
+_TEXT_PAGES = {"/": "text/plain", "/metrics": "text/plain; version=0.0.4"}
 
 
 async def openapi(request: Request) -> HTTPResponse:
@@ -75,11 +77,11 @@ def document(*, with_key: bool) -> dict[str, Any]:
         if "stream" in kind.__struct_fields__:
             contents |= {_STREAMS.get(path, "text/event-stream"): {"schema": {"type": "string", "description": _STREAM}}}
         paths[path] = {
-            "post": {"requestBody": {"required": True, "content": _json(by_type[kind])}, "responses": _answers(contents)}
+            "post": {"requestBody": {"required": True, "content": _json(by_type[kind])}, "responses": _answers(path, contents)}
         }
     for path, kind in _READS.items():
         contents = {_TEXT_PAGES[path]: {"schema": {"type": "string"}}} if path in _TEXT_PAGES else _json(by_type.get(kind, {}))
-        operation: dict[str, Any] = {"responses": _answers(contents)}
+        operation: dict[str, Any] = {"responses": _answers(path, contents)}
         if "{id}" in path:
             operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
         if path in OPEN_PATHS:
@@ -110,8 +112,8 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def _answers(contents: dict[str, Any]) -> dict[str, Any]:
+def _answers(path: str, contents: dict[str, Any]) -> dict[str, Any]:
     return {
         "200": {"description": "the answer", "content": contents},
-        "default": {"description": "an error, in OpenAI's form"},
+        "default": {"description": f"an error, in {api_of(path)}'s form"},
     }

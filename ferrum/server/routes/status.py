@@ -1,4 +1,4 @@
-"""``GET /health``, ``/ready``, ``/metrics`` and the list of models."""
+"""``GET /``, ``/health``, ``/ready``, ``/metrics`` and the list of models."""
 
 from __future__ import annotations
 
@@ -37,6 +37,11 @@ async def find_stats(state: ServerState) -> EngineStats | None:
     except FerrumError:
         return None
     return state.stats
+
+
+async def greeting(_: Request) -> HTTPResponse:
+    """What a person or a client sees who looks whether anything is there; Ollama's asks before all else."""
+    return HTTPResponse("ferrum is running\n", content_type="text/plain; charset=utf-8")
 
 
 async def health(request: Request) -> HTTPResponse:
