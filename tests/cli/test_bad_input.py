@@ -144,7 +144,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_work(
 ) -> None:
     folder = write_checkpoint(tmp_path / "m")
     (tmp_path / "file").touch()
-    monkeypatch.setattr("ferrum.codegen.driver._graph_stages", lambda job: pytest.fail("the model was traced"))
+    monkeypatch.setattr("ferrum.codegen.stages.trace", lambda job: pytest.fail("the model was traced"))
     for place, named in (
         (tmp_path / "no" / "m.fpk", "no such folder"),
         (tmp_path / "file" / "m.fpk", "file"),
@@ -205,7 +205,7 @@ def test_an_interrupted_compiler_process_leaves_nothing(tmp_path: Path) -> None:
     """What serve and run send when Ctrl-C comes while a model is compiled for them."""
     folder = write_checkpoint(tmp_path / "m")
     program = (
-        "import os, signal, sys; import ferrum.codegen.driver as d, ferrum.compile_process as c\n"
+        "import os, signal, sys; import ferrum.codegen.packing as d, ferrum.compile_process as c\n"
         "write = d.write_weights\n"
         "def cut(*a): os.kill(os.getpid(), signal.SIGTERM); return write(*a)\n"
         "d.write_weights = cut\n"
@@ -258,7 +258,7 @@ def test_interrupted_compile_leaves_nothing(tmp_path: Path) -> None:
     """Ctrl-C while a model is compiled: status 130, no file."""
     folder = write_checkpoint(tmp_path / "m")
     program = (
-        "import os, signal, sys; from ferrum.cli.main import main; import ferrum.codegen.driver as d\n"
+        "import os, signal, sys; from ferrum.cli.main import main; import ferrum.codegen.packing as d\n"
         "write = d.write_weights\n"
         "def cut(*a): os.kill(os.getpid(), signal.SIGINT); return write(*a)\n"
         "d.write_weights = cut\n"
