@@ -30,7 +30,7 @@ KERNELS: dict[str, GpuKernel] = {
     "attention": PlainAttention(*_ATTENTION),
 }
 FAULTS = (
-    Fault("small", "missing barrier before the sums are read", _BARRIER + r"(?=\n *device float \*part)", ""),
+    Fault("small", "missing barrier before the sums are read", _BARRIER + r"(?=\n *coherent\(device\) device float \*part)", ""),
     Fault("small", "missing fence before another group reads", r"atomic_thread_fence[^;]*;\n *threadgroup_barrier[^;]*;", ""),
     Fault("small", "missing barrier after the arrival", r"(== 1;\n) *" + _BARRIER, r"\1", "races"),
     Fault("small", "arrivals not put back to zero", r"if \(index == 0\) atomic_store_explicit[^;]*;", ""),

@@ -39,33 +39,38 @@ def leaves(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str |
         yield path
 
 
+def other_values(old: Any) -> list[Any]:
+    match old:
+        case bool() | None:
+            return [not old, 0, 5, "x"]
+        case int():
+            return [*_NUMBERS, old + 1, old - 1, old * 2, old // 2]
+        case str():
+            return list(_WORDS)
+        case list():
+            return [[], old[:-1], old + old[:1], old[::-1]]
+        case dict():
+            return [{}, {"x": 1}, dict(list(old.items())[1:])]
+    return [0.0, -1.0, 1e308]
+
+
 def forge(manifest: dict[str, Any], rng: random.Random) -> str:
     """Change one place of ``manifest``; with even odds the contract is made to fit again, as an attacker would. What was done."""
     # few places are numbers of the states or the model, and many are arrays of a step: every field gets its share
     by_section: dict[str, list[tuple[str | int, ...]]] = {}
     for path in leaves(manifest):
         by_section.setdefault(str(path[0]), []).append(path)
-    path = rng.choice(by_section[rng.choice(sorted(by_section))])
-    *parents, last = path
-    record: Any = manifest
-    for key in parents:
-        record = record[key]
-    old = record[last]
-    match old:
-        case bool() | None:
-            new: Any = rng.choice([not old, 0, 5, "x"])
-        case int():
-            new = rng.choice([*_NUMBERS, old + 1, old - 1, old * 2, old // 2])
-        case str():
-            new = rng.choice(_WORDS)
-        case list():
-            new = rng.choice([[], old[:-1], old + old[:1], old[::-1]])
-        case dict():
-            new = rng.choice([{}, {"x": 1}, dict(list(old.items())[1:])])
-        case _:
-            new = rng.choice([0.0, -1.0, 1e308])
-    record[last] = new
-    if rng.random() < 0.5:
+    candidates: list[Any] = []
+    while not candidates:
+        path = rng.choice(by_section[rng.choice(sorted(by_section))])
+        *parents, last = path
+        record: Any = manifest
+        for key in parents:
+            record = record[key]
+        old = record[last]
+        candidates = [new for new in other_values(old) if new != old or type(new) is not type(old)]
+    record[last] = new = rng.choice(candidates)
+    if path[0] != "contract" and rng.random() < 0.5:
         try:
             made = msgspec.convert(manifest, Manifest)
             manifest["contract"] = contract_hash(made.tensors, made.states, made.model.vocab_size, made.model.max_model_len)
