@@ -18,12 +18,14 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.graphs.interpret import reference_greedy
 from ferrum.graphs.ir import Graph, Param
-from ferrum.pack.layers import LayerPoint, LayerTest, sketch, stored
+from ferrum.pack.layers import LayerPoint, LayerTest
 from ferrum.pack.pages import WINDOW, GivingBack, give_back
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack, open_pack
 from ferrum.pack.schema import SelfTest, SelfTestCase
-from ferrum.pack.verify import check_case, describe_case, read_layers, read_selftest
+from ferrum.pack.selftest import read_layers, read_selftest
+from ferrum.proof.numbers import check_case, describe_case
+from ferrum.proof.sketch import sketch, stored
 
 # Largest error of a logit, relative to the largest one: rounding of activations to the products' formats, layer by layer.
 TOLERANCE = {"f32": 1e-3, "none": 4e-2, "fp8": 4e-2, "int8": 1e-1}
@@ -133,7 +135,7 @@ def load_for_proof(pack: Pack) -> Executor:
         from ferrum.devices.cpu import CpuDevice
 
         return CpuDevice().load(pack, options)
-    from ferrum.codegen.emulate.device import EmulatedDevice
+    from ferrum.devices.emulate.device import EmulatedDevice
 
     return EmulatedDevice().load(pack, options)
 

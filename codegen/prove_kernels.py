@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ferrum.codegen.emulate import SCHEDULES, build
 from ferrum.codegen.kernels.cases import Bench
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.render import kernel_source, render_kernels
 from ferrum.codegen.target import GpuTarget
+from ferrum.devices.emulate import SCHEDULES, build
 from ferrum.errors import FerrumError
 from ferrum.pack.proof import KernelProof
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from ferrum.devices.options import DeviceOptions
 from ferrum.engine.load import load_model
-from ferrum.engine.messages import EngineInfo, EngineStats, TokenEvent
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.outputs import Completion, Output, Piece, TokenLogprob
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent
 from ferrum.errors import FerrumError
 
 if TYPE_CHECKING:

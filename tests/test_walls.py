@@ -12,8 +12,8 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FORBIDDEN = ("torch", "onnx", "transformers", "safetensors", "ferrum.graphs", "ferrum.codegen")
-MODULES = ["ferrum.server.app", "ferrum.engine.process", "ferrum.llm", "ferrum.pack.reader", "ferrum.cli.main", "ferrum.hub"]
+FORBIDDEN = ("torch", "onnx", "transformers", "safetensors", "ferrum.graphs", "ferrum.codegen", "ferrum.devices.emulate")
+MODULES = ["ferrum.server.app", "ferrum.engine_process.main", "ferrum.llm", "ferrum.pack.reader", "ferrum.cli.main", "ferrum.hub"]
 
 
 def loaded_by(code: str, tmp_path: Path) -> set[str]:
@@ -52,7 +52,7 @@ def test_the_server_loads_no_arrays(tmp_path: Path) -> None:
 def test_the_engine_is_started_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
     """All that ``serve`` has imported when it spawns the engine's process."""
     loaded = loaded_by("import ferrum.cli.main, ferrum.cli.serve, ferrum.hub, ferrum.store, ferrum.server.start", tmp_path)
-    assert "ferrum.engine.spawn" in loaded
+    assert "ferrum.engine_process.spawn" in loaded
     heavy = ("asyncio", "jinja2", "msgspec", "numpy", "sanic", "tokenizers", "tomllib", "huggingface_hub", "rich")
     assert not loaded.intersection((*FORBIDDEN, *heavy))
 
@@ -111,6 +111,18 @@ def test_no_module_imports_itself_by_a_way_round(imports: dict[str, set[str]]) -
     # what offers LLM and compile loads them when asked for
     around = {module for module in left if module != "ferrum" and left[module] != {"ferrum"}}
     assert not around, f"among these is a cycle: {sorted(around)}"
+
+
+@pytest.mark.parametrize(
+    ("room", "users"),
+    [("ferrum.devices.emulate", ["ferrum.codegen"]), ("ferrum.graphs.tiny", []), ("ferrum.graphs.tiny.training", [])],
+)
+def test_rooms_that_only_some_may_enter(imports: dict[str, set[str]], room: str, users: list[str]) -> None:
+    """The emulator is for the proof, and found by its name as any device; nothing needs how the built-in model was made."""
+    allowed = tuple(f"{name}." for name in (room, *users))
+    inside = {m for m in imports if f"{m}.".startswith(f"{room}.")}
+    users_found = {m for m, others in imports.items() if inside & others and not f"{m}.".startswith(allowed)}
+    assert inside and users_found == set()
 
 
 def test_the_drawing_of_the_rooms_is_the_imports(imports: dict[str, set[str]]) -> None:

@@ -18,8 +18,8 @@ from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.pack.launches import RowCounts, Rows, total
 
 if TYPE_CHECKING:
-    from ferrum.codegen.emulate import Module, Schedule
     from ferrum.codegen.kernels.gpu import GpuKernel
+    from ferrum.devices.emulate import Module, Schedule
 
 F32 = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[np.generic]]

@@ -49,7 +49,7 @@ class MetalSource:
 
     def compile(self, source: str, target: GpuTarget, keep: Path | None = None) -> bytes:
         """The source itself. Raises FerrumError when a compiler for emulation is here and finds an error in it."""
-        from ferrum.codegen.emulate import metal
+        from ferrum.devices.emulate import metal
 
         try:
             complaints = metal.check(source)
@@ -91,7 +91,7 @@ def find_metal() -> XcrunMetal | MetalSource:
 
 def main(argv: list[str]) -> int:
     """``SOURCE``: check a saved source again."""
-    from ferrum.codegen.emulate import metal
+    from ferrum.devices.emulate import metal
 
     complaints = metal.check(Path(argv[0]).read_text(encoding="utf-8"))
     if complaints:

@@ -27,10 +27,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from ferrum.devices.base import Executor, OverlappingExecutor, StatefulExecutor, StepBuffers
 from ferrum.engine.batch import fill_step
-from ferrum.engine.messages import EngineStats, TokenEvent, queue_full
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.prefix_cache import Keys, keys_by_block
+from ferrum.engine.reports import EngineStats, TokenEvent, queue_full
 from ferrum.engine.request_inputs import NO_INPUTS, checked_inputs, digest
 from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import Sequence, State, TokenMask

@@ -10,8 +10,8 @@ from pathlib import Path
 from ferrum.devices.base import Device, Executor
 from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
-from ferrum.engine.messages import EngineInfo
 from ferrum.engine.options import EngineOptions
+from ferrum.engine.reports import EngineInfo
 from ferrum.errors import FerrumError
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack, open_pack
@@ -21,7 +21,7 @@ DEVICES = {
     "cpu": ("ferrum.devices.cpu", "CpuDevice"),
     "cuda": ("ferrum.devices.cuda", "CudaDevice"),
     "metal": ("ferrum.devices.metal", "MetalDevice"),
-    "emulate": ("ferrum.codegen.emulate.device", "EmulatedDevice"),
+    "emulate": ("ferrum.devices.emulate.device", "EmulatedDevice"),
     "null": ("ferrum.devices.null", "NullDevice"),
 }
 AUTO = "auto"

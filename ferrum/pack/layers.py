@@ -1,16 +1,13 @@
 """What the layers of a model compute for the self-test's prompts: a member of the pack, a sketch of each value.
 
-A sketch of an array ``x [tokens, width]`` is its L2 norm and ``PROJECTIONS`` sums ``s_j = sum_e sign_j(e) * x_e`` over its
-elements in C order, with signs that a hash of the element's index gives. For two arrays the root mean square of the
-differences of their sums estimates the L2 norm of their difference, whatever the arrays are. So a few numbers a value tell how
-far a device is from the interpreter, layer by layer, without the values themselves being in the pack.
+What a sketch is: ``ferrum/proof/sketch.py``. A few numbers a value tell how far a device is from the interpreter, layer by layer,
+without the values themselves being in the pack.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator
+from typing import Literal
 
 import msgspec
 import numpy as np
@@ -18,7 +15,7 @@ from numpy.typing import NDArray
 
 from ferrum.pack.check import damaged
 
-PROJECTIONS = 8
+PROJECTIONS = 8  # sums of a sketch
 _MAX_WIDTH = 1 << 24
 
 
@@ -59,32 +56,6 @@ class LayerTest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only
     limit: float
     points: list[LayerPoint]
     sketches: list[list[list[float]]]
-
-
-def sketch(value: NDArray[Any], first: int = 0) -> NDArray[np.float64]:
-    """The squared norm, then the sums, of ``value``, whose first element has the index ``first``; those of parts add up."""
-    flat = np.asarray(value, np.float64).reshape(-1)
-    sums = 2 * (flat @ _signs(first, flat.size)) - flat.sum()
-    return np.concatenate([[flat @ flat], sums])
-
-
-def _signs(first: int, count: int) -> NDArray[np.float64]:
-    """1 for plus and 0 for minus ``[count, PROJECTIONS]``: the low bits of splitmix64 of each index, highest bit first."""
-    x = np.arange(first + 1, first + 1 + count, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.unpackbits((x ^ (x >> np.uint64(31))).astype(np.uint8)[:, None], axis=1).astype(np.float64)
-
-
-def stored(found: NDArray[np.float64]) -> list[float]:
-    """A sketch as it is written: seven digits of each number, as many as a float32 has."""
-    return [float(f"{x:.7g}") for x in (math.sqrt(found[0]), *found[1:])]
-
-
-def deviation(found: NDArray[np.float64], reference: Sequence[float]) -> float:
-    """The norm of the difference over the reference's norm, as the sketches tell; infinite where a value is not finite."""
-    difference = float(np.sqrt(np.mean((found[1:] - np.array(reference[1:])) ** 2)))
-    return difference / (reference[0] or 1.0) if np.isfinite(found).all() and math.isfinite(difference) else math.inf
 
 
 def read_layer_test(data: bytes | memoryview, num_cases: int, where: str) -> LayerTest:

@@ -1,12 +1,12 @@
-"""What the server asks of an engine. ``ferrum.engine.client.EngineClient`` is one; tests bring others."""
+"""What the server asks of an engine. ``ferrum.engine_process.client.EngineClient`` is one; tests bring others."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Protocol
 
-from ferrum.engine.messages import EngineInfo, EngineStats, TokenEvent
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent
 
 
 class BackendGeneration(Protocol):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from io import StringIO
 
-from ferrum.engine.messages import TokenEvent
+from ferrum.engine.reports import TokenEvent
 from ferrum.text.conversation import ID_CHARS
 from ferrum.text.reasoning import Opening, ReasoningSplitter
 from ferrum.text.stream import TextStream

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
-from ferrum.engine.messages import TokenEvent
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import TokenEvent
 from ferrum.errors import FerrumError
 from ferrum.server.backend import Backend, BackendGeneration
 from ferrum.server.choice import Choice, Delta, TextOptions

@@ -24,9 +24,9 @@ from typing import Any
 from sanic import Sanic
 
 from ferrum.devices.options import DeviceOptions
-from ferrum.engine.client import EngineClient
 from ferrum.engine.options import EngineOptions
-from ferrum.engine.spawn import EngineProcess
+from ferrum.engine_process.client import EngineClient
+from ferrum.engine_process.spawn import EngineProcess
 from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest

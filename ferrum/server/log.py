@@ -13,7 +13,7 @@ from typing import Protocol
 
 import msgspec
 
-from ferrum.engine.messages import EngineStats
+from ferrum.engine.reports import EngineStats
 
 CLIENT_GONE = 499  # the status that nginx logs for a client that left before the answer
 _FRAMES = 6

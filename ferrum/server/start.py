@@ -10,7 +10,7 @@ import os
 import socket
 from pathlib import Path
 
-from ferrum.engine.spawn import spawn
+from ferrum.engine_process.spawn import spawn
 from ferrum.errors import FerrumError
 from ferrum.server.options import BACKLOG, ServeOptions
 

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from sanic import Request
 
-from ferrum.engine.messages import EngineStats
+from ferrum.engine.reports import EngineStats
 from ferrum.pack.schema import TextRecord
 from ferrum.server.backend import Backend
 from ferrum.server.dialects.kept import KeptAnswers

@@ -1,1 +1,1 @@
-"""The built-in model: how its data, tokenizer and weights are made, and how well it answers."""
+"""The built-in model: its files, the questions it is asked and how well it answers them."""

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from ferrum.graphs.tiny.data import Message, Tool
 
+MODEL_FOLDER = Path(__file__).parent / "model"
 TEMPLATE_FILE = Path(__file__).parent / "chat_template.jinja"
 END = "<|im_end|>"
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from ferrum.errors import FerrumError
-from ferrum.graphs.tiny.chat import Chat
+from ferrum.graphs.tiny.chat import MODEL_FOLDER, Chat
 from ferrum.graphs.tiny.data import Problem
 from ferrum.graphs.tiny.questions import COUNTS, accuracy, questions
-from ferrum.graphs.tiny.tokenizer import MODEL_FOLDER
 
 MAX_NEW_TOKENS = 80
 

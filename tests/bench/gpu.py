@@ -273,10 +273,10 @@ def answers_itself(target: str) -> None:
     """The built-in model's self-test on this GPU. Raises FerrumError when it fails."""
     from ferrum.cli.verify import load_small
     from ferrum.llm import resolve_pack
-    from ferrum.pack.verify import verify_pack
+    from ferrum.proof.numbers import prove_pack
 
     path = resolve_pack("tiny", target=target)
-    report = verify_pack(path, True, trust=True, make_executor=load_small)
+    report = prove_pack(path, load_small, trust=True)
     if not report.ok:
         bad = next(c for c in report.checks if c.state == "failed")
         raise FerrumError("pack-verify-failed", f"{bad.name}: {bad.detail}", str(path), "nothing is timed that is wrong")

@@ -25,13 +25,18 @@ def test_wheel(tmp_path: Path) -> None:
     wheel = source / done.stdout.split()[-1]
     names = set(zipfile.ZipFile(wheel).namelist())
     for folder in ("graphs", "codegen", "templates"):
-        files = [p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*") if p.is_file() and _belongs(p)]
-        assert len(files) > 5
-        assert [f for f in files if f"ferrum/{f}" not in names] == []
+        files = _files(folder)
+        assert len(files) > 5 and [f for f in files if f"ferrum/{f}" not in names] == []
+    files = _files("ferrum")
+    assert any(f.endswith("/cuda.h") for f in files) and [f for f in files if f not in names] == [], "emulation's headers too"
     assert {n.split("/")[0] for n in names if ".dist-info/" not in n} == {"ferrum"}
     assert any(n.endswith("ferrum/graphs/tiny/model/config.json") for n in names)
     assert any(n.startswith("ferrum_infer-") and n.endswith("licenses/LICENSE") for n in names)
     assert not any("__pycache__" in n for n in names)
+
+
+def _files(folder: str) -> list[str]:
+    return [p.relative_to(ROOT).as_posix() for p in (ROOT / folder).rglob("*") if p.is_file() and _belongs(p)]
 
 
 def _belongs(path: Path) -> bool:

@@ -10,10 +10,10 @@ import pytest
 
 from ferrum import LLM, SamplingParams
 from ferrum.codegen.driver import compile_targets
-from ferrum.codegen.emulate import SCHEDULES
-from ferrum.codegen.emulate.device import EmulatedDevice
 from ferrum.codegen.options import CompileOptions
 from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.emulate import SCHEDULES
+from ferrum.devices.emulate.device import EmulatedDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate.device import EmulatedDevice
 from ferrum.devices.base import Executor
+from ferrum.devices.emulate.device import EmulatedDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import open_pack
 from tests.codegen import test_sampling as cpu

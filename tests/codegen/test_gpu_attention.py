@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ferrum.codegen.emulate import SCHEDULES, GuardedBuffer, build
 from ferrum.codegen.kernels.cases import Bench, counts, error, poison, rows_in, values_of
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
@@ -22,6 +21,7 @@ from ferrum.codegen.kernels.schedule import Schedule
 from ferrum.codegen.layouts import to_bf16, to_f32
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.devices.emulate import SCHEDULES, GuardedBuffer, build
 from ferrum.pack.launches import total
 
 TARGETS = {"cuda": "cuda-sm80", "metal": "metal-m1"}

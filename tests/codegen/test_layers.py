@@ -15,7 +15,9 @@ from ferrum.codegen.prove import load_for_proof
 from ferrum.errors import FerrumError
 from ferrum.pack.layers import LayerTest
 from ferrum.pack.reader import open_pack
-from ferrum.pack.verify import Check, VerifyReport, read_layers, verify_pack
+from ferrum.pack.selftest import read_layers
+from ferrum.pack.verify import Check
+from ferrum.proof.numbers import ProofReport, prove_pack
 from tests.codegen.folders import compile_folder, save
 from tests.pack.rewrite import Edit, rewrite, turn_signs
 
@@ -40,8 +42,8 @@ def packs(folder: Path) -> Callable[..., Path]:
     return cache(lambda quant, target="cpu": compile_folder(folder, quant, target=target, prove=True))
 
 
-def numeric(pack: Path) -> tuple[Check, VerifyReport]:
-    report = verify_pack(pack, numeric=True, trust=True, make_executor=load_for_proof)
+def numeric(pack: Path) -> tuple[Check, ProofReport]:
+    report = prove_pack(pack, load_for_proof, trust=True)
     return report.checks[-1], report
 
 
@@ -82,7 +84,7 @@ def test_what_follows_the_last_layer(packs: Packs) -> None:
 
 def test_values_are_the_same_step_by_step(packs: Packs) -> None:
     """A step that is stopped after every value ends with the logits of one that is not, and leaves nothing behind."""
-    from ferrum.pack.one_sequence import block_table, describe
+    from ferrum.proof.one_sequence import block_table, describe
 
     with open_pack(packs("none")) as pack:
         executor, layers = load_for_proof(pack), read_layers(pack)

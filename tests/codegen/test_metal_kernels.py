@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, build, metal
 from ferrum.codegen.kernels.cases import Bench, counts, rows_in
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.gather_rows import GatherRows
@@ -32,6 +31,7 @@ from ferrum.codegen.layouts import RowLayout, parse_format, stored
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.devices.emulate import SCHEDULES, build, metal
 from ferrum.graphs.ops import GATES
 
 FORMATS = ("bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")

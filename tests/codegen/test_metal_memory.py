@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.codegen.emulate import metal
 from ferrum.codegen.render import TEMPLATES as FOLDER
+from ferrum.devices.emulate import metal
 
 TEMPLATES = sorted(path for language in ("metal", "gpu") for path in (FOLDER / language).rglob("*.j2"))
 # A kernel's pointer to device memory that it may write, without atomics: (how it is qualified, its name).

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from ferrum.codegen.driver import compile_targets
-from ferrum.codegen.emulate import SCHEDULES
-from ferrum.codegen.emulate.device import EmulatedDevice
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.target import BY_NAME, GPU_TARGETS, GpuTarget
 from ferrum.codegen.toolchains.metal import MetalSource, find_metal
 from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.emulate import SCHEDULES
+from ferrum.devices.emulate.device import EmulatedDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ferrum.codegen.emulate import build
 from ferrum.codegen.kernels.cases import Bench, counts
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.layouts import to_bf16, to_f32
@@ -18,6 +17,7 @@ from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, TARGETS, GpuTarget, Target
+from ferrum.devices.emulate import build
 from tests.codegen.kernel_harness import Call, run
 
 # NaNs of both signs, with the payloads of hardware, of x86's default and those whose rounding carries into the sign

@@ -14,10 +14,9 @@ from tokenizers import Tokenizer
 from ferrum import LLM
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS
-from ferrum.graphs.tiny.chat import Chat
+from ferrum.graphs.tiny.chat import MODEL_FOLDER, Chat
 from ferrum.graphs.tiny.evaluate import pack_answers
 from ferrum.graphs.tiny.questions import accuracy, questions
-from ferrum.graphs.tiny.tokenizer import MODEL_FOLDER
 from tests.codegen.folders import compile_folder
 
 # Nats for each token; int8 is weights and activations together.

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ferrum.codegen.emulate import Module, build
-from ferrum.codegen.emulate.module import Address, Prepared
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, choose_gpu
+from ferrum.devices.emulate import Module, build
+from ferrum.devices.emulate.module import Address, Prepared
 from ferrum.devices.metal import Metal, MetalExecutor
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import Pack

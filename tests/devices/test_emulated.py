@@ -13,7 +13,8 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
 from ferrum.pack.reader import open_pack
-from ferrum.pack.verify import read_selftest, run_case
+from ferrum.pack.selftest import read_selftest
+from ferrum.proof.numbers import run_case
 from tests.devices.emulated import load_emulated, load_emulated_metal
 from tests.gpu.answers import asked, generate
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from ferrum.codegen.emulate import SCHEDULES, build
+from ferrum.devices.emulate import SCHEDULES, build
 
 OVERRUN = """
 extern "C" __global__ void overrun(int *out, int by) {

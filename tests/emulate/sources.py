@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-from ferrum.codegen.emulate import Module, build
+from ferrum.devices.emulate import Module, build
 
 FOLDER = Path(__file__).parent / "kernels"
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import Module, cuda, metal
-from ferrum.codegen.emulate.compiler import CxxCompiler, compile_unit, find_cxx
+from ferrum.devices.emulate import Module, cuda, metal
+from ferrum.devices.emulate.compiler import CxxCompiler, compile_unit, find_cxx
 from tests.emulate.sources import text
 from tests.emulate.test_planted import gemm_cuda
 
@@ -39,7 +39,7 @@ def test_metal_needs_a_clang() -> None:
 @pytest.mark.slow
 def test_cuda_sources_compile_with_zig_alone() -> None:
     path = compile_unit(cuda.translate(text("gemm.cu")), cuda.HEADERS, zig())
-    from ferrum.codegen.emulate import SCHEDULES
+    from ferrum.devices.emulate import SCHEDULES
 
     for schedule in SCHEDULES:
         assert gemm_cuda(Module(path), schedule) < 1e-3

@@ -13,8 +13,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build
-from ferrum.codegen.emulate.compiler import Checks
 from ferrum.codegen.kernels.cases import Bench
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.gpu import GpuKernel
@@ -31,6 +29,8 @@ from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.devices.emulate import SCHEDULES, KernelFault, Module, Schedule, build
+from ferrum.devices.emulate.compiler import Checks
 
 _ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
 KERNELS: dict[str, GpuKernel] = {

@@ -8,8 +8,6 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule, build, metal
-from ferrum.codegen.emulate.compiler import Checks
 from ferrum.codegen.kernels.cases import Bench
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
@@ -18,6 +16,8 @@ from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
 from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
+from ferrum.devices.emulate import SCHEDULES, KernelFault, Module, Schedule, build, metal
+from ferrum.devices.emulate.compiler import Checks
 from tests.emulate.test_faults import KERNELS as CUDA_KERNELS
 from tests.emulate.test_faults import Fault
 

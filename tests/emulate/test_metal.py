@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, KernelFault, Schedule, metal
+from ferrum.devices.emulate import SCHEDULES, KernelFault, Schedule, metal
 from tests.emulate.sources import module, text
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)

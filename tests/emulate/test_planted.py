@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, KernelFault, Module, Schedule
+from ferrum.devices.emulate import SCHEDULES, KernelFault, Module, Schedule
 from tests.emulate.sources import module
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, KernelFault, Schedule, build
+from ferrum.devices.emulate import SCHEDULES, KernelFault, Schedule, build
 from tests.emulate.sources import text
 from tests.emulate.test_planted import gemm_cuda, gemm_metal
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.codegen.emulate.compiler import find_cxx
+from ferrum.devices.emulate.compiler import find_cxx
 from tests.emulate.test_faults import KERNELS
 
 ROOT = Path(__file__).parents[2]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.codegen.emulate import build, cuda, metal
-from ferrum.codegen.emulate.source import blank, matching, split_arguments, without_comments
+from ferrum.devices.emulate import build, cuda, metal
+from ferrum.devices.emulate.source import blank, matching, split_arguments, without_comments
 from ferrum.errors import FerrumError
 from tests.emulate.sources import text
 

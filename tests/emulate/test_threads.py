@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, Schedule
+from ferrum.devices.emulate import SCHEDULES, Schedule
 from tests.emulate.sources import module
 
 KERNELS = "threads.cu"

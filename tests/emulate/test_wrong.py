@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from ferrum.codegen.emulate import SCHEDULES, GuardedBuffer, KernelFault, Schedule
-from ferrum.codegen.emulate.module import Argument
+from ferrum.devices.emulate import SCHEDULES, GuardedBuffer, KernelFault, Schedule
+from ferrum.devices.emulate.module import Argument
 from tests.emulate.sources import module
 
 every_schedule = pytest.mark.parametrize("schedule", SCHEDULES, ids=str)

@@ -8,9 +8,9 @@ from ferrum.devices.base import Limits
 from ferrum.devices.null import NullExecutor, null_logits
 from ferrum.devices.sampling import choose, uniform
 from ferrum.engine.engine import Engine
-from ferrum.engine.messages import TokenEvent
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import TokenEvent
 
 VOCAB = 37
 

@@ -10,9 +10,9 @@ import numpy as np
 from ferrum.codegen.interpreter import InterpreterExecutor, Programs
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.engine.engine import Engine
-from ferrum.engine.messages import TokenEvent
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import TokenEvent
 from ferrum.graphs.interpret import Array, ArrayWeights, interpret
 from ferrum.graphs.passes import page_attention
 from tests.engine.listener import LISTENER, MIXED, WINDOW, plain_listener

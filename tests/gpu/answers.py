@@ -6,9 +6,8 @@ from tokenizers import Tokenizer
 
 from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
-from ferrum.graphs.tiny.chat import Chat
+from ferrum.graphs.tiny.chat import MODEL_FOLDER, Chat
 from ferrum.graphs.tiny.questions import questions
-from ferrum.graphs.tiny.tokenizer import MODEL_FOLDER
 
 
 def asked(count: int) -> list[list[int]]:

@@ -22,7 +22,8 @@ from ferrum.engine.load import LoadedModel, load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.pack.programs import kv_state
-from ferrum.pack.verify import read_selftest, run_case
+from ferrum.pack.selftest import read_selftest
+from ferrum.proof.numbers import run_case
 from tests.codegen.folders import compile_folder, save
 from tests.devices.test_contract import fill, prompt
 from tests.engine.test_cpu_engine import fill_random_rows

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from ferrum.codegen.emulate import metal
-from ferrum.codegen.emulate.compiler import find_cxx
 from ferrum.codegen.static import find_tool
 from ferrum.codegen.target import GpuTarget, Target, parse_target
 from ferrum.codegen.toolchains.cxx import find_compiler
 from ferrum.codegen.toolchains.gpu import find_gpu_toolchain
+from ferrum.devices.emulate import metal
+from ferrum.devices.emulate.compiler import find_cxx
 from ferrum.errors import FerrumError
 from tests.kernel_diff.c_source import parse_c
 from tests.kernel_diff.text import Piece, Unit

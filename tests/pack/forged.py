@@ -21,7 +21,8 @@ from ferrum.errors import FerrumError
 from ferrum.pack.check import contract_hash
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
-from ferrum.pack.verify import read_selftest, run_case
+from ferrum.pack.selftest import read_selftest
+from ferrum.proof.numbers import run_case
 from tests.pack.build import parts_of, with_manifest
 
 _NUMBERS = (0, 1, 2, 3, 7, 15, 17, 64, 255, 4096, 1 << 16, (1 << 31) - 1, 1 << 31, 1 << 40, 1 << 48, 1 << 62, -1, -(1 << 40))

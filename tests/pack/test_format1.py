@@ -16,7 +16,8 @@ from ferrum.pack.check import decode_manifest
 from ferrum.pack.format1 import Kv1, Manifest1, Memory1, Provenance1, Tensor1, Text1, contract_hash_1
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import open_pack
-from ferrum.pack.verify import read_selftest, verify_pack
+from ferrum.pack.selftest import read_selftest
+from ferrum.pack.verify import verify_pack
 from tests.pack.build import parts_of, with_manifest
 from tests.pack.helpers import MEMBERS, SELFTEST, TENSORS, minimal_manifest, step_record, write_minimal_pack
 

@@ -6,8 +6,8 @@ import asyncio
 import itertools
 from collections.abc import Callable, Sequence
 
-from ferrum.engine.messages import EngineInfo, EngineStats, TokenEvent
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent
 from ferrum.errors import FerrumError
 
 Reply = Callable[[Sequence[int], SamplingParams, int], list[int]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ferrum.engine.messages import TokenEvent
+from ferrum.engine.reports import TokenEvent
 from ferrum.server.choice import ScoredToken
 from ferrum.server.routes.completions import alternatives, spelled
 from tests.server.fake import FakeBackend, FakeGeneration

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import pytest
 
-from ferrum.engine.messages import EngineStats
+from ferrum.engine.reports import EngineStats
 from ferrum.server.app import ROUTES
 from ferrum.server.log import Log
 from ferrum.server.options import ServeOptions

@@ -21,7 +21,7 @@ import openai
 import psutil
 import pytest
 
-from ferrum.engine.spawn import EngineProcess
+from ferrum.engine_process.spawn import EngineProcess
 from ferrum.errors import FerrumError
 from ferrum.server import lifecycle
 from ferrum.server.options import ServeOptions

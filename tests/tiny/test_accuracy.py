@@ -8,8 +8,8 @@ import pytest
 from safetensors import safe_open
 
 from ferrum.graphs.tiny import evaluate
+from ferrum.graphs.tiny.chat import MODEL_FOLDER
 from ferrum.graphs.tiny.questions import questions
-from ferrum.graphs.tiny.tokenizer import MODEL_FOLDER
 
 WEIGHTS = MODEL_FOLDER / "model.safetensors"
 SAMPLE = {
@@ -43,8 +43,8 @@ def test_a_sample_is_answered(capsys: pytest.CaptureFixture[str], monkeypatch: p
 
 
 def test_wrong_weights_do_not_pass(tmp_path: Path) -> None:
-    from ferrum.graphs.tiny.export import export
-    from ferrum.graphs.tiny.train import Run
+    from ferrum.graphs.tiny.training.export import export
+    from ferrum.graphs.tiny.training.train import Run
 
     export(Run(tmp_path).averaged(), tmp_path / "untrained")
     table = evaluate.evaluate(tmp_path / "untrained", questions({"fact": 3}))

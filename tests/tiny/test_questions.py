@@ -11,7 +11,7 @@ import pytest
 
 from ferrum.graphs.tiny.data import MAKERS, assistant, training_chat
 from ferrum.graphs.tiny.questions import COUNTS, is_right, questions
-from ferrum.graphs.tiny.train import SHARES
+from ferrum.graphs.tiny.training.train import SHARES
 
 
 def test_five_hundred_different_questions_in_a_fixed_order() -> None:

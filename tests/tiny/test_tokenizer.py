@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from ferrum.graphs.tiny.chat import TEMPLATE_FILE, Chat
+from ferrum.graphs.tiny.chat import MODEL_FOLDER, TEMPLATE_FILE, Chat
 from ferrum.graphs.tiny.data import Message, tool_schema
-from ferrum.graphs.tiny.export import hf_config
 from ferrum.graphs.tiny.questions import questions
-from ferrum.graphs.tiny.tokenizer import MODEL_FOLDER, VOCAB_SIZE, make_tokenizer
+from ferrum.graphs.tiny.training.export import hf_config
+from ferrum.graphs.tiny.training.tokenizer import VOCAB_SIZE, make_tokenizer
 
 TOKENIZER = Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json"))
 CHAT = Chat(TOKENIZER)

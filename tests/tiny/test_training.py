@@ -8,9 +8,9 @@ from random import Random
 import pytest
 import torch
 
-from ferrum.graphs.tiny import train
 from ferrum.graphs.tiny.evaluate_torch import load_model
-from ferrum.graphs.tiny.export import export
+from ferrum.graphs.tiny.training import train
+from ferrum.graphs.tiny.training.export import export
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ from urllib.parse import unquote
 from sanic import Request
 from sanic.response import HTTPResponse
 
-from ferrum.engine.messages import EngineStats
+from ferrum.engine.reports import EngineStats
 from ferrum.errors import FerrumError
 from ferrum.server import metrics
 from ferrum.server.answers import Model, ModelList

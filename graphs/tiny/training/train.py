@@ -1,6 +1,7 @@
-"""Trains the built-in model from nothing, in about an hour on two cores: ``python -m ferrum.graphs.tiny.train --run FOLDER``.
+"""Trains the built-in model from nothing, in about an hour on two cores.
 
-Stops at any time; the same command goes on from the last checkpoint. ``--export FOLDER`` writes a Hugging Face folder at the end.
+``python -m ferrum.graphs.tiny.training.train --run FOLDER`` stops at any time; the same command goes on from the last checkpoint.
+``--export FOLDER`` writes a Hugging Face folder at the end.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from ferrum.graphs.models.registry import build
 from ferrum.graphs.tiny.chat import Chat
 from ferrum.graphs.tiny.data import training_chat
 from ferrum.graphs.tiny.evaluate_torch import answers, pad
-from ferrum.graphs.tiny.export import SHAPE, export, model_config
 from ferrum.graphs.tiny.questions import accuracy, questions
-from ferrum.graphs.tiny.tokenizer import make_tokenizer
+from ferrum.graphs.tiny.training.export import SHAPE, export, model_config
+from ferrum.graphs.tiny.training.tokenizer import make_tokenizer
 
 SEED = 1
 TOKENS_PER_STEP = 4096

@@ -17,11 +17,11 @@ import psutil
 import pytest
 
 from ferrum.devices.options import DeviceOptions
-from ferrum.engine.client import EngineClient
-from ferrum.engine.messages import TokenEvent
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
-from ferrum.engine.spawn import spawn
+from ferrum.engine.reports import TokenEvent
+from ferrum.engine_process.client import EngineClient
+from ferrum.engine_process.spawn import spawn
 from ferrum.errors import FerrumError
 from tests.engine.null_pack import EOS, VOCAB_SIZE, write_null_pack
 from tests.engine.oracle import expected
@@ -281,7 +281,7 @@ def test_signals_of_the_terminal_do_not_end_the_engine(pack: Path) -> None:
 
 PARENT = """
 import asyncio, sys
-from ferrum.engine.client import EngineClient
+from ferrum.engine_process.client import EngineClient
 from ferrum.engine.params import SamplingParams
 
 async def main():
@@ -309,7 +309,7 @@ def test_the_engine_ends_with_its_parent(pack: Path) -> None:
 
 def test_neither_compiler_nor_torch_is_loaded(pack: Path) -> None:
     code = (
-        "import sys; import ferrum.engine.process, ferrum.engine.client, ferrum.llm\n"
+        "import sys; import ferrum.engine_process.main, ferrum.engine_process.client, ferrum.llm\n"
         "llm = ferrum.llm.LLM(sys.argv[1], 'null', trust=True); llm.generate('hi', ferrum.llm.SamplingParams(max_tokens=2))\n"
         "bad = {'torch', 'onnx', 'ferrum.graphs', 'ferrum.codegen', 'multiprocessing', 'transformers'} & set(sys.modules)\n"
         "assert not bad, bad"
@@ -318,5 +318,5 @@ def test_neither_compiler_nor_torch_is_loaded(pack: Path) -> None:
 
 
 def test_a_wrong_call_of_the_process_is_a_usage_error() -> None:
-    done = subprocess.run([sys.executable, "-m", "ferrum.engine.process"], capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "ferrum.engine_process.main"], capture_output=True, timeout=60)
     assert done.returncode == 2 and b"error:" in done.stderr

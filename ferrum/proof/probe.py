@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TypeGuard
 
 import numpy as np
 
-from ferrum.pack.layers import PROJECTIONS, LayerTest, deviation, sketch
-from ferrum.pack.one_sequence import block_table, chunks, describe
+from ferrum.devices.base import Executor, SteppingExecutor
+from ferrum.pack.layers import PROJECTIONS, LayerTest
 from ferrum.pack.schema import SelfTestCase
-
-if TYPE_CHECKING:
-    from ferrum.devices.base import Executor, SteppingExecutor
+from ferrum.proof.one_sequence import block_table, chunks, describe
+from ferrum.proof.sketch import deviation, sketch
 
 _JUMP = 2
 

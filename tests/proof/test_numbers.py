@@ -9,11 +9,14 @@ import pytest
 
 from ferrum.devices.base import Executor, Limits, StepBuffers
 from ferrum.errors import FerrumError
-from ferrum.pack.layers import LayerPoint, LayerTest, sketch, stored
+from ferrum.pack.layers import LayerPoint, LayerTest
 from ferrum.pack.reader import Pack, open_pack, read_manifest
 from ferrum.pack.schema import SelfTest, SelfTestCase
+from ferrum.pack.selftest import read_selftest
 from ferrum.pack.signing import generate_key, sign_pack
-from ferrum.pack.verify import VerifyReport, read_selftest, verify_pack
+from ferrum.pack.verify import VerifyReport, verify_pack
+from ferrum.proof.numbers import ProofReport, prove_pack
+from ferrum.proof.sketch import sketch, stored
 from tests.pack.helpers import MEMBERS, VOCAB_SIZE, minimal_manifest, step_record, write_minimal_pack
 
 LIMITS = Limits(max_tokens=4, max_seqs=2, max_samples=2, num_blocks=8, block_size=4, max_blocks_per_seq=8, vocab_size=VOCAB_SIZE)
@@ -88,13 +91,13 @@ def pack(tmp_path: Path) -> Path:
     return write(tmp_path / "x.fpk", SelfTest(tolerance=1e-4, cases=[case([3], 4), case([1, 2, 3, 4, 5, 6, 7, 8, 9], 8)]))
 
 
-def verify(pack: Path, tmp_path: Path, executor: Executor | None = None, trust: bool = True, **more: object) -> VerifyReport:
+def verify(pack: Path, tmp_path: Path, executor: Executor | None = None, trust: bool = True, **more: object) -> ProofReport:
     def make(opened: Pack) -> Executor:
         assert executor is not None and bytes(opened.weights) == MEMBERS["weights"]
         return executor
 
     folders = {"state_dir": tmp_path, "config_dir": tmp_path}
-    return verify_pack(pack, numeric=True, trust=trust, make_executor=make, **folders, **more)  # type: ignore[arg-type]
+    return prove_pack(pack, make, trust=trust, **folders, **more)  # type: ignore[arg-type]
 
 
 def states(report: VerifyReport) -> dict[str, str]:

@@ -12,12 +12,12 @@ cannot be touched, and back when the launch is over.
 
 from __future__ import annotations
 
-from ferrum.codegen.emulate.memory import GuardedBuffer as GuardedBuffer
-from ferrum.codegen.emulate.module import SCHEDULES as SCHEDULES
-from ferrum.codegen.emulate.module import Address as Address
-from ferrum.codegen.emulate.module import KernelFault as KernelFault
-from ferrum.codegen.emulate.module import Module as Module
-from ferrum.codegen.emulate.module import Prepared as Prepared
-from ferrum.codegen.emulate.module import Schedule as Schedule
-from ferrum.codegen.emulate.module import Stats as Stats
-from ferrum.codegen.emulate.module import build as build
+from ferrum.devices.emulate.memory import GuardedBuffer as GuardedBuffer
+from ferrum.devices.emulate.module import SCHEDULES as SCHEDULES
+from ferrum.devices.emulate.module import Address as Address
+from ferrum.devices.emulate.module import KernelFault as KernelFault
+from ferrum.devices.emulate.module import Module as Module
+from ferrum.devices.emulate.module import Prepared as Prepared
+from ferrum.devices.emulate.module import Schedule as Schedule
+from ferrum.devices.emulate.module import Stats as Stats
+from ferrum.devices.emulate.module import build as build

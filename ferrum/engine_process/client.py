@@ -1,6 +1,6 @@
 """The asyncio side of an engine in its own process.
 
-``EngineClient.start`` speaks with ``python -m ferrum.engine.process`` over a socket pair and waits until the pack is loaded.
+``EngineClient.start`` speaks with ``python -m ferrum.engine_process.main`` over a socket pair and waits until the pack is loaded.
 Everything runs on the event loop that called ``start``. One frame per engine step comes in; each stream that got tokens in it
 is woken once.
 """
@@ -20,10 +20,11 @@ from typing import cast
 import msgspec
 
 from ferrum.devices.options import DeviceOptions
-from ferrum.engine.messages import (
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent, queue_full
+from ferrum.engine_process.messages import (
     Abort,
-    EngineInfo,
-    EngineStats,
     Events,
     Failed,
     FrameReader,
@@ -36,15 +37,11 @@ from ferrum.engine.messages import (
     Start,
     Stats,
     ToEngine,
-    TokenEvent,
     decode_from_engine,
     encode,
-    queue_full,
     to_error,
 )
-from ferrum.engine.options import EngineOptions
-from ferrum.engine.params import SamplingParams
-from ferrum.engine.spawn import EngineProcess, spawn
+from ferrum.engine_process.spawn import EngineProcess, spawn
 from ferrum.errors import FerrumError
 
 EXIT_SECONDS = 2.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ferrum.codegen.emulate.source import Edit, Entry, Kernel, apply, assemble, blank, matching, owner, split_arguments
+from ferrum.devices.emulate.source import Edit, Entry, Kernel, apply, assemble, blank, matching, owner, split_arguments
 
 # Found by #include, with nothing in them: what they declare is there already.
 HEADERS = ("cuda_runtime.h", "cuda_fp16.h", "cuda_bf16.h", "cuda_fp8.h", "cuda/std/cstdint", "cuda/std/limits", "cstdint")

@@ -18,6 +18,7 @@ import msgspec
 from ferrum.devices.options import DeviceOptions
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent
 from ferrum.errors import FerrumError
 
 MAX_FRAME = 64 * 1024 * 1024
@@ -26,64 +27,6 @@ HEADER = struct.Struct("<I")
 
 class Message(msgspec.Struct, array_like=True, tag=True, frozen=True, forbid_unknown_fields=True):
     """Base of everything that crosses the socket."""
-
-
-class TokenEvent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """One sampled token of choice ``index`` of a request.
-
-    ``finish_reason``: "" while it goes on, "stop" when ``token`` is an end or stop token (it belongs to the token ids and
-    the usage, not to the text), "length". ``logprob`` and ``top`` ((token, logprob), descending) as far as asked for.
-    ``cached_tokens``: prompt tokens that were not computed because the prefix cache had them.
-    """
-
-    request_id: str
-    index: int
-    token: int
-    finish_reason: str = ""
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-    cached_tokens: int = 0
-
-
-class EngineStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Gauges of now, and counters (``num_*``, ``prefix_cache_*``) since the start."""
-
-    queue_depth: int
-    active_prefill: int
-    active_decode: int
-    current_batch_size: int  # sequences in the last step
-    blocks_total: int
-    blocks_used: int
-    prefix_cache_entries: int
-    num_requests: int
-    num_rejected: int
-    num_tokens_generated: int
-    num_preemptions: int
-    num_iterations: int
-    num_prefill_tokens: int
-    num_decode_tokens: int
-    prefix_cache_hits: int
-    prefix_cache_misses: int
-    prefix_cache_evictions: int
-    prefix_cache_saved_tokens: int
-
-
-class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was loaded. ``max_model_len``: most tokens (prompt and output) of one sequence, also bounded by the KV memory."""
-
-    model: str
-    device: str
-    vocab_size: int
-    max_model_len: int
-    max_num_seqs: int
-    max_num_batched_tokens: int
-    max_queue: int
-    num_blocks: int
-    block_size: int
-    bytes_per_block: int
-    weight_bytes: int
-    kv_bytes: int
-    prefix_cache: bool
 
 
 class Start(Message, tag="start", frozen=True):
@@ -205,11 +148,6 @@ class FrameReader:
             at = end
         del buffer[:at]
         return payloads
-
-
-def queue_full(unfinished: int) -> FerrumError:
-    """Said by the client, which counts too, or by the engine."""
-    return FerrumError("queue-full", f"the queue is full: {unfinished} sequences run or wait", "", "try again later")
 
 
 def failure(error: FerrumError) -> Failed:

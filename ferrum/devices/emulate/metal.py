@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from ferrum.codegen.emulate.compiler import check_unit, find_cxx
-from ferrum.codegen.emulate.source import Edit, Entry, Kernel, apply, assemble, blank, matching, owner, split_arguments
+from ferrum.devices.emulate.compiler import check_unit, find_cxx
+from ferrum.devices.emulate.source import Edit, Entry, Kernel, apply, assemble, blank, matching, owner, split_arguments
 
 # Found by #include, with nothing in them: what they declare is there already.
 HEADERS = ("metal_stdlib", "metal_simdgroup", "metal_simdgroup_matrix", "metal_atomic", "metal_math", "metal_compute",

@@ -44,7 +44,7 @@ def spawn() -> EngineProcess:
     try:
         with theirs:
             process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "ferrum.engine.process", str(theirs.fileno())],
+                [sys.executable, "-P", "-m", "ferrum.engine_process.main", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

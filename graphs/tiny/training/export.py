@@ -11,7 +11,7 @@ from torch import nn
 from ferrum.graphs.models.config import ModelConfig, from_hf
 from ferrum.graphs.models.registry import checkpoint_names
 from ferrum.graphs.tiny.chat import TEMPLATE_FILE
-from ferrum.graphs.tiny.tokenizer import CONTEXT, VOCAB_SIZE, make_tokenizer
+from ferrum.graphs.tiny.training.tokenizer import CONTEXT, VOCAB_SIZE, make_tokenizer
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 256,

@@ -9,13 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from ferrum.graphs.tiny import data, facts
+from ferrum.graphs.tiny.chat import MODEL_FOLDER
 
-MODEL_FOLDER = Path(__file__).parent / "model"
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 MARKERS = (
     "<tool_call>",

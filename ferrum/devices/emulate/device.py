@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.emulate.memory import GuardedBuffer
-from ferrum.codegen.emulate.module import Address, Module, Prepared, Region, Schedule, build
 from ferrum.devices.base import Limits, StepBuffers, row_limits
+from ferrum.devices.emulate.memory import GuardedBuffer
+from ferrum.devices.emulate.module import Address, Module, Prepared, Region, Schedule, build
 from ferrum.devices.host import free_memory
 from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits
 from ferrum.devices.options import DeviceOptions

@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.emulate import cuda, metal
-from ferrum.codegen.emulate.compiler import Checks, compile_unit, find_cxx
-from ferrum.codegen.emulate.memory import GuardedBuffer
+from ferrum.devices.emulate import cuda, metal
+from ferrum.devices.emulate.compiler import Checks, compile_unit, find_cxx
+from ferrum.devices.emulate.memory import GuardedBuffer
 from ferrum.errors import FerrumError
 
 Language = Literal["cuda", "metal"]

@@ -1,4 +1,4 @@
-"""The engine in a process of its own: ``python -m ferrum.engine.process FD``, FD an inherited socket to the client.
+"""The engine in a process of its own: ``python -m ferrum.engine_process.main FD``, FD an inherited socket to the client.
 
 One thread reads the socket, the main thread runs the engine: it takes all messages that are there, runs one step and
 sends the step's tokens in one message. The process ends with ``Shutdown``, with its client (the socket closes), or after
@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 
 from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
-from ferrum.engine.messages import (
+from ferrum.engine_process.messages import (
     Abort,
     Events,
     FrameReader,
@@ -158,7 +158,7 @@ def _checked(item: ToEngine | FerrumError) -> ToEngine:
 
 def main(argv: list[str]) -> int:
     if len(argv) != 1 or not argv[0].isdecimal():
-        print("error: usage: python -m ferrum.engine.process FD · started by ferrum serve", file=sys.stderr)
+        print("error: usage: python -m ferrum.engine_process.main FD · started by ferrum serve", file=sys.stderr)
         return 2
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

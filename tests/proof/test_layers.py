@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from ferrum.errors import FerrumError
-from ferrum.pack.layers import PROJECTIONS, LayerPoint, LayerTest, deviation, read_layer_test, sketch, stored
-from ferrum.pack.probe import LayerReport
+from ferrum.pack.layers import PROJECTIONS, LayerPoint, LayerTest, read_layer_test
+from ferrum.proof.probe import LayerReport
+from ferrum.proof.sketch import deviation, sketch, stored
 
 
 def point(**changes: object) -> LayerPoint:

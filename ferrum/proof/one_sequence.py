@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.devices.base import Executor, StepBuffers
 from ferrum.errors import FerrumError
-
-if TYPE_CHECKING:
-    from ferrum.devices.base import Executor, StepBuffers
 
 
 def block_table(executor: Executor, tokens: int) -> NDArray[np.int32]:

@@ -43,7 +43,7 @@ struct EmuDim {
   unsigned x, y, z;
 };
 
-/* What the host passes; mirrored by codegen/emulate/module.py. */
+/* What the host passes; mirrored by ferrum/devices/emulate/module.py. */
 struct EmuRegion {
   uint8_t *data;
   uint64_t bytes;

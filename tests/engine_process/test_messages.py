@@ -9,8 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ferrum.devices.options import DeviceOptions
-from ferrum.engine import messages
-from ferrum.engine.messages import (
+from ferrum.engine.options import EngineOptions
+from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import TokenEvent
+from ferrum.engine_process import messages
+from ferrum.engine_process.messages import (
     Abort,
     Events,
     Failed,
@@ -21,13 +24,10 @@ from ferrum.engine.messages import (
     Refused,
     Shutdown,
     Start,
-    TokenEvent,
     decode_from_engine,
     decode_to_engine,
     encode,
 )
-from ferrum.engine.options import EngineOptions
-from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 
 TO_ENGINE: list[Message] = [

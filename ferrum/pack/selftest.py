@@ -1,0 +1,42 @@
+"""The self-test of a pack as it is read: prompts with the interpreter's answers, and what the layers make of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from ferrum.pack.check import damaged
+from ferrum.pack.layers import LayerTest, read_layer_test
+from ferrum.pack.reader import Pack
+from ferrum.pack.schema import SelfTest
+
+
+def read_selftest(pack: Pack) -> SelfTest:
+    """The self-test of a pack, every number checked. Raises FerrumError naming the field."""
+    program = pack.manifest.program()
+    name = program.selftest if program else ""
+    where = f"{pack.path}: {name or 'programs'}"
+    try:
+        test = msgspec.json.decode(pack.member(name), type=SelfTest)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise damaged(f"not a self-test: {error}", where) from None
+    vocab, longest = pack.manifest.model.vocab_size, pack.manifest.model.max_model_len
+    if not 0 < test.tolerance <= 1:
+        raise damaged(f"{test.tolerance} is not between 0 and 1", f"{where}: tolerance")
+    for index, case in enumerate(test.cases):
+        here = f"{where}: cases[{index}]"
+        if not case.tokens or not case.top_tokens or len(case.top_tokens) != len(case.top_logits):
+            raise damaged("tokens, top_tokens and top_logits must not be empty, the last two equally long", here)
+        if any(not 0 <= token < vocab for token in (*case.tokens, *case.top_tokens, *case.greedy)):
+            raise damaged("a token id is not below vocab_size", here)
+        if len(case.tokens) + len(case.greedy) > longest:
+            raise damaged(f"more than max_model_len {longest} tokens", here)
+    return test
+
+
+def read_layers(pack: Pack) -> LayerTest | None:
+    """What the layers of a pack compute in its self-test; None for a pack without it. Raises FerrumError naming the field."""
+    program = pack.manifest.program()
+    if program is None or not program.layers:
+        return None
+    where = f"{pack.path}: {program.layers}"
+    return read_layer_test(pack.member(program.layers), len(read_selftest(pack).cases), where)
