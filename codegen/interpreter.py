@@ -20,7 +20,7 @@ from ferrum.devices.base import Limits, RequestArray, StateGroup, StepBuffers
 from ferrum.devices.sampling import sample_reference
 from ferrum.graphs.interpret import Weights, run_step
 from ferrum.graphs.ir import Graph, State
-from ferrum.graphs.step_states import Array, Checkpoint, SlotState, StepState, StepStates, WindowState
+from ferrum.graphs.step_states import Array, SlotState, StateRows, StepState, StepStates, WindowState
 
 DTYPE = np.float64
 PER_TOKEN = ("paged", "window")
@@ -123,17 +123,17 @@ class InterpreterExecutor:
         saved = {name: self._held(state, s, before) for name, state in states.states.items()}
         states.restore(s, saved, before)
 
-    def _held(self, state: StepState, s: int, before: int) -> Checkpoint:
+    def _held(self, state: StepState, s: int, before: int) -> StateRows:
         name, memory = state.state.name, self.memory[state.state.name]
         if state.state.kind in PER_TOKEN:
             first = state.needed(before) if isinstance(state, WindowState) else 0
-            return Checkpoint(before, first, memory[self._rows(name, s, first, before)])
+            return StateRows(before, first, memory[self._rows(name, s, first, before)])
         group, place = self._place(name, s)
         if state.state.kind == "fixed":
-            return Checkpoint(before, 0, memory[place, : self.lengths[group][place]])
+            return StateRows(before, 0, memory[place, : self.lengths[group][place]])
         reached = self.reached[group][place]
         assert before in (0, reached), f"a slot after {reached} tokens is read as if after {before}"
-        return Checkpoint(before, 0, memory[place : place + 1]) if before else state.empty()
+        return StateRows(before, 0, memory[place : place + 1]) if before else state.empty()
 
     def _store(self, states: StepStates, s: int, new: int) -> None:
         after = states.tokens[s]

@@ -17,7 +17,7 @@ from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.walk import Call, Variant
 from ferrum.graphs.ir import Graph
 from ferrum.pack import launches
-from ferrum.pack.launches import LAUNCHES_VERSION, Arg, Blocks, Launch, LaunchTable, Rows, SlotArg, Term, Threads
+from ferrum.pack.launches import LAUNCHES_VERSION, Arg, Launch, LaunchTable, Rows, SlotArg, Term, ThreadBlocks, Threads
 from ferrum.pack.schema import TENSOR_ALIGNMENT
 
 
@@ -228,7 +228,7 @@ class _Planner:
             ]
         assert isinstance(kernel, GpuKernel)
         geometry = kernel.geometry(call.rows)
-        on = Blocks(block=list(geometry.block), shared=geometry.shared, early=self.early)
+        on = ThreadBlocks(block=list(geometry.block), shared=geometry.shared, early=self.early)
         launch = make_launch(kernel, self._bind(call), [list(axis) for axis in geometry.grid], on)
         return [
             replace(
@@ -282,7 +282,7 @@ def step_arg(name: str, rows: Rows) -> Arg:
 
 
 def make_launch(
-    kernel: Kernel, bind: Callable[[str], Arg], work: list[list[Term]], on: Blocks | Threads, suffix: str = ""
+    kernel: Kernel, bind: Callable[[str], Arg], work: list[list[Term]], on: ThreadBlocks | Threads, suffix: str = ""
 ) -> Launch:
     """A launch of ``kernel``, or of the part of it that ``suffix`` names; ``bind`` says what each of its arguments is."""
     return Launch(symbol=f"{kernel.symbol}{suffix}", work=work, args=[bind(name) for name in kernel.args], on=on)

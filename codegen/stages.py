@@ -28,8 +28,7 @@ from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.registry import build, checkpoint_sources
 from ferrum.graphs.ops import PAGED_OPS
 from ferrum.graphs.passes import layout
-from ferrum.graphs.pipeline import PIPELINE, check_finished, legal, load_graph, run_stage
-from ferrum.graphs.pipeline import Stage as GraphStage
+from ferrum.graphs.pipeline import PIPELINE, GraphStage, check_finished, legal, load_graph, run_stage
 from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint
 

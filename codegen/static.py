@@ -20,7 +20,7 @@ from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.plan import Plan, gpu_kernels
 from ferrum.codegen.target import GpuTarget
 from ferrum.errors import FerrumError
-from ferrum.pack.launches import Blocks
+from ferrum.pack.launches import ThreadBlocks
 from ferrum.pack.static import WAIT, KernelStatic, StaticProof
 
 # Matrix instructions (16-bit, integer), asynchronous copies, matrix loads, accesses to local memory, the wait of an early start.
@@ -90,7 +90,7 @@ def static_record(code: bytes, plan: Plan, target: GpuTarget) -> bytes:
         return b""
     dynamic: dict[str, int] = {}
     for launch in plan.table.launches:
-        if isinstance(launch.on, Blocks):
+        if isinstance(launch.on, ThreadBlocks):
             dynamic[launch.symbol] = max(launch.on.shared, dynamic.get(launch.symbol, 0))
     kernels = {kernel.symbol: (kernel, dynamic[kernel.symbol]) for kernel in gpu_kernels(plan)}
     return msgspec.json.encode(inspect(code, kernels, target), order="sorted")

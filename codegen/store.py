@@ -42,7 +42,7 @@ def source_of(param: Param, reader: evaluate.Reader) -> evaluate.Pieces:
     if param.data is not None:
         return evaluate.in_memory(param.data.astype(np.float32))
     assert param.weight is not None
-    source = evaluate.Source(param.weight, reader)
+    source = evaluate.ExprRows(param.weight, reader)
     return Wide(source) if evaluate.lies_across(param.weight) else source
 
 

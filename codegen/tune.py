@@ -25,7 +25,7 @@ from ferrum.codegen.render import render_step
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
 from ferrum.codegen.tuned import blocking
-from ferrum.devices.cpu import Config, Step
+from ferrum.devices.cpu import Config, StepRecord
 from ferrum.devices.host import usable_cpus
 from ferrum.graphs.ir import Param
 from ferrum.pack.schema import TuningRecord
@@ -136,7 +136,7 @@ class _Runner:
         self.config.arena = self.config.kv = self.arena.ctypes.data
         self._fill(x, kernel, row_bytes)
         self.tokens, self.query_start = np.zeros(rows, np.int32), np.zeros(2, np.int32)
-        self.step = Step(num_seqs=1, tokens=self.tokens.ctypes.data, query_start=self.query_start.ctypes.data)
+        self.step = StepRecord(num_seqs=1, tokens=self.tokens.ctypes.data, query_start=self.query_start.ctypes.data)
         self.profile = np.zeros(len(launches))
         self.handle = ctypes.c_void_p()
         error = self.lib.ferrum_open(ctypes.byref(self.config), ctypes.byref(self.step), ctypes.byref(self.handle))

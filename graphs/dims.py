@@ -1,6 +1,6 @@
 """Sizes of axes: numbers, names and expressions of them in one normal form, so that equal forms are equal sizes.
 
-A ``Dim`` is an int, a name (``"tokens"``) or an ``Expr``: a sum of products of names, floor quotients and extremes with
+A ``Dim`` is an int, a name (``"tokens"``) or a ``DimExpr``: a sum of products of names, floor quotients and extremes with
 integer factors. Expressions are made by the functions here, which bring them to normal form; two that are equal as values of
 Python are equal for every size of their names. (The reverse does not hold: floors have identities that no rule here knows.)
 """
@@ -41,7 +41,7 @@ Monomial: TypeAlias = tuple[Atom, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Expr:
+class DimExpr:
     """The sum of factor * product(monomial) over ``terms``, sorted; a constant is the term of the empty monomial, the last."""
 
     terms: tuple[tuple[Monomial, int], ...]
@@ -53,11 +53,11 @@ class Expr:
         raise ValueError(f"{self} is no number")  # as int("tokens") does
 
 
-Dim: TypeAlias = "int | str | Expr"
+Dim: TypeAlias = "int | str | DimExpr"
 
 
 def terms_of(dim: Dim) -> dict[Monomial, int]:
-    if isinstance(dim, Expr):
+    if isinstance(dim, DimExpr):
         return dict(dim.terms)
     return {(dim,): 1} if isinstance(dim, str) else {(): dim} if dim else {}
 
@@ -74,7 +74,7 @@ def from_terms(terms: Mapping[Monomial, int]) -> Dim:
             return factor
         if factor == 1 and len(mono) == 1 and isinstance(mono[0], str):
             return mono[0]
-    return Expr(tuple(sorted(kept, key=lambda term: (not term[0], [_key(atom) for atom in term[0]]))))
+    return DimExpr(tuple(sorted(kept, key=lambda term: (not term[0], [_key(atom) for atom in term[0]]))))
 
 
 def _atoms(atom: Atom) -> int:
@@ -128,7 +128,7 @@ def _floor_by(a: Dim, b: int) -> Dim:
     if b == 1 or not any(rest):
         return add(whole, from_terms(rest) if b == 1 else 0)
     inner = from_terms(rest)
-    if isinstance(inner, Expr) and len(inner.terms) == 1:
+    if isinstance(inner, DimExpr) and len(inner.terms) == 1:
         (mono, factor), *_ = inner.terms
         if factor == 1 and len(mono) == 1 and isinstance(mono[0], Floor) and isinstance(mono[0].divisor, int):
             return add(whole, floor_divide(mono[0].numerator, mono[0].divisor * b))
@@ -162,7 +162,7 @@ def _extreme(kind: str, dims: Iterable[Dim]) -> Dim:
 
 
 def _parts(kind: str, dim: Dim) -> tuple[Dim, ...]:
-    if isinstance(dim, Expr) and len(dim.terms) == 1:
+    if isinstance(dim, DimExpr) and len(dim.terms) == 1:
         (mono, factor), *_ = dim.terms
         if factor == 1 and len(mono) == 1 and isinstance(mono[0], Extreme) and mono[0].kind == kind:
             return mono[0].of
@@ -186,7 +186,7 @@ def substitute(dim: Dim, names: Mapping[str, Dim]) -> Dim:
     """``dim`` with names replaced by sizes; a name that is not in ``names`` stays."""
     if isinstance(dim, str):
         return names.get(dim, dim)
-    return rebuild(dim, lambda name: names.get(name, name)) if isinstance(dim, Expr) else dim
+    return rebuild(dim, lambda name: names.get(name, name)) if isinstance(dim, DimExpr) else dim
 
 
 def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
@@ -238,7 +238,7 @@ def _atom(atom: Atom, name: Callable[[str], str]) -> str:
         return name(atom)
     if isinstance(atom, Extreme):
         return f"{atom.kind}({', '.join(print_dim(d, name) for d in atom.of)})"
-    sides = (print_dim(d, name) if not isinstance(d, Expr) else f"({print_dim(d, name)})" for d in (atom.numerator, atom.divisor))
+    sides = (f"({print_dim(d, name)})" if isinstance(d, DimExpr) else print_dim(d, name) for d in (atom.numerator, atom.divisor))
     return " // ".join(sides)
 
 

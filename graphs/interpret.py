@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ferrum.graphs.dims import evaluate as evaluate_dim
-from ferrum.graphs.expressions.evaluate import Arrays, Reader, Source, evaluate, pick, whole
+from ferrum.graphs.expressions.evaluate import Arrays, ExprRows, Reader, evaluate, pick, whole
 from ferrum.graphs.ir import STATE_KINDS, Graph, Param
 from ferrum.graphs.numpy_ops import KERNELS
 from ferrum.graphs.numpy_run import Array, KvState, Rows, Run, Sequences, Weights
@@ -37,7 +37,7 @@ class SourceWeights:
     def rows(self, param: Param, ids: Rows) -> Array:
         if param.weight is None:
             return np.asarray(self.get(param)[ids])
-        source = Source(param.weight, self.reader)
+        source = ExprRows(param.weight, self.reader)
         return source.values(slice(*ids.indices(param.shape[0]))) if isinstance(ids, slice) else pick(source, ids)
 
 

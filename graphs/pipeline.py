@@ -32,7 +32,7 @@ MAX_TEXT_BYTES = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class GraphStage:
     name: str
     doc: str
     run: Callable[[Graph], Graph]
@@ -52,56 +52,56 @@ _STATES = _GATED | {"write", "read", "view", "gather_rows"}
 _PLAIN = frozenset(OPS) - _STATES - {"paged_attention", "quantize"}
 FINISHED = PAGED_OPS - {"quantize"}
 
-PIPELINE: tuple[Stage, ...] = (
-    Stage(
+PIPELINE: tuple[GraphStage, ...] = (
+    GraphStage(
         "import",
         "The model's torch module is traced by torch.export on the meta device (no weights are loaded) and each ATen operation "
         "becomes one of ours through one literal table (graphs/frontend). Everything unsupported is listed at once.",
         as_imported,
         _PLAIN,
     ),
-    Stage(
+    GraphStage(
         "canonicalize",
         "One spelling for each idea: casts that change nothing, views of views and constants that can be folded are removed, so "
         "that later patterns have one form to match (graphs/passes/canonicalize.py).",
         canonicalize.run,
         _PLAIN,
     ),
-    Stage(
+    GraphStage(
         "fuse_norm",
         "x * rsqrt(mean(x^2) + eps) * weight becomes one rms_norm node, or one layer_norm where the mean was taken off before "
         "(graphs/passes/fuse_norm.py).",
         fuse_norm.run,
         _PLAIN,
     ),
-    Stage(
+    GraphStage(
         "fuse_rope",
         "Slices, negation, concatenation and cos/sin products become one rope node, whose positions are a value "
         "(graphs/passes/fuse_rope.py).",
         fuse_rope.run,
         _PLAIN | _ROPE,
     ),
-    Stage(
+    GraphStage(
         "fuse_attention",
         "Scaled dot-product attention, its mask recognised by evaluating it, becomes one attend node with window and scale as "
         "attributes (graphs/passes/fuse_attention.py).",
         fuse_attention.run,
         _PLAIN | _ATTEND,
     ),
-    Stage(
+    GraphStage(
         "fuse_mlp",
         "silu(gate) * up, or gelu, becomes one gated node (graphs/passes/fuse_mlp.py).",
         fuse_mlp.run,
         _PLAIN | _GATED,
     ),
-    Stage(
+    GraphStage(
         "merge_linear",
         "Projections that read the same input are joined: Q, K and V in one matrix, gate and up in another with its activation. "
         "Only the parameter's expression changes here; rows are joined when the pack is written (graphs/passes/merge_linear.py).",
         merge_linear.run,
         _PLAIN | _GATED,
     ),
-    Stage(
+    GraphStage(
         "page_attention",
         "Stateless attention over [batch, seq] becomes ragged [tokens] that write keys and values into states and attend to "
         "them, and only sampled rows reach the LM head. A plain torch model gets continuous batching here, without knowing of "
@@ -109,13 +109,13 @@ PIPELINE: tuple[Stage, ...] = (
         page_attention.run,
         _PLAIN | _STATES,
     ),
-    Stage(
+    GraphStage(
         "fuse_residual",
         "add(linear(x), residual) becomes a linear that adds in place (graphs/passes/fuse_residual.py).",
         fuse_residual.run,
         _PLAIN | _STATES,
     ),
-    Stage(
+    GraphStage(
         "fuse_paged",
         "Q/k norms, rotation, the writes and the attention become the one op that kernels compute; CPUs and GPUs fuse alike "
         "(graphs/passes/fuse_paged.py).",
@@ -152,7 +152,7 @@ def run_pipeline(graph: Graph, start_from: str = "", stop_after: str = "", dump:
     return check_finished(graph) if last == len(PIPELINE) - 1 else graph
 
 
-def run_stage(stage: Stage, graph: Graph) -> Graph:
+def run_stage(stage: GraphStage, graph: Graph) -> Graph:
     """``graph`` after a stage, verified. Raises ``FerrumError`` (graph-invalid), ``UnsupportedOps``."""
     return legal(verify(stage.run(graph), stage.name), stage.ops, stage.name)
 

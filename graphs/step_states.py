@@ -22,7 +22,7 @@ _HEAD = struct.Struct("<QQQ")  # tokens, place of the first row, rows
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class StateRows:
     """What one state holds of one sequence after ``tokens`` tokens: ``rows``, the first of which has the place ``first``."""
 
     tokens: int
@@ -39,7 +39,7 @@ class StepState:
     def __init__(self, state: State, dtype: type[np.floating[Any]]) -> None:
         self.state, self.dtype = state, np.dtype(dtype)
         self.row: tuple[int, ...] = tuple(int(dim) for dim in state.shape)
-        self.held: dict[int, Checkpoint] = {}
+        self.held: dict[int, StateRows] = {}
 
     def kept_rows(self, tokens: int) -> int:
         """The most rows that a sequence of ``tokens`` tokens holds."""
@@ -49,8 +49,8 @@ class StepState:
         """Memory for ``seqs`` sequences of up to ``tokens`` tokens each."""
         return seqs * self.kept_rows(tokens) * int(np.prod(self.row)) * ELEMENT_BYTES[self.state.dtype]
 
-    def empty(self) -> Checkpoint:
-        return Checkpoint(0, 0, np.empty((0, *self.row), self.dtype))
+    def empty(self) -> StateRows:
+        return StateRows(0, 0, np.empty((0, *self.row), self.dtype))
 
     def take(self, seq: int) -> None:
         """Begin a sequence. Raises ValueError when it is there."""
@@ -70,7 +70,7 @@ class StepState:
         old = self.held[seq]
         if old.first + len(old.rows) + len(rows) != tokens:
             raise ValueError(f"state {self.state.name}: {len(rows)} rows after {old.tokens} tokens do not make {tokens}")
-        self.held[seq] = Checkpoint(tokens, old.first, np.concatenate([old.rows, rows.astype(self.dtype)]))
+        self.held[seq] = StateRows(tokens, old.first, np.concatenate([old.rows, rows.astype(self.dtype)]))
 
     def can_truncate(self, seq: int, tokens: int) -> bool:
         """Whether the state of the first ``tokens`` tokens is still there."""
@@ -82,30 +82,30 @@ class StepState:
             raise ValueError(f"state {self.state.name} of sequence {seq} cannot be cut back to {tokens} tokens")
         self.held[seq] = self.cut(self.held[seq], tokens)
 
-    def cut(self, held: Checkpoint, tokens: int) -> Checkpoint:
-        return Checkpoint(tokens, held.first, held.rows[: tokens - held.first])
+    def cut(self, held: StateRows, tokens: int) -> StateRows:
+        return StateRows(tokens, held.first, held.rows[: tokens - held.first])
 
-    def checkpoint(self, seq: int) -> Checkpoint:
+    def checkpoint(self, seq: int) -> StateRows:
         """What a sequence holds now; later steps do not change it."""
         held = self.held[seq]
-        return Checkpoint(held.tokens, held.first, held.rows.copy())
+        return StateRows(held.tokens, held.first, held.rows.copy())
 
-    def restore(self, seq: int, saved: Checkpoint) -> None:
+    def restore(self, seq: int, saved: StateRows) -> None:
         """Let ``seq``, begun or not, hold what was saved, of this or of another sequence."""
-        self.held[seq] = Checkpoint(saved.tokens, saved.first, saved.rows.copy())
+        self.held[seq] = StateRows(saved.tokens, saved.first, saved.rows.copy())
 
     def copy(self, source: int, target: int) -> None:
         self.restore(target, self.held[source])
 
-    def from_bytes(self, data: bytes) -> Checkpoint:
-        """What ``Checkpoint.to_bytes`` wrote. Raises ValueError when it is not of this state."""
+    def from_bytes(self, data: bytes) -> StateRows:
+        """What ``StateRows.to_bytes`` wrote. Raises ValueError when it is not of this state."""
         if len(data) < _HEAD.size:
             raise ValueError(f"state {self.state.name}: {len(data)} bytes are too few")
         tokens, first, rows = _HEAD.unpack_from(data)
         size = int(np.prod(self.row)) * self.dtype.itemsize
         if len(data) != _HEAD.size + rows * size or not self.holds(tokens, first, rows):
             raise ValueError(f"state {self.state.name}: {len(data)} bytes for {rows} rows of {size} after {tokens} tokens")
-        return Checkpoint(tokens, first, np.frombuffer(data, self.dtype, offset=_HEAD.size).reshape(rows, *self.row))
+        return StateRows(tokens, first, np.frombuffer(data, self.dtype, offset=_HEAD.size).reshape(rows, *self.row))
 
     def holds(self, tokens: int, first: int, rows: int) -> bool:
         return first + rows == tokens
@@ -124,7 +124,7 @@ class WindowState(StepState):
     def write(self, seq: int, rows: Array, tokens: int) -> None:
         old = self.held[seq]
         first = max(old.first, self.needed(old.tokens))
-        self.held[seq] = Checkpoint(old.tokens, first, old.rows[first - old.first :])
+        self.held[seq] = StateRows(old.tokens, first, old.rows[first - old.first :])
         super().write(seq, rows, tokens)
 
     def can_truncate(self, seq: int, tokens: int) -> bool:
@@ -141,13 +141,13 @@ class FixedState(StepState):
         old = self.held[seq]
         if len(old.rows) + len(rows) > self.state.limit:
             raise ValueError(f"state {self.state.name} takes {self.state.limit} rows, not {len(old.rows) + len(rows)}")
-        self.held[seq] = Checkpoint(tokens, 0, np.concatenate([old.rows, rows.astype(self.dtype)]))
+        self.held[seq] = StateRows(tokens, 0, np.concatenate([old.rows, rows.astype(self.dtype)]))
 
     def can_truncate(self, seq: int, tokens: int) -> bool:
         return tokens >= 0
 
-    def cut(self, held: Checkpoint, tokens: int) -> Checkpoint:
-        return Checkpoint(tokens, 0, held.rows)
+    def cut(self, held: StateRows, tokens: int) -> StateRows:
+        return StateRows(tokens, 0, held.rows)
 
     def holds(self, tokens: int, first: int, rows: int) -> bool:
         return first == 0 and rows <= self.state.limit
@@ -159,16 +159,16 @@ class SlotState(StepState):
     def kept_rows(self, tokens: int) -> int:
         return 1
 
-    def empty(self) -> Checkpoint:
-        return Checkpoint(0, 0, np.zeros((1, *self.row), self.dtype))
+    def empty(self) -> StateRows:
+        return StateRows(0, 0, np.zeros((1, *self.row), self.dtype))
 
     def write(self, seq: int, rows: Array, tokens: int) -> None:
-        self.held[seq] = Checkpoint(tokens, 0, rows.astype(self.dtype).reshape(1, *self.row))
+        self.held[seq] = StateRows(tokens, 0, rows.astype(self.dtype).reshape(1, *self.row))
 
     def can_truncate(self, seq: int, tokens: int) -> bool:
         return tokens in (0, self.held[seq].tokens)
 
-    def cut(self, held: Checkpoint, tokens: int) -> Checkpoint:
+    def cut(self, held: StateRows, tokens: int) -> StateRows:
         return held if tokens else self.empty()
 
     def holds(self, tokens: int, first: int, rows: int) -> bool:
@@ -209,10 +209,10 @@ class StepStates:
             state.truncate(seq, tokens)
         self.tokens[seq] = tokens
 
-    def checkpoint(self, seq: int) -> dict[str, Checkpoint]:
+    def checkpoint(self, seq: int) -> dict[str, StateRows]:
         return {name: state.checkpoint(seq) for name, state in self.states.items()}
 
-    def restore(self, seq: int, saved: Mapping[str, Checkpoint], tokens: int) -> None:
+    def restore(self, seq: int, saved: Mapping[str, StateRows], tokens: int) -> None:
         """Let ``seq`` go on after the first ``tokens`` tokens of the sequence whose states were saved then."""
         for name, state in self.states.items():
             state.restore(seq, saved[name])

@@ -45,7 +45,7 @@ class Config(ctypes.Structure):
     ]
 
 
-class Step(ctypes.Structure):
+class StepRecord(ctypes.Structure):
     """One step's counts and arrays, in the order of the generated header."""
 
     _fields_ = [
@@ -95,7 +95,7 @@ class Library:
         lib.ferrum_arena_bytes.restype = ctypes.c_int64
         lib.ferrum_arena_bytes.argtypes = [ctypes.POINTER(Config)]
         lib.ferrum_open.restype = ctypes.c_int32
-        lib.ferrum_open.argtypes = [ctypes.POINTER(Config), ctypes.POINTER(Step), ctypes.POINTER(ctypes.c_void_p)]
+        lib.ferrum_open.argtypes = [ctypes.POINTER(Config), ctypes.POINTER(StepRecord), ctypes.POINTER(ctypes.c_void_p)]
         lib.ferrum_step.restype = lib.ferrum_close.restype = lib.ferrum_copy_block.restype = lib.ferrum_profile.restype = None
         lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = lib.ferrum_logits.argtypes = [ctypes.c_void_p]
         lib.ferrum_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
@@ -150,7 +150,7 @@ class CpuExecutor:
         self._kv = _reserve(self.limits.num_blocks * program.kv.unit_bytes)
         self._arena = _reserve(arena_bytes)
         self._config.kv, self._config.arena = self._kv.ctypes.data, self._arena.ctypes.data
-        self._step = Step(**{array.name: getattr(self.buffers, array.name).ctypes.data for array in (*INPUTS, *OUTPUTS)})
+        self._step = StepRecord(**{array.name: getattr(self.buffers, array.name).ctypes.data for array in (*INPUTS, *OUTPUTS)})
         error = self._library.lib.ferrum_open(ctypes.byref(self._config), ctypes.byref(self._step), ctypes.byref(self._handle))
         if error:
             raise FerrumError(

@@ -25,8 +25,8 @@ from ferrum.devices.launching import (
     Pointer,
     Recording,
     Recordings,
+    ResolvedLaunch,
     Resolver,
-    Step,
     StepMemory,
     choose_limits,
 )
@@ -280,33 +280,33 @@ class CudaExecutor:
             tokens = at["inputs"] + layout.inputs.fields["tokens"].offset
             sampled = at["outputs"] + layout.outputs.fields["out_token"].offset
             call("cuMemcpyDtoDAsync", tokens, sampled, 4 * recording.rows.samples, stream)
-        for i, step in enumerate(recording.steps):
-            self._enqueue_launch(step, early=step.early and i > 0)  # the first one follows copies, which nothing waits for
+        for i, launch in enumerate(recording.launches):
+            self._enqueue_launch(launch, early=launch.early and i > 0)  # the first one follows copies, which nothing waits for
         call("cuMemcpyDtoHAsync", lane.memory.outputs.ctypes.data, at["outputs"], layout.outputs.nbytes, stream)
 
-    def _enqueue_launch(self, step: Step, early: bool) -> None:
+    def _enqueue_launch(self, launch: ResolvedLaunch, early: bool) -> None:
         """``early``: it may start before the launch in front of it has ended."""
         # every parameter in 8 bytes of its own: a pointer, or an int32 in the first four
         values = np.array(
-            [self._at[a.buffer] + a.offset if isinstance(a, Pointer) else a & 0xFFFFFFFF for a in step.args] or [0], np.uint64
+            [self._at[a.buffer] + a.offset if isinstance(a, Pointer) else a & 0xFFFFFFFF for a in launch.args] or [0], np.uint64
         )
         pointers = values.ctypes.data + 8 * np.arange(values.size, dtype=np.uint64)
-        function, params = self._functions[step.symbol], pointers.ctypes.data
+        function, params = self._functions[launch.symbol], pointers.ctypes.data
         if early:
-            self._call("cuLaunchKernelEx", self._early_launch(step), function, params, 0)
+            self._call("cuLaunchKernelEx", self._early_launch(launch), function, params, 0)
             return
-        self._call("cuLaunchKernel", function, *step.grid, *step.block, step.shared, self._stream, params, 0)
+        self._call("cuLaunchKernel", function, *launch.grid, *launch.block, launch.shared, self._stream, params, 0)
 
-    def _early_launch(self, step: Step) -> Any:
+    def _early_launch(self, launch: ResolvedLaunch) -> Any:
         """A launch that may start while the one before it ends; the graph keeps that as an edge of its own kind."""
         api = self._cuda.api
         attribute = api.CUlaunchAttribute()
         attribute.id = api.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
         attribute.value.programmaticStreamSerializationAllowed = 1
         config = api.CUlaunchConfig()
-        config.gridDimX, config.gridDimY, config.gridDimZ = step.grid
-        config.blockDimX, config.blockDimY, config.blockDimZ = step.block
-        config.sharedMemBytes, config.hStream = step.shared, self._stream
+        config.gridDimX, config.gridDimY, config.gridDimZ = launch.grid
+        config.blockDimX, config.blockDimY, config.blockDimZ = launch.block
+        config.sharedMemBytes, config.hStream = launch.shared, self._stream
         config.attrs, config.numAttrs = [attribute], 1
         return config
 

@@ -32,7 +32,6 @@ from ferrum.pack.launches import (
     HEADER_WORDS,
     UPLOADED,
     Arg,
-    Blocks,
     ExternalArg,
     InputArg,
     IntArg,
@@ -43,6 +42,7 @@ from ferrum.pack.launches import (
     Slot,
     SlotArg,
     StateArg,
+    ThreadBlocks,
     WeightsArg,
     grid_of,
     taken,
@@ -198,8 +198,8 @@ class Pointer:
 
 
 @dataclass(frozen=True)
-class Step:
-    """One launch of a recording. An argument is a pointer or an int32. ``early``: see ``ferrum.pack.launches.Blocks``."""
+class ResolvedLaunch:
+    """One launch of a recording. An argument is a pointer or an int32. ``early``: see ``ferrum.pack.launches.ThreadBlocks``."""
 
     symbol: str
     grid: tuple[int, int, int]
@@ -216,7 +216,7 @@ class Recording:
     phase: Phase
     tokens: int
     rows: RowCounts
-    steps: tuple[Step, ...]
+    launches: tuple[ResolvedLaunch, ...]
 
 
 def bucket_sizes(max_tokens: int) -> tuple[int, ...]:
@@ -235,19 +235,20 @@ class Resolver:
         self.arena = ArenaLayout.of(table.slots, limits)
         self._limits = row_limits(limits)
 
-    def step(self, launch: Launch, rows: RowCounts) -> Step:
-        assert isinstance(launch.on, Blocks)  # read_table lets no other pass
+    def launch(self, launch: Launch, rows: RowCounts) -> ResolvedLaunch:
+        assert isinstance(launch.on, ThreadBlocks)  # read_table lets no other pass
         x, y, z = launch.on.block
         grid = grid_of(launch, rows)
         if any(size > most for size, most in zip(grid, _MAX_GRID, strict=True)):
             what = f"{launch.symbol} needs a grid of {grid}, which no device runs"
             raise FerrumError("invalid-option", what, "--max-num-batched-tokens", "give smaller limits")
-        return Step(launch.symbol, grid, (x, y, z), launch.on.shared, tuple(map(self._arg, launch.args)), launch.on.early)
+        args = tuple(map(self._arg, launch.args))
+        return ResolvedLaunch(launch.symbol, grid, (x, y, z), launch.on.shared, args, launch.on.early)
 
     def recording(self, phase: Phase, tokens: int) -> Recording:
         rows = bucket_rows(self.limits, tokens)
-        steps = tuple(self.step(launch, rows) for launch in self.table.launches if taken(launch, phase, rows))
-        return Recording(phase, tokens, rows, steps)
+        launches = tuple(self.launch(launch, rows) for launch in self.table.launches if taken(launch, phase, rows))
+        return Recording(phase, tokens, rows, launches)
 
     def _arg(self, arg: Arg) -> Pointer | int:
         inputs, outputs = self.layout.inputs.fields, self.layout.outputs.fields
@@ -282,11 +283,11 @@ class Recordings:
         }
         self.all: list[Recording] = []
         self._index: dict[tuple[Phase, int], int] = {}
-        known: dict[tuple[int, tuple[Step, ...]], int] = {}
+        known: dict[tuple[int, tuple[ResolvedLaunch, ...]], int] = {}
         for phase, sizes in self.sizes.items():
             for tokens in sizes:
                 recording = resolver.recording(phase, tokens)
-                key = (tokens, recording.steps)
+                key = (tokens, recording.launches)
                 if key not in known:
                     known[key] = len(self.all)
                     self.all.append(recording)
@@ -312,8 +313,8 @@ class Recordings:
         """Every kernel that some recording launches, with the most dynamic shared bytes that it is launched with."""
         most: dict[str, int] = {}
         for recording in self.all:
-            for step in recording.steps:
-                most[step.symbol] = max(step.shared, most.get(step.symbol, 0))
+            for launch in recording.launches:
+                most[launch.symbol] = max(launch.shared, most.get(launch.symbol, 0))
         return most
 
 

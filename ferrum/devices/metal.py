@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.devices.base import Limits, StepBuffers
-from ferrum.devices.launching import Pointer, Recording, Recordings, Resolver, Step, StepMemory, align, choose_limits
+from ferrum.devices.launching import Pointer, Recording, Recordings, ResolvedLaunch, Resolver, StepMemory, align, choose_limits
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launch_check import read_table
@@ -128,7 +128,7 @@ class MetalExecutor:
         self._token_work = sum(kernel.flops_per_token for kernel in step.kernels)
         self._context_work = _SHARED_KEYS * kv.unit_bytes // kv.unit
         # each command of two steps in a buffer of its own: asking for one more would wait
-        most = 2 * max(len(recording.steps) for recording in self._recordings.all)
+        most = 2 * max(len(recording.launches) for recording in self._recordings.all)
         self._queue = self._device.newCommandQueueWithMaxCommandBufferCount_(most + _OTHER_COMMANDS)
         self._pipelines = self._load_code(pack, table)
         self._block_bytes = kv.unit_bytes
@@ -137,7 +137,8 @@ class MetalExecutor:
             "arena": self._allocate(resolver.arena.nbytes),
             "kv": self._allocate(self.limits.num_blocks * self._block_bytes),
         }
-        numbers = sorted({a for r in self._recordings.all for s in r.steps for a in s.args if not isinstance(a, Pointer)})
+        launches = [launch for recording in self._recordings.all for launch in recording.launches]
+        numbers = sorted({arg for launch in launches for arg in launch.args if not isinstance(arg, Pointer)})
         self._numbers = {number: 4 * i for i, number in enumerate(numbers)}
         self._buffers["numbers"] = self._allocate(4 * len(numbers))
         self._bytes_of(self._buffers["numbers"])[: 4 * len(numbers)].view(np.int32)[:] = numbers
@@ -274,29 +275,30 @@ class MetalExecutor:
 
     def _record(self, lane: Lane, recording: Recording) -> Any:
         """The commands of one step; each sees what the ones before it wrote."""
-        steps = recording.steps
-        assert len(steps) <= _MAX_INDIRECT
+        launches = recording.launches
+        assert len(launches) <= _MAX_INDIRECT
         description = self._metal.api.MTLIndirectCommandBufferDescriptor.alloc().init()
         description.setCommandTypes_(_CONCURRENT_DISPATCH)
         description.setInheritBuffers_(False)
         description.setInheritPipelineState_(False)
-        description.setMaxKernelBufferBindCount_(max(len(step.args) for step in steps))
-        commands = self._device.newIndirectCommandBufferWithDescriptor_maxCommandCount_options_(description, len(steps), _SHARED)
-        for index, step in enumerate(steps):
-            self._encode(commands.indirectComputeCommandAtIndex_(index), lane, step)
+        description.setMaxKernelBufferBindCount_(max(len(launch.args) for launch in launches))
+        count = len(launches)
+        commands = self._device.newIndirectCommandBufferWithDescriptor_maxCommandCount_options_(description, count, _SHARED)
+        for index, launch in enumerate(launches):
+            self._encode(commands.indirectComputeCommandAtIndex_(index), lane, launch)
         return commands
 
-    def _encode(self, command: Any, lane: Lane, step: Step) -> None:
+    def _encode(self, command: Any, lane: Lane, launch: ResolvedLaunch) -> None:
         places = {**self._buffers, "inputs": lane.inputs, "outputs": lane.outputs}
-        command.setComputePipelineState_(self._pipelines[step.symbol])
-        for index, arg in enumerate(step.args):
+        command.setComputePipelineState_(self._pipelines[launch.symbol])
+        for index, arg in enumerate(launch.args):
             if isinstance(arg, Pointer):
                 command.setKernelBuffer_offset_atIndex_(places[arg.buffer], arg.offset, index)
             else:  # an indirect command has no setBytes
                 command.setKernelBuffer_offset_atIndex_(places["numbers"], self._numbers[arg], index)
-        if step.shared:
-            command.setThreadgroupMemoryLength_atIndex_(align(step.shared, _THREADGROUP_ALIGNMENT), 0)
-        command.concurrentDispatchThreadgroups_threadsPerThreadgroup_(step.grid, step.block)
+        if launch.shared:
+            command.setThreadgroupMemoryLength_atIndex_(align(launch.shared, _THREADGROUP_ALIGNMENT), 0)
+        command.concurrentDispatchThreadgroups_threadsPerThreadgroup_(launch.grid, launch.block)
         command.setBarrier()
 
     def _launch(self, lane: Lane, ahead: bool) -> None:
@@ -306,7 +308,7 @@ class MetalExecutor:
         b = memory.buffers
         index = self._recordings.find(b.num_tokens, b.num_seqs)
         recording = self._recordings.all[index]
-        ranges = split(len(recording.steps), self._work(b) / _MAX_WORK)
+        ranges = split(len(recording.launches), self._work(b) / _MAX_WORK)
         lane.running = []
         with self._metal.pool():
             for start, stop in ranges:
@@ -316,7 +318,7 @@ class MetalExecutor:
                     tokens = memory.layout.inputs.fields["tokens"].offset
                     sampled = memory.layout.outputs.fields["out_token"].offset
                     self._copy(commands, other.outputs, sampled, lane.inputs, tokens, 4 * recording.rows.samples)
-                self._run(commands, lane, lane.commands[index], recording.steps, start, stop)
+                self._run(commands, lane, lane.commands[index], recording.launches, start, stop)
                 commands.commit()
                 lane.running.append(commands)
 
@@ -325,13 +327,13 @@ class MetalExecutor:
         context = int(b.context_len[: b.num_seqs].max(initial=0))
         return float(b.num_tokens * (self._token_work + context * self._context_work))
 
-    def _run(self, commands: Any, lane: Lane, recorded: Any, steps: tuple[Step, ...], start: int, stop: int) -> None:
+    def _run(self, commands: Any, lane: Lane, recorded: Any, launches: tuple[ResolvedLaunch, ...], start: int, stop: int) -> None:
         """The commands from ``start`` to ``stop``. Command buffers that use the same memory run in the order of their commits."""
         encoder = commands.computeCommandEncoder()
         for buffer in (*self._buffers.values(), lane.inputs, lane.outputs):
             encoder.useResource_usage_(buffer, _READ_WRITE)
         if not self._device.supportsFamily_(_INDIRECT_SETS_PIPELINES):
-            for symbol in dict.fromkeys(step.symbol for step in steps[start:stop]):
+            for symbol in dict.fromkeys(launch.symbol for launch in launches[start:stop]):
                 encoder.setComputePipelineState_(self._pipelines[symbol])
                 encoder.dispatchThreadgroups_threadsPerThreadgroup_((0, 0, 0), (0, 0, 0))
         encoder.executeCommandsInBuffer_withRange_(recorded, (start, stop - start))

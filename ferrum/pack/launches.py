@@ -114,7 +114,7 @@ Arg = WeightsArg | SlotArg | StateArg | ExternalArg | InputArg | OutputArg | Int
 Sync = Literal["always", "shared", "prefill"]
 
 
-class Blocks(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, tag="gpu", tag_field="device"):
+class ThreadBlocks(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, tag="gpu", tag_field="device"):
     """How a GPU runs a launch: threads of a ``block``, dynamic ``shared`` (threadgroup) bytes.
 
     ``early``: the kernel itself waits for the launch before it (``griddepcontrol.wait``, sm_90 and later), so it may be started
@@ -150,7 +150,7 @@ class Launch(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=Tr
     symbol: str
     work: list[list[Term]]
     args: list[Arg]
-    on: Blocks | Threads
+    on: ThreadBlocks | Threads
     kind: Literal["kernel", "collective"] = "kernel"
     phase: Literal["any", "decode", "mixed"] = "any"
     class_rows: Rows = "one"

@@ -1,7 +1,7 @@
 """The values of expressions, any rectangle of them: only what is asked for is read from the tensors.
 
-One evaluator serves the writer of packs, the prover and the interpreter. ``Source`` is what a layout encodes: rows as floats, or
-as codes, scales and zero points where the expression keeps its blocks. bfloat16 is held as uint16 bits.
+One evaluator serves the writer of packs, the prover and the interpreter. ``ExprRows`` is what a layout encodes: rows as floats,
+or as codes, scales and zero points where the expression keeps its blocks. bfloat16 is held as uint16 bits.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Pieces(Protocol):
     @property
     def blocked(self) -> Blocked | None: ...
     def values(self, rows: slice) -> Array: ...
-    def blocks(self, rows: slice) -> Blocks: ...
+    def blocks(self, rows: slice) -> QuantBlocks: ...
 
 
 class Arrays:
@@ -96,7 +96,7 @@ def last(part: slice) -> int:
 
 
 @dataclass(frozen=True)
-class Blocks:
+class QuantBlocks:
     """Quantized values: scale * (code - zero), a block of ``size`` along ``axis`` at a time; codes shaped as the values."""
 
     codes: Array
@@ -105,18 +105,18 @@ class Blocks:
     size: int
     axis: int
 
-    def __getitem__(self, rows: slice) -> Blocks:
+    def __getitem__(self, rows: slice) -> QuantBlocks:
         """Rows of the first axis, which is not the blocks' own."""
         zeros = None if self.zeros is None else self.zeros[rows]
-        return Blocks(self.codes[rows], self.scales[rows], zeros, self.size, self.axis)
+        return QuantBlocks(self.codes[rows], self.scales[rows], zeros, self.size, self.axis)
 
     @staticmethod
-    def joined(pieces: Sequence[Blocks]) -> Blocks:
+    def joined(pieces: Sequence[QuantBlocks]) -> QuantBlocks:
         """Pieces one after the other along the first axis."""
         first = pieces[0]
         zeros = None if first.zeros is None else np.concatenate([p.zeros for p in pieces if p.zeros is not None])
         codes, scales = np.concatenate([p.codes for p in pieces]), np.concatenate([p.scales for p in pieces])
-        return Blocks(codes, scales, zeros, first.size, first.axis)
+        return QuantBlocks(codes, scales, zeros, first.size, first.axis)
 
     def values(self) -> NDArray[np.float32]:
         """float32, in the order that kernels compute in."""
@@ -232,7 +232,7 @@ _EVALUATE: dict[type, Callable[[Any, Reader, Box], Array]] = {
 }  # fmt: skip
 
 
-def _blocks_of(found: Components, blocked: Blocked, reader: Reader, box: Box, run: tuple[int, int]) -> Blocks:
+def _blocks_of(found: Components, blocked: Blocked, reader: Reader, box: Box, run: tuple[int, int]) -> QuantBlocks:
     """Whole blocks ``run[0]:run[1]`` along their axis, and ``box`` along the others."""
     axis, size = blocked.axis, blocked.size
 
@@ -240,7 +240,7 @@ def _blocks_of(found: Components, blocked: Blocked, reader: Reader, box: Box, ru
         return evaluate(expr, reader, (*box[:axis], slice(run[0] * scale, run[1] * scale, 1), *box[axis + 1 :]))
 
     zeros = None if found.zeros is None else part(found.zeros, 1)
-    return Blocks(part(found.codes, size), part(found.scales, 1), zeros, size, axis)
+    return QuantBlocks(part(found.codes, size), part(found.scales, 1), zeros, size, axis)
 
 
 def _components(expr: Expr) -> Components:
@@ -273,7 +273,7 @@ def lies_across(expr: Expr) -> bool:
 
 
 @dataclass(frozen=True)
-class Source:
+class ExprRows:
     """An expression's rows, as a layout encodes them."""
 
     expr: Expr
@@ -291,7 +291,7 @@ class Source:
         """Rows ``start:stop`` of the first axis as floats."""
         return evaluate(self.expr, self.reader, (slice(rows.start, rows.stop, 1), *whole(self.shape[1:])))
 
-    def blocks(self, rows: slice) -> Blocks:
+    def blocks(self, rows: slice) -> QuantBlocks:
         """The same as codes, scales and zero points; only of an expression with ``blocked`` along another axis than the first."""
         blocked = self.blocked
         assert blocked is not None and blocked.axis > 0
@@ -300,12 +300,12 @@ class Source:
         return _blocks_of(_components(self.expr), blocked, self.reader, box, (0, count))
 
 
-def in_memory(array: Array) -> Source:
+def in_memory(array: Array) -> ExprRows:
     """Floats as a source."""
-    return Source(Tensor("", array.shape), Arrays({"": array}))
+    return ExprRows(Tensor("", array.shape), Arrays({"": array}))
 
 
-def pick(source: Source, ids: Sequence[int] | NDArray[np.int64]) -> Array:
+def pick(source: ExprRows, ids: Sequence[int] | NDArray[np.int64]) -> Array:
     """Chosen rows in the order of ``ids``; each is read once."""
     wanted, where = np.unique(np.asarray(ids, np.int64), return_inverse=True)
     if not len(wanted):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ferrum.graphs.expressions.evaluate import Array, Blocks, Source
+from ferrum.graphs.expressions.evaluate import Array, ExprRows, QuantBlocks
 from ferrum.graphs.expressions.expression import Blocked, Ints
 
 RUN_VALUES = 1 << 24  # 64 MiB of floats
@@ -19,7 +19,7 @@ _KEPT = 3  # runs: those of both halves of a matrix, and one that ends while the
 class Wide:
     """A source whose rows are evaluated a run at a time; several threads may ask for parts of it."""
 
-    def __init__(self, source: Source, run_values: int = RUN_VALUES) -> None:
+    def __init__(self, source: ExprRows, run_values: int = RUN_VALUES) -> None:
         self.source = source
         self.run = max(1, run_values // max(1, math.prod(source.shape[1:])))
         self._kept: dict[tuple[str, int], Any] = {}
@@ -37,9 +37,9 @@ class Wide:
         pieces = self._pieces("values", lambda run: np.ascontiguousarray(self.source.values(run)), rows)
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
-    def blocks(self, rows: slice) -> Blocks:
+    def blocks(self, rows: slice) -> QuantBlocks:
         pieces = self._pieces("blocks", self.source.blocks, rows)
-        return pieces[0] if len(pieces) == 1 else Blocks.joined(pieces)
+        return pieces[0] if len(pieces) == 1 else QuantBlocks.joined(pieces)
 
     def _pieces(self, kind: str, evaluate: Callable[[slice], Any], rows: slice) -> list[Any]:
         found = []

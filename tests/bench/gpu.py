@@ -127,7 +127,7 @@ def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict
     b = executor.buffers
     records = {k.symbol: k for k in require_step(pack.manifest).kernels}
     by_symbol = defaultdict(list)
-    for step in executor._recordings.all[executor._recordings.find(b.num_tokens, b.num_seqs)].steps:
+    for step in executor._recordings.all[executor._recordings.find(b.num_tokens, b.num_seqs)].launches:
         by_symbol[step.symbol].append(step)
     sampled = {launch.symbol for launch in decode_table(pack.member(LAUNCHES_NAME)).launches if launch.class_rows == "samples"}
     found = {}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ferrum.devices.cuda import CudaExecutor
-from ferrum.devices.launching import Step
+from ferrum.devices.launching import ResolvedLaunch
 
 # One source for the ceilings: bytes read by all blocks, and matrix instructions without memory.
 CEILINGS = r"""
@@ -66,7 +66,7 @@ def seconds(executor: CudaExecutor, work: Callable[[], None], repeats: int = 1, 
     return found
 
 
-def time_launches(executor: CudaExecutor, steps: Iterable[Step], repeats: int, samples: int = 5) -> list[float]:
+def time_launches(executor: CudaExecutor, steps: Iterable[ResolvedLaunch], repeats: int, samples: int = 5) -> list[float]:
     """Times of one pass over ``steps``, in a graph of ``repeats`` passes so that the host does not show."""
     call, stream = executor._call, executor._stream
     call("cuStreamBeginCapture", stream, executor._cuda.api.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)

@@ -16,7 +16,7 @@ from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.render import render_step
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
-from ferrum.devices.cpu import Config, Step
+from ferrum.devices.cpu import Config, StepRecord
 
 VOCAB = 16
 MAX_ROWS = 64
@@ -81,7 +81,7 @@ def _call(
         arena[starts[slot] : starts[slot] + raw.size] = raw
     ids = np.zeros(MAX_ROWS, np.int32) if tokens is None else tokens.astype(np.int32)
     query_start = np.array([0, rows], np.int32)
-    step = Step(num_tokens=rows, num_seqs=1, num_samples=0, tokens=ids.ctypes.data, query_start=query_start.ctypes.data)
+    step = StepRecord(num_tokens=rows, num_seqs=1, num_samples=0, tokens=ids.ctypes.data, query_start=query_start.ctypes.data)
     handle = ctypes.c_void_p()
     assert lib.ferrum_open(ctypes.byref(config), ctypes.byref(step), ctypes.byref(handle)) == 0
     lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = [ctypes.c_void_p]

@@ -18,7 +18,7 @@ from ferrum.codegen.store import refuse_external, write_weights
 from ferrum.codegen.target import parse_target
 from ferrum.errors import FerrumError
 from ferrum.graphs.expressions import expression as e
-from ferrum.graphs.expressions.evaluate import Arrays, Source
+from ferrum.graphs.expressions.evaluate import Arrays, ExprRows
 from ferrum.graphs.expressions.schemes import Q8, Int4
 from ferrum.graphs.expressions.wide import Wide
 from ferrum.graphs.frontend.torch_export import import_module
@@ -152,7 +152,7 @@ def test_codes_are_kept(kind: str, make: Any) -> None:
     """Without loss, where the format holds such blocks: joined from two tensors, padded, in halves, read in runs."""
     first, arrays = make(40, 96)
     expr = e.rows(e.cat([first, first], 0), 0, 10, 80)
-    source = Source(expr, Arrays(arrays))
+    source = ExprRows(expr, Arrays(arrays))
     values = np.asarray(source.values(slice(0, 70)))
     for pieces in (source, Wide(source, 1000)):
         for layout in layouts(kind, 70, 96):
@@ -172,7 +172,7 @@ def test_codes_are_kept(kind: str, make: Any) -> None:
 def test_other_blocks_are_quantized_anew(expr: e.Expr, kind: str) -> None:
     fmt = parse_format(kind)
     assert not fmt.holds(expr.type.blocked)
-    source = Source(expr, Arrays(q8_matrix(16, 64)[1] | int4_matrix(16, 64)[1]))
+    source = ExprRows(expr, Arrays(q8_matrix(16, 64)[1] | int4_matrix(16, 64)[1]))
     values = np.ascontiguousarray(source.values(slice(0, 16)))
     layout = TiledLayout(16, 64, fmt, 8, 2)
     raw = b"".join(np.ascontiguousarray(piece).tobytes() for piece in layout.encode(source, map))

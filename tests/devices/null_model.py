@@ -21,7 +21,6 @@ from ferrum.devices.sampling import sample_reference
 from ferrum.pack.launches import (
     LAUNCHES_NAME,
     LAUNCHES_VERSION,
-    Blocks,
     InputArg,
     Launch,
     LaunchTable,
@@ -31,6 +30,7 @@ from ferrum.pack.launches import (
     SlotArg,
     StateArg,
     Term,
+    ThreadBlocks,
     WeightsArg,
     encode_table,
 )
@@ -57,7 +57,7 @@ NUMBER_ARGS = (5,)
 def launch_table(contract: str, code: str) -> LaunchTable:
     def launch(symbol: str, rows: str, shared: int, phase: str = "any") -> Launch:
         grid = [[Term(rows, 1)], ONE, ONE]  # type: ignore[arg-type]
-        on = Blocks(block=[32, 1, 1], shared=shared)
+        on = ThreadBlocks(block=[32, 1, 1], shared=shared)
         return Launch(symbol=symbol, work=grid, args=list(ARGS), on=on, phase=phase)  # type: ignore[arg-type]
 
     return LaunchTable(

@@ -27,7 +27,6 @@ from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import (
     ALIGNMENT,
     UPLOADED,
-    Blocks,
     ExternalArg,
     InputArg,
     IntArg,
@@ -37,6 +36,7 @@ from ferrum.pack.launches import (
     SlotArg,
     StateArg,
     Term,
+    ThreadBlocks,
     Threads,
 )
 from ferrum.pack.programs import kv_state
@@ -127,12 +127,12 @@ def test_grids_cover_the_bucket_and_arguments_are_places() -> None:
     launch = Launch(
         symbol="k",
         work=[[Term("tokens", 3, 8)], [Term("seqs", 1), Term("one", 2)], [Term("samples", 0)]],
-        on=Blocks(block=[32, 2, 1], shared=7),
+        on=ThreadBlocks(block=[32, 2, 1], shared=7),
         args=[StateArg(64), SlotArg(1), InputArg("positions"), InputArg("num_seqs"), IntArg(-3)],
     )
     slots = [Slot(bytes=[Term("one", 1)]), Slot(bytes=[Term("one", 1)])]
     resolver = Resolver(msgspec.structs.replace(TABLE, slots=slots, launches=[launch]), LIMITS)
-    step = resolver.recording("mixed", 32).steps[0]
+    step = resolver.recording("mixed", 32).launches[0]
     assert step.grid == (12, 7, 1) and step.block == (32, 2, 1) and step.shared == 7
     positions = resolver.layout.inputs.fields["positions"].offset
     assert step.args == (Pointer("kv", 64), Pointer("arena", 256), Pointer("inputs", positions), Pointer("inputs", 4), -3)
@@ -152,7 +152,7 @@ def test_classes_and_phases_choose_launches() -> None:
         ],
     )
     recordings = Recordings(Resolver(table, LIMITS))
-    symbols = lambda tokens, seqs: [s.symbol for s in recordings.all[recordings.find(tokens, seqs)].steps]  # noqa: E731
+    symbols = lambda tokens, seqs: [s.symbol for s in recordings.all[recordings.find(tokens, seqs)].launches]  # noqa: E731
     assert symbols(1, 1) == ["small", "both", "decode_only"]
     assert symbols(8, 2) == ["small", "both"]
     assert symbols(9, 2) == ["large", "both"]
@@ -187,9 +187,9 @@ def bad_launch(**changes: object) -> dict[str, object]:
         ("term", {"slots": [Slot(bytes=[Term("tokens", 1, 0)])] * 2}),
         ("term", {"slots": [Slot(bytes=[Term("tokens", 1 << 41)])] * 2}),
         ("launches[0]", bad_launch(symbol="a b")),
-        ("launches[0]", bad_launch(on=Blocks(block=[64, 64, 1], shared=0))),
+        ("launches[0]", bad_launch(on=ThreadBlocks(block=[64, 64, 1], shared=0))),
         ("launches[0]", bad_launch(work=[[Term("one", 1)]])),
-        ("launches[0]", bad_launch(on=Blocks(block=[32, 1, 1], shared=-1))),
+        ("launches[0]", bad_launch(on=ThreadBlocks(block=[32, 1, 1], shared=-1))),
         ("launches[0]", bad_launch(args=[SlotArg(2)])),
         ("launches[0]", bad_launch(args=[StateArg(1 << 30)])),
         ("launches[0]", bad_launch(args=[InputArg("out_token")])),

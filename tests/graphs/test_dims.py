@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from ferrum.errors import FerrumError
 from ferrum.graphs.dims import (
     Dim,
+    DimExpr,
     DimFault,
-    Expr,
     add,
     ceil_divide,
     evaluate,
@@ -83,7 +83,7 @@ def test_normal_form(left: str, right: str) -> None:
 
 def test_simple_sizes_stay_numbers_and_names() -> None:
     assert add("seq", 0) == "seq" and multiply(2, 3) == 6 and subtract(add("seq", 1), 1) == "seq"
-    assert isinstance(add("seq", 1), Expr) and str(add("seq", 1)) == "seq + 1"
+    assert isinstance(add("seq", 1), DimExpr) and str(add("seq", 1)) == "seq + 1"
     with pytest.raises(ValueError, match="seq \\+ 1"):
         int(add("seq", 1))  # type: ignore[call-overload]
 

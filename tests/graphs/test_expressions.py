@@ -17,7 +17,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.constants import read_graph, save_graph
 from ferrum.graphs.expression_text import parse_expression, print_expression
 from ferrum.graphs.expressions import expression as e
-from ferrum.graphs.expressions.evaluate import Arrays, Source, evaluate, length, pick, to_float
+from ferrum.graphs.expressions.evaluate import Arrays, ExprRows, evaluate, length, pick, to_float
 from ferrum.graphs.expressions.schemes import Q8, Int4
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.expressions.wide import Wide
@@ -159,7 +159,7 @@ def test_a_piece_is_the_piece_of_the_whole(data: st.DataObject, quantized: bool,
         starts = [made.integer(0, size - 1) for size in shape]
         box = tuple(slice(a, made.integer(a + 1, size), made.integer(1, 3)) for a, size in zip(starts, shape, strict=True))
         same(evaluate(expr, Arrays(made.arrays), box), expected[box])
-        source = Source(expr, Arrays(made.arrays))
+        source = ExprRows(expr, Arrays(made.arrays))
         same(source.values(slice(starts[0], shape[0])), expected[starts[0] :])
         ids = np.array([made.integer(0, shape[0] - 1) for _ in range(made.integer(0, 5))], np.int64)
         same(pick(source, ids), expected[ids])
@@ -212,7 +212,7 @@ def test_blocks_mean_the_values(data: st.DataObject) -> None:
     assert bool(e.why_floats(expr)) == (has and kept is None)
     if kept is None or kept.axis == 0:
         return
-    source = Source(expr, Arrays(made.arrays))
+    source = ExprRows(expr, Arrays(made.arrays))
     start = made.integer(0, source.shape[0] - 1)
     rows = slice(start, made.integer(start + 1, source.shape[0]))
     found = source.blocks(rows)
@@ -235,15 +235,15 @@ def test_outer_cuts_and_joins_commute_with_blocks(data: st.DataObject) -> None:
     leaf = e.Dequant(Q8(4), (made.add(made.random.integers(0, 120, (5, 12), np.uint8), "u8"),))
     other = made.like(leaf)
     reader = Arrays(made.arrays)
-    blocks = [Source(part, reader).blocks(slice(0, 5)) for part in (leaf, other)]
+    blocks = [ExprRows(part, reader).blocks(slice(0, 5)) for part in (leaf, other)]
     start, step = made.integer(0, 4), made.integer(1, 2)
     stop = made.integer(start + 1, 5)
-    cut = Source(e.rows(leaf, 0, start, stop, step), reader)
+    cut = ExprRows(e.rows(leaf, 0, start, stop, step), reader)
     assert np.array_equal(cut.blocks(slice(0, cut.shape[0])).codes, blocks[0].codes[start:stop:step])
-    joined = Source(e.cat([leaf, other], 0), reader).blocks(slice(0, 10))
+    joined = ExprRows(e.cat([leaf, other], 0), reader).blocks(slice(0, 10))
     for key in ("codes", "scales"):
         assert np.array_equal(getattr(joined, key), np.concatenate([getattr(part, key) for part in blocks]))
-    stacked = Source(e.Stack((leaf, other)), reader).blocks(slice(0, 2))
+    stacked = ExprRows(e.Stack((leaf, other)), reader).blocks(slice(0, 2))
     assert np.array_equal(stacked.codes, np.stack([part.codes for part in blocks]))
 
 
@@ -300,7 +300,7 @@ def test_a_transposed_tensor_is_read_once(halves: int) -> None:
 
             return Seen()
 
-    wide = Wide(Source(e.permute(e.Tensor("w", (50, 700)), (1, 0)), Counting({"w": array})), run_values=50 * 128)
+    wide = Wide(ExprRows(e.permute(e.Tensor("w", (50, 700)), (1, 0)), Counting({"w": array})), run_values=50 * 128)
     size = 700 // halves
     for start in range(0, size, 16):  # both halves in turn, as gate and up are
         for half in range(halves):

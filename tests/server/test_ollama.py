@@ -11,7 +11,7 @@ import pytest
 
 from ferrum.errors import FerrumError
 from ferrum.server.choice import Delta
-from ferrum.server.dialects.blocks import Blocks
+from ferrum.server.dialects.blocks import ContentBlocks
 from ferrum.server.dialects.ollama import Message, messages_of
 from ferrum.server.gather import Gathered
 from ferrum.server.routes.unserved import WANTED
@@ -202,7 +202,7 @@ def test_what_this_kind_of_model_cannot_do_is_said(server: Running, path: str) -
 
 
 def test_reasoning_that_the_model_only_closes_is_put_right_in_a_whole_answer() -> None:
-    blocks = Blocks()
+    blocks = ContentBlocks()
     late = Delta(0, unopened="hm, 2", reasoning=", 2", content="4")
     for delta in (Delta(0, content="hm"), late, Delta(0, finish_reason="stop")):
         blocks.add(delta)

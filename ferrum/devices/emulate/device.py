@@ -17,7 +17,7 @@ from ferrum.devices.base import Limits, StepBuffers, row_limits
 from ferrum.devices.emulate.memory import GuardedBuffer
 from ferrum.devices.emulate.module import Address, Module, Prepared, Region, Schedule, build
 from ferrum.devices.host import free_memory
-from ferrum.devices.launching import Pointer, Recordings, Resolver, Step, choose_limits
+from ferrum.devices.launching import Pointer, Recordings, ResolvedLaunch, Resolver, choose_limits
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
@@ -105,10 +105,10 @@ class EmulatedExecutor:
                     setattr(buffers, field.name, buffer.data.view(field.dtype).reshape(field.shape))
         return buffers
 
-    def _prepare(self, step: Step, early: bool) -> Prepared:
+    def _prepare(self, launch: ResolvedLaunch, early: bool) -> Prepared:
         args: list[Address | int] = []
         regions: dict[int, Region] = {}
-        for arg in step.args:
+        for arg in launch.args:
             if isinstance(arg, Pointer):
                 buffer, at = self._pieces[arg.buffer].at(arg.offset)
                 args.append(Address(buffer.address + at))
@@ -119,7 +119,7 @@ class EmulatedExecutor:
             else:
                 args.append(arg)
         return Prepared(
-            self.module, step.symbol, step.grid, step.block, args, step.shared, list(regions.values()), self._schedule,
+            self.module, launch.symbol, launch.grid, launch.block, args, launch.shared, list(regions.values()), self._schedule,
             early=early,
         )  # fmt: skip
 
@@ -136,8 +136,8 @@ class EmulatedExecutor:
             buffer.data[:] = _NAN
         index = self._recordings.find(b.num_tokens, b.num_seqs)
         if index not in self._prepared:
-            steps = self._recordings.all[index].steps
-            self._prepared[index] = [self._prepare(step, step.early and i > 0) for i, step in enumerate(steps)]
+            launches = self._recordings.all[index].launches
+            self._prepared[index] = [self._prepare(launch, launch.early and i > 0) for i, launch in enumerate(launches)]
         return self._prepared[index]
 
     def step_through(self, points: Sequence[LayerPoint]) -> Iterator[NDArray[np.float32]]:

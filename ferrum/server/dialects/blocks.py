@@ -45,10 +45,10 @@ class Closed:
     reason: str = ""
 
 
-Step: TypeAlias = Opened | Grew | Closed
+BlockChange: TypeAlias = Opened | Grew | Closed
 
 
-class Blocks:
+class ContentBlocks:
     """The blocks of one choice, made from its deltas. A choice without any text ends with an empty block of text."""
 
     def __init__(self) -> None:
@@ -65,9 +65,9 @@ class Blocks:
         self.feed(delta)
         self.finish_reason = whole_reason(self.finish_reason, any(b.kind == "call" for b in self.all))
 
-    def feed(self, delta: Delta) -> list[Step]:
+    def feed(self, delta: Delta) -> list[BlockChange]:
         """The steps that ``delta`` makes in a stream."""
-        steps: list[Step] = []
+        steps: list[BlockChange] = []
         if delta.reasoning:
             self._grow("reasoning", delta.reasoning, steps)
         if delta.content:
@@ -84,20 +84,20 @@ class Blocks:
             self._close(steps, delta.finish_reason)
         return steps
 
-    def _grow(self, kind: Kind, text: str, steps: list[Step]) -> None:
+    def _grow(self, kind: Kind, text: str, steps: list[BlockChange]) -> None:
         if self._open is None or self._open.kind != kind:
             self._begin(Block(kind, len(self.all)), steps)
         assert self._open is not None
         self._open._text.write(text)
         steps.append(Grew(self._open, text))
 
-    def _begin(self, block: Block, steps: list[Step]) -> None:
+    def _begin(self, block: Block, steps: list[BlockChange]) -> None:
         self._close(steps)
         self.all.append(block)
         self._open = block
         steps.append(Opened(block))
 
-    def _close(self, steps: list[Step], reason: str = "") -> None:
+    def _close(self, steps: list[BlockChange], reason: str = "") -> None:
         if self._open is not None:
             steps.append(Closed(self._open, reason))
             self._open = None

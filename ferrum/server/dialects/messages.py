@@ -14,7 +14,7 @@ from sanic import Request as HttpRequest
 from sanic.response import HTTPResponse
 
 from ferrum.server.choice import Delta
-from ferrum.server.dialects.blocks import Block, Blocks, Closed, Grew, Opened, Step
+from ferrum.server.dialects.blocks import Block, BlockChange, Closed, ContentBlocks, Grew, Opened
 from ferrum.server.dialects.common import chat_request, joined, parsed_arguments
 from ferrum.server.error_shapes import anthropic
 from ferrum.server.errors import ApiError, invalid, unsupported
@@ -256,7 +256,7 @@ class MessagesWriter:
 
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
-        self._blocks = Blocks()
+        self._blocks = ContentBlocks()
 
     def opening(self, counts: Counts) -> list[Event]:
         message = self._message([], None, None, {**_input(counts), "output_tokens": 0})
@@ -317,7 +317,7 @@ def _whole_block(block: Block) -> dict[str, Any]:
     return {"type": "tool_use", "id": block.call_id, "name": block.name, "input": parsed_arguments(block.text)}
 
 
-def _step(step: Step) -> Event:
+def _step(step: BlockChange) -> Event:
     block = step.block
     if isinstance(step, Opened):
         empty: dict[str, Any] = {"type": "text", "text": ""}

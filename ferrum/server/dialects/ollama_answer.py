@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ferrum.server.choice import Delta
-from ferrum.server.dialects.blocks import Block, Blocks, Closed, Grew, Step
+from ferrum.server.dialects.blocks import Block, BlockChange, Closed, ContentBlocks, Grew
 from ferrum.server.dialects.common import parsed_arguments
 from ferrum.server.error_shapes import ollama
 from ferrum.server.errors import ApiError
@@ -25,7 +25,7 @@ class OllamaWriter:
     def __init__(self, exchange: Exchange, *, chat: bool) -> None:
         self._exchange = exchange
         self._chat = chat
-        self._blocks = Blocks()
+        self._blocks = ContentBlocks()
 
     def opening(self, counts: Counts) -> list[Event]:
         return []
@@ -49,7 +49,7 @@ class OllamaWriter:
         fields = self._fields(texts["text"], texts["reasoning"], calls)
         return answered(self._exchange, fields) | self._end(counts)
 
-    def _step(self, step: Step) -> dict[str, Any]:
+    def _step(self, step: BlockChange) -> dict[str, Any]:
         if isinstance(step, Closed) and step.block.kind == "call":
             return self._fields("", calls=[_call(step.block)])
         if not isinstance(step, Grew) or step.block.kind == "call":

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ferrum.server.choice import Delta
-from ferrum.server.dialects.blocks import Block, Blocks, Closed, Grew, Opened, Step
+from ferrum.server.dialects.blocks import Block, BlockChange, Closed, ContentBlocks, Grew, Opened
 from ferrum.server.errors import ApiError
 from ferrum.server.exchange import Counts, Exchange
 from ferrum.server.sse import Event, Framing, ServerSentEvents
@@ -26,7 +26,7 @@ class ResponseWriter:
         self._exchange = exchange
         self._echo = echo
         self._keep = keep
-        self._blocks = Blocks()
+        self._blocks = ContentBlocks()
         self._sequence = 0
 
     def opening(self, counts: Counts) -> list[Event]:
@@ -90,7 +90,7 @@ class ResponseWriter:
     def _item_id(self, block: Block) -> str:
         return f"{_PREFIXES[block.kind]}_{self._exchange.record.id}{block.index:04x}"
 
-    def _step(self, step: Step) -> list[Event]:
+    def _step(self, step: BlockChange) -> list[Event]:
         block = step.block
         at: dict[str, Any] = {"item_id": self._item_id(block), "output_index": block.index}
         if block.kind != "call":
