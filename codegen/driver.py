@@ -59,7 +59,7 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
         paths = [_run(work, range(first, min(end, _MACHINE)))]
         if work.checkpoint is not None:
             match(refuse_external(work.graph), work.checkpoint)
-            works = [work.on(job.on(target)) for target in targets]
+            works = [work.on(job.on(target, apart=len(targets) > 1)) for target in targets]
             for numbers in (range(max(first, _MACHINE), min(end, _PACK)), range(_PACK, end)):
                 paths = [_run(each, numbers) for each in works] if numbers else paths
         return [path for path in paths if path is not None]

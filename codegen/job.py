@@ -52,9 +52,10 @@ class Job:
         """Where stages leave their results when the user asks for dumps or stops after one."""
         return self.options.dump_dir or Path("build") / "dump" / self.name
 
-    def on(self, target: Target | GpuTarget) -> Job:
-        """The same for another target."""
-        options = replace(self.options, target=target.name)
+    def on(self, target: Target | GpuTarget, apart: bool = False) -> Job:
+        """The same for another target; ``apart``: what its stages dump goes to a folder of its own."""
+        dumps = self.options.dump_dir
+        options = replace(self.options, target=target.name, dump_dir=dumps / target.name if dumps and apart else dumps)
         return replace(self, target=target, options=options, tuned={}, tuning=[])
 
 

@@ -35,10 +35,6 @@ class Target:
     slow_on: tuple[str, ...] = ()
 
     @property
-    def has_int8_dot(self) -> bool:
-        return self.simd in ("avx512_bf16", "avx512_vnni", "neon_dotprod", "neon_i8mm")
-
-    @property
     def has_bf16_dot(self) -> bool:
         return self.simd == "avx512_bf16"
 
@@ -82,51 +78,32 @@ class GpuTarget:
         return "bf16" in self.features
 
     @property
-    def has_matrix(self) -> bool:
-        """Matrix instructions of a warp (``mma.sync``) or simdgroup."""
-        return "matrix" in self.features
-
-    @property
     def has_async_copy(self) -> bool:
         """Copies from global to shared memory that a warp does not wait for."""
         return "async" in self.features
-
-    @property
-    def has_fp8(self) -> bool:
-        return "fp8" in self.features
-
-    @property
-    def has_clusters(self) -> bool:
-        return "clusters" in self.features
 
     @property
     def has_early_start(self) -> bool:
         """A launch may start while the one before it ends, and waits for it itself."""
         return "early" in self.features
 
-    @property
-    def has_tensor_ops(self) -> bool:
-        """Matrix instructions of a whole block with operands in shared or tensor memory."""
-        return "tensor" in self.features
-
 
 _KIB = 1024
-_AMPERE = ("bf16", "matrix", "async")
-_ADA = (*_AMPERE, "fp8")
-_HOPPER = (*_ADA, "clusters", "early")
-_APPLE = ("bf16", "matrix")
+_AMPERE = ("bf16", "async")
+_HOPPER = (*_AMPERE, "early")
+_APPLE = ("bf16",)
 GPU_TARGETS: tuple[GpuTarget, ...] = (
     GpuTarget("cuda-sm80", "cuda", "sm_80", 163 * _KIB, 108, 64 * _KIB, _AMPERE, "580"),
     GpuTarget("cuda-sm86", "cuda", "sm_86", 99 * _KIB, 82, 32 * _KIB, _AMPERE, "580"),
-    GpuTarget("cuda-sm89", "cuda", "sm_89", 99 * _KIB, 128, 32 * _KIB, _ADA, "580"),
-    GpuTarget("cuda-sm90a", "cuda", "sm_90a", 227 * _KIB, 132, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
-    GpuTarget("cuda-sm100a", "cuda", "sm_100a", 227 * _KIB, 148, 64 * _KIB, (*_HOPPER, "tensor"), "580"),
+    GpuTarget("cuda-sm89", "cuda", "sm_89", 99 * _KIB, 128, 32 * _KIB, _AMPERE, "580"),
+    GpuTarget("cuda-sm90a", "cuda", "sm_90a", 227 * _KIB, 132, 64 * _KIB, _HOPPER, "580"),
+    GpuTarget("cuda-sm100a", "cuda", "sm_100a", 227 * _KIB, 148, 64 * _KIB, _HOPPER, "580"),
     GpuTarget("cuda-sm120a", "cuda", "sm_120a", 99 * _KIB, 170, 32 * _KIB, _HOPPER, "580"),
-    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, ("matrix",), "metal3.2"),
+    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, (), "metal3.2"),
     GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
     GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
     GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
-    GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 16 * _KIB, (*_APPLE, "tensor"), "metal4.0"),
+    GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal4.0"),
 )  # fmt: skip
 
 # Best first: a machine takes the first whose features it has.

@@ -16,6 +16,7 @@ from ferrum.text.tokenizer_file import read_tokenizer_file
 from ferrum.text.tool_probe import find_tool_format
 
 _MAX_BYTES = 64 << 20
+_LARGEST = 1 << 31
 _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -127,7 +128,7 @@ def _templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
 
 def _ids(value: object) -> list[int]:
     values = value if isinstance(value, list) else [value]
-    return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
+    return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 31]
 
 
 def _probe(templates: dict[str, str], special: dict[str, str]) -> tuple[str, tuple[str, str], str]:
@@ -144,4 +145,9 @@ def _generation(values: dict[str, Any]) -> dict[str, float | int | bool]:
     """The model's own sampling defaults; a model that says it is not sampled is greedy."""
     if values.get("do_sample") is False:
         return {"temperature": 0.0}
-    return {k: v for k in _GENERATION if isinstance(v := values.get(k), (int, float)) and not isinstance(v, bool)}
+    numbers = {k: v for k in _GENERATION if isinstance(v := values.get(k), (int, float)) and not isinstance(v, bool)}
+    for key, value in numbers.items():
+        if not abs(value) <= _LARGEST:  # or no number at all
+            what = f"{key} = {str(value)[:40]} is out of range"
+            raise FerrumError("config-unsupported", what, "generation_config.json", "check that the model folder is complete")
+    return numbers

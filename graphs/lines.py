@@ -88,8 +88,10 @@ class Line:
             return None
         try:
             value = float(text) if any(c in text for c in ".eEn") else int(text)
+            if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+                raise ValueError
         except ValueError:
-            raise self.fault("a number") from None
+            raise self.fault("a number of 64 bits") from None
         self.at += 1
         return value
 

@@ -113,6 +113,15 @@ def test_no_module_imports_itself_by_a_way_round(imports: dict[str, set[str]]) -
     assert not around, f"among these is a cycle: {sorted(around)}"
 
 
+@pytest.mark.parametrize("word", ["Blocks", "Checkpoint", "Expr", "Source", "Stage", "Step", "Family", "Launch", "Layout"])
+def test_a_word_of_the_glossary_is_one_class(word: str) -> None:
+    """docs/architecture.md says what each means; a second class of the name would be a second meaning."""
+    definition = re.compile(rf"^(?:class {word}\b|{word}(?:: TypeAlias)? = )", re.M)
+    files = [p for d in ("ferrum", "graphs", "codegen") for p in (ROOT / d).rglob("*.py")]
+    found = [str(p.relative_to(ROOT)) for p in files if definition.search(p.read_text(encoding="utf-8"))]
+    assert len(found) <= 1, found
+
+
 @pytest.mark.parametrize(
     ("room", "users"),
     [("ferrum.devices.emulate", ["ferrum.codegen"]), ("ferrum.graphs.tiny", []), ("ferrum.graphs.tiny.training", [])],

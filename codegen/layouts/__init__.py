@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.base import Layout, MatrixLayout, Parallel
-from ferrum.codegen.layouts.formats import Array, Format, fit_group, parse_format, to_bf16, to_f32
+from ferrum.codegen.layouts.formats import Array, Format, fit_group, parse_format, to_bf16, to_f32, unknown
 from ferrum.codegen.layouts.plain import PlainLayout
 from ferrum.codegen.layouts.rows import TILE_ROWS, RowLayout
 from ferrum.codegen.layouts.tiled import TiledLayout
@@ -22,15 +22,16 @@ __all__ = [
     "parse_format", "parse_layout", "stored", "to_bf16", "to_f32",
 ]  # fmt: skip
 
-_NAME = re.compile(r"unit(\d+)x(\d+)h(\d)|rows16h(\d)")
+_NAME = re.compile(r"unit([1-9]\d{0,3})x([1-9]\d{0,3})h([1-9])|rows16h([1-9])")
 
 
 def parse_layout(layout: str, fmt: str, shape: tuple[int, ...]) -> Layout:
-    """The layout of a parameter from its name, number format and logical shape."""
+    """The layout of a parameter from its name, number format and logical shape. Raises FerrumError for names that are none."""
     if layout == PlainLayout.name:
         return PlainLayout(shape)
     match = _NAME.fullmatch(layout)
-    assert match, layout
+    if match is None or len(shape) != 2:
+        raise unknown(f"layout of {len(shape)} axes", layout)
     lanes, tiles, halves, of_rows = (int(group or 0) for group in match.groups())
     n, k, number = shape[0], shape[1], parse_format(fmt)
     return RowLayout(n, k, number, of_rows) if of_rows else TiledLayout(n, k, number, lanes, tiles, halves)

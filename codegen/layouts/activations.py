@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from ferrum.codegen.layouts.formats import Format
+from ferrum.codegen.layouts.formats import Format, unknown
 
 # Widest vector that a GPU's kernel loads: rows of activations start at multiples of it.
 ROW_ALIGNMENT = 8
@@ -51,10 +51,12 @@ class ActFormat:
 
 
 def parse_act(name: str) -> ActFormat:
-    match = re.fullmatch(r"q8-g(\d+)-z(\d+)(a?)", name)
+    """Raises FerrumError for what is no format's name."""
+    match = re.fullmatch(r"q8-g([1-9]\d{0,5})-z(\d{1,3})(a?)", name)
     if match:
         return ActFormat("q8", int(match[1]), int(match[2]), bool(match[3]))
-    assert name in ("f32", "bf16"), name
+    if name not in ("f32", "bf16"):
+        raise unknown("format of activations", name)
     return ActFormat(name)
 
 

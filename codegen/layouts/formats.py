@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.errors import FerrumError
 from ferrum.graphs.expressions.expression import Blocked
 
 Array = NDArray[np.generic]
 F32 = NDArray[np.float32]
-_FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4|int4a)-g(\d+))")
+_FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4|int4a)-g([1-9]\d{0,5}))")
 # K values of the groups that share a step, where the width allows it.
 _SPAN = 128
 
@@ -70,9 +71,16 @@ class Format:
         return span
 
 
+def unknown(kind: str, name: str) -> FerrumError:
+    """The names are chosen by the compiler, but come back from dumps that a user may have edited."""
+    return FerrumError("graph-text", f"no {kind} is called {name[:60]!r}", "stage layout", "start from layout, which chooses it")
+
+
 def parse_format(name: str) -> Format:
+    """Raises FerrumError for what is no format's name."""
     match = _FORMAT.fullmatch(name)
-    assert match, name
+    if match is None:
+        raise unknown("number format", name)
     return Format(name.split("-")[0], int(match.group(2) or 0))
 
 

@@ -81,10 +81,6 @@ class RowLayout(MatrixLayout):
         return self.units
 
     @property
-    def tile_bytes(self) -> int:
-        return TILE_ROWS * self.row_bytes
-
-    @property
     def groups(self) -> int:
         return self.padded_k // self.format.group if self.format.group else 0
 

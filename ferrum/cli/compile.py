@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compile_choices(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the pack's path (default NAME.TARGET.fpk in this folder)")
     parser.add_argument("--dump-ir", action="store_true", help="write the graph after every stage to build/dump/NAME")
-    parser.add_argument("--dump-dir", metavar="DIR", help="write the graph after every stage to DIR")
+    parser.add_argument(
+        "--dump-dir", metavar="DIR", help="write the graph after every stage to DIR; of several targets, each has a folder there"
+    )
     parser.add_argument("--stop-after", default="", metavar="STAGE", help="end after this stage and write no pack")
     parser.add_argument("--start-from", default="", metavar="STAGE", help="go on from the dump of the stage before this one")
     parser.add_argument("--jobs", type=non_negative, default=0, metavar="N", help="threads that encode weights (default: all)")

@@ -20,15 +20,18 @@ import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum import env
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.launching import Pointer, Recording, Recordings, ResolvedLaunch, Resolver, StepMemory, align, choose_limits
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
+from ferrum.pack.atomic import write_atomic
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
 from ferrum.pack.programs import kv_state, require_step
@@ -202,7 +205,7 @@ class MetalExecutor:
             options.setLanguageVersion_(language_version(_CHIPS[pack.manifest.target.arch].language))
             library, error = self._device.newLibraryWithSource_options_error_(code.decode("utf-8"), options, None)
         else:
-            library, error = self._device.newLibraryWithURL_error_(self._file_url(code), None)
+            library, error = self._device.newLibraryWithURL_error_(_file_url(library_file(code)), None)
         if library is None:
             raise _unloadable(f"the code cannot be loaded: {_first_line(error)}", where)
         found: dict[str, Any] = {}
@@ -223,19 +226,6 @@ class MetalExecutor:
                 raise _unloadable(f"{symbol} needs more threadgroup memory than this GPU has", where)
             found[symbol] = pipeline
         return found
-
-    def _file_url(self, code: bytes) -> Any:
-        """A metallib as a file, which is what Metal opens; named by its hash and kept."""
-        from ferrum import env
-
-        folder = env.cache_dir() / "metal"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{hashlib.sha256(code).hexdigest()}.metallib"
-        if not path.exists():
-            temporary = path.with_suffix(".tmp")
-            temporary.write_bytes(code)
-            temporary.replace(path)
-        return importlib.import_module("Foundation").NSURL.fileURLWithPath_(str(path))
 
     def _over_mapping(self, pack: Pack) -> Any:
         """A buffer over the mapped weights; a copy of them where the system does not give one."""
@@ -365,6 +355,20 @@ def split(count: int, work: float) -> list[tuple[int, int]]:
     """``count`` commands in as many pieces of nearly one size as ``work``, the whole in pieces, asks for."""
     pieces = min(count, max(1, math.ceil(work)))
     return [(i * count // pieces, (i + 1) * count // pieces) for i in range(pieces)]
+
+
+def library_file(code: bytes) -> Path:
+    """A metallib as a file, which is what Metal opens: in the build cache, named by its hash. Raises FerrumError."""
+    folder = env.cache_dir() / "metal"
+    path = folder / f"{hashlib.sha256(code).hexdigest()}.metallib"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, code)
+    return path
+
+
+def _file_url(path: Path) -> Any:
+    return importlib.import_module("Foundation").NSURL.fileURLWithPath_(str(path))
 
 
 def _unloadable(what: str, where: str) -> FerrumError:

@@ -44,7 +44,6 @@ class NullExecutor:
         self.limits = limits
         self.buffers = StepBuffers(limits)
         self.memory = np.full((limits.num_blocks, limits.block_size), STALE, np.int32)
-        self.num_steps = 0
         self.closed = False
         self._logits = np.zeros((limits.max_samples, limits.vocab_size), np.float32)
 
@@ -63,7 +62,6 @@ class NullExecutor:
             blocks, slots = self._places(s, np.arange(int(b.positions[at]) + 1, dtype=np.int32))
             self._logits[row] = null_logits(self.memory[blocks, slots], self.limits.vocab_size)
         sample_reference(self._logits, b)
-        self.num_steps += 1
 
     def logits(self) -> NDArray[np.float32]:
         return self._logits[: self.buffers.num_samples]

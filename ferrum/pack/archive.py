@@ -33,12 +33,7 @@ CENTRAL_FIELDS = (
     "external attributes", "offset",
 )  # fmt: skip
 END64 = struct.Struct("<4sQ2H2I4Q")
-END64_FIELDS = (
-    "signature", "record size", "version made by", "version needed", "disk", "directory disk", "entries on disk",
-    "entries", "directory size", "directory offset",
-)  # fmt: skip
 LOCATOR = struct.Struct("<4sIQI")
-LOCATOR_FIELDS = ("signature", "disk", "offset", "disks")
 END = struct.Struct("<4s4H2IH")
 END_FIELDS = (
     "signature", "disk", "directory disk", "entries on disk", "entries", "directory size", "directory offset",

@@ -83,6 +83,15 @@ _ROPE_KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
+def _shown(value: object) -> str:
+    """A value of the file as an error shows it: no file makes a message of pages."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:60] + "…"
+
+
+_LARGEST = 1e30  # of what is no integer: products of a few of these, or of their reciprocals, are still floats
+
+
 class _Reader:
     """Reads typed values and collects every fault, so that one error can name them all."""
 
@@ -98,22 +107,22 @@ class _Reader:
         value = self.raw(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.faults.append(f"{key} = {value!r} is not an integer from {low} to {high}")
+            self.faults.append(f"{key} = {_shown(value)} is not an integer from {low} to {high}")
             return low
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.raw(key)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not (math.isfinite(value) and value > 0):
-            self.faults.append(f"{key} = {value!r} is not a positive number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 1 / _LARGEST <= value <= _LARGEST:
+            self.faults.append(f"{key} = {_shown(value)} is not within 1e-30…1e30")
             return 1.0
         return float(value)
 
     def flag(self, key: str) -> bool:
         value = self.raw(key)
         if value is not None and not isinstance(value, bool):
-            self.faults.append(f"{key} = {value!r} is not true or false")
+            self.faults.append(f"{key} = {_shown(value)} is not true or false")
         return value is True
 
     def switch(self, name: str) -> bool:
@@ -130,7 +139,7 @@ def from_hf(config: Mapping[str, Any], families: tuple[Family, ...] = FAMILIES) 
     read = _Reader(config, family.defaults)
     activation = _ACTIVATIONS.get(str(read.raw("hidden_act")), "")
     if not activation:
-        read.faults.append(f"hidden_act = {read.raw('hidden_act')!r} (supported: silu, gelu)")
+        read.faults.append(f"hidden_act = {_shown(read.raw('hidden_act'))} (supported: silu, gelu)")
     if config.get("quantization_config") is not None:
         read.faults.append("quantization_config is set (supported: bf16, f16 and f32 checkpoints)")
     heads = read.integer("num_attention_heads", high=4096)
@@ -177,7 +186,7 @@ def _family(config: Mapping[str, Any], families: tuple[Family, ...]) -> Family:
     named, kind = config.get("architectures"), config.get("model_type")
     named = [] if named is None else named
     if not isinstance(named, list) or not all(isinstance(name, str) for name in [*named, "" if kind is None else kind]):
-        what = f"architectures = {named!r} is not a list of names, or model_type = {kind!r} is none"
+        what = f"architectures = {_shown(named)} is not a list of names, or model_type = {_shown(kind)} is none"
         raise FerrumError("model-unsupported", what, "config.json", "supported: " + ", ".join(known))
     found = next((known[name] for name in named if name in known), None)
     if found is None and not named:
@@ -228,11 +237,11 @@ def _rope(read: _Reader, longest: int, head_dim: int) -> RopeConfig:
         return RopeConfig()
     kind = str(given.get("rope_type", given.get("type", "default")))
     if kind not in _ROPE_KINDS:
-        read.faults.append(f"rope type {kind!r} (supported: {', '.join(_ROPE_KINDS)})")
+        read.faults.append(f"rope type {_shown(kind)} (supported: {', '.join(_ROPE_KINDS)})")
         return RopeConfig()
     partial = given.get("partial_rotary_factor", read.raw("partial_rotary_factor"))
     if partial not in (None, 1, 1.0):
-        read.faults.append(f"partial_rotary_factor = {partial!r} (supported: 1.0)")
+        read.faults.append(f"partial_rotary_factor = {_shown(partial)} (supported: 1.0)")
     rope = _Reader(given, {"rope_theta": read.raw("rope_theta")})
     read.faults += [f"rope type {kind} needs {key}" for key in _ROPE_KINDS[kind] if given.get(key) is None]
     trained = "original_max_position_embeddings"

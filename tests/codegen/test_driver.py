@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from ferrum.codegen.driver import compile_model
+from ferrum.codegen.driver import compile_model, compile_targets
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.stages import STAGE_NAMES, STAGES
 from ferrum.errors import FerrumError
@@ -73,6 +74,22 @@ def test_stop_after_and_start_from(folder: Path, tmp_path: Path) -> None:
         compile_model(CompileOptions(str(folder), start_from="render"))
     with pytest.raises(FerrumError, match="layout comes after fuse_mlp"):
         compile_model(CompileOptions(str(folder), start_from="layout", stop_after="fuse_mlp"))
+
+
+def test_dumps_of_several_targets_lie_apart(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes before the machine is written once; each target's own stages can be gone on from."""
+    monkeypatch.chdir(tmp_path)
+    names = ("cpu-avx2", "cpu-x86_64")
+    both = CompileOptions(str(folder), ",".join(names), dump_dir=tmp_path / "both", name="m", prove=False)
+    packs = dict(zip(names, compile_targets(both), strict=True))
+    assert sorted(p.name for p in (tmp_path / "both").iterdir() if p.is_dir()) == sorted(names)
+    for name in names:
+        alone = CompileOptions(str(folder), name, dump_dir=tmp_path / name, output=tmp_path / "x.fpk", prove=False)
+        assert compile_model(alone).read_bytes() == packs[name].read_bytes()
+        apart = {p.name: p.read_bytes() for d in ("both", f"both/{name}") for p in (tmp_path / d).iterdir() if p.is_file()}
+        assert apart == {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
+        again = replace(alone, dump_dir=tmp_path / "both" / name, start_from="select", output=tmp_path / "y.fpk")
+        assert compile_model(again).read_bytes() == packs[name].read_bytes()
 
 
 def test_each_stage_refuses_what_belongs_behind_it(folder: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferrum.codegen.layouts import TiledLayout, fit_group, parse_format, parse_layout, stored, to_bf16, to_f32
+from ferrum.codegen.layouts.activations import parse_act
 from ferrum.codegen.layouts.quantize import quantize_groups, quantize_spans
+from ferrum.errors import FerrumError
 
 FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int4-g32", "int4-g64", "int4a-g32")
 
@@ -37,6 +39,19 @@ def test_round_trip(data: st.DataObject) -> None:
         assert np.abs(got - w).max() <= limit
     ids = np.random.default_rng(1).integers(0, n, 9)
     assert np.array_equal(layout.decode(raw.data, ids), got[ids])
+
+
+@pytest.mark.parametrize(
+    "name", ["", "unit8x4", "unit0x4h1", "rows16h0", "row", "int8", "int8-g0", "f64", "q8-g32", "f32 ", "9" * 400]
+)
+def test_names_that_are_none_are_refused(name: str) -> None:
+    """They may come from a dump that somebody edited."""
+    for parse in (lambda: parse_layout(name, "bf16", (16, 32)), lambda: parse_format(name), lambda: parse_act(name)):
+        with pytest.raises(FerrumError) as caught:
+            parse()
+        assert caught.value.code == "graph-text" and len(str(caught.value)) < 200
+    with pytest.raises(FerrumError, match="no layout of 3 axes"):
+        parse_layout("unit8x4h1", "bf16", (2, 16, 32))
 
 
 def test_bf16_rounds_to_nearest_even_as_torch() -> None:

@@ -147,6 +147,15 @@ def test_tokens_that_are_none_are_refused(config: dict[str, Any], tmp_path: Path
     assert caught.value.code == "bad-tokenizer"
 
 
+@pytest.mark.parametrize("value", [10**400, -(10**400), float("inf"), float("nan"), 1 << 32])
+def test_defaults_out_of_range_are_told(value: float, tmp_path: Path) -> None:
+    for key in ("temperature", "top_k", "repetition_penalty"):
+        folder = model_folder(tmp_path / key, {}, {"generation_config.json": {key: value, "eos_token_id": [7, 10**400]}})
+        with pytest.raises(FerrumError, match=f"{key} = .* is out of range") as caught:
+            read_text(folder)
+        assert len(str(caught.value)) < 300
+
+
 def test_the_tokenizer_is_the_same() -> None:
     before = json.dumps(bpe()).encode()
     after = plain_merges(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,20 @@ def test_another_machine_is_refused(metal_pack: Pack, cuda_pack: Pack, monkeypat
     with pytest.raises(FerrumError) as error:
         MetalDevice().load(cuda_pack, SMALL)
     assert error.value.code == "wrong-machine"
+
+
+def test_a_library_is_kept_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several processes that load the same code at once each write a file of their own."""
+    monkeypatch.setenv("FERRUM_CACHE", str(tmp_path))
+    code = bytes(range(256)) * 512
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(metal.library_file, [code] * 8))
+    assert len(paths) == 1 and paths.pop().read_bytes() == code
+    other = metal.library_file(b"other")
+    other.unlink()
+    other.with_suffix(".tmp").mkdir()  # what another one is writing is not ours to write to
+    assert metal.library_file(b"other").read_bytes() == b"other"
+    assert sorted(p.suffix for p in other.parent.iterdir()) == [".metallib", ".metallib", ".tmp"]
 
 
 def test_code_is_compiled_in_the_language_of_its_target(tmp_path: Path) -> None:

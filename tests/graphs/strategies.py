@@ -16,7 +16,7 @@ NAMES = st.one_of(
     st.text(max_size=8),
 )
 FLOATS = st.floats(allow_nan=False)
-INTS = st.integers(-(2**63), 2**63)
+INTS = st.integers(-(2**63), 2**63 - 1)
 ATTRS = st.one_of(
     st.booleans(),
     INTS,

@@ -55,6 +55,14 @@ def test_ints_floats_and_bools_stay_apart() -> None:
     assert attrs["f"] == float("-inf")
 
 
+# Where a text has numbers: what is found there, the number in it, its line.
+NUMBERS = (
+    ("i64[batch, seq]", "batch", 2), ("f32[8, 4]", "8", 3), ("from(embed.weight)", "embed.weight", 3), ("f32[2]", "2", 4),
+    ("(1.0, -0.5)", "1.0", 4), ("(1.0, -0.5)", "-0.5", 4), ("[batch, seq, 4]", "4", 5), ("{scale=1.0}", "1.0", 5),
+)  # fmt: skip
+TOO_LARGE = ("9" * 20, "9" * 400, "-" + "9" * 400, "9" * 5000)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [
@@ -73,6 +81,7 @@ def test_ints_floats_and_bools_stay_apart() -> None:
         (SMALL.replace("from(embed.weight)", "from(embed.weight) shard(0.5)"), 3),
         (SMALL.replace("(1.0, -0.5)", "(1.0, x)"), 4),
         (SMALL.replace("(1.0, -0.5)", '("0123")'), 4),
+        *((SMALL.replace(place, place.replace(number, more)), line) for place, number, line in NUMBERS for more in TOO_LARGE),
         (SMALL.replace("{scale=1.0}", "{scale=1.0, scale=2.0}"), 5),
         (SMALL.replace("{scale=1.0}", "{scale=(1, 1.0)}"), 5),
         (SMALL.replace("= embedding", "embedding"), 5),
