@@ -84,7 +84,7 @@ def test_dumps_of_several_targets_lie_apart(folder: Path, tmp_path: Path, monkey
     packs = dict(zip(names, compile_targets(both), strict=True))
     assert sorted(p.name for p in (tmp_path / "both").iterdir() if p.is_dir()) == sorted(names)
     for name in names:
-        alone = CompileOptions(str(folder), name, dump_dir=tmp_path / name, output=tmp_path / "x.fpk", prove=False)
+        alone = CompileOptions(str(folder), name, dump_dir=tmp_path / name, output=tmp_path / "x.fpk", name="m", prove=False)
         assert compile_model(alone).read_bytes() == packs[name].read_bytes()
         apart = {p.name: p.read_bytes() for d in ("both", f"both/{name}") for p in (tmp_path / d).iterdir() if p.is_file()}
         assert apart == {p.name: p.read_bytes() for p in (tmp_path / name).iterdir()}
