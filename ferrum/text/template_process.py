@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import select
-import subprocess
-import sys
-import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack
-from ferrum.text.frames import parsed, read_frame, write_frame
-
-ANSWER_SECONDS = 60.0  # processor time is bounded far below; this is for a machine that gives none
+from ferrum.text.bounded_process import BoundedProcess
 
 
 class Template(Protocol):
@@ -46,6 +39,14 @@ def pack_templates(pack: Pack) -> TemplateProcess | None:
     return TemplateProcess(sources, pack.manifest.text.special_tokens) if sources else None
 
 
+_OVER = FerrumError(
+    "template-limit",
+    "the model's chat template cannot render this: it takes too much time or memory",
+    "messages",
+    "shorten the conversation, or use another template",
+)
+
+
 class TemplateProcess:
     """``sources``: templates by name; "tool_use" is taken when there are tools, else "default". Safe to use from several threads.
 
@@ -54,12 +55,10 @@ class TemplateProcess:
     """
 
     def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str] | None = None) -> None:
-        self._first = {"templates": dict(sources), "special_tokens": dict(special_tokens or {})}
+        first = {"templates": dict(sources), "special_tokens": dict(special_tokens or {})}
         self.source = "\n".join(sources.values())
-        self._lock = threading.Lock()
-        self._child: subprocess.Popen[bytes] | None = None
-        with self._lock:
-            self.variables = frozenset(self._start()["variables"])
+        self._process = BoundedProcess("ferrum.text.template_worker", first, _OVER)
+        self.variables = frozenset(self._process.start()["variables"])
 
     def takes(self, option: str) -> bool:
         """Whether a template looks at the variable ``option``."""
@@ -81,58 +80,14 @@ class TemplateProcess:
             "add_generation_prompt": add_generation_prompt,
             "options": dict(options or {}),
         }
-        with self._lock:
-            if self._child is None or self._child.poll() is not None:
-                self._start()
-            return str(self._ask(request)["text"])
+        return str(self._process.ask(request)["text"])
 
     def close(self) -> None:
         """End the process; safe to call twice. A later ``render`` starts another."""
-        with self._lock:
-            self._end()
+        self._process.close()
 
     def __enter__(self) -> TemplateProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _start(self) -> dict[str, Any]:
-        self._end()
-        pipe = subprocess.PIPE
-        command = [sys.executable, "-m", "ferrum.text.template_worker"]
-        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, process_group=0)
-        return self._ask(self._first)
-
-    def _ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        child = self._child
-        assert child is not None and child.stdin is not None and child.stdout is not None
-        frame = None
-        with contextlib.suppress(BrokenPipeError):
-            write_frame(child.stdin, request)
-            answered = select.poll()  # not select, which knows the first 1,024 descriptors only
-            answered.register(child.stdout, select.POLLIN)
-            if answered.poll(ANSWER_SECONDS * 1000):
-                frame = read_frame(child.stdout)
-        if frame is None:
-            self._end()
-            what = "the model's chat template cannot render this: it takes too much time or memory"
-            raise FerrumError("template-limit", what, "messages", "shorten the conversation, or use another template")
-        answer: dict[str, Any] = parsed(frame)
-        if "error" in answer:
-            code, what, where, next_step = answer["error"]
-            if code == "template-limit":
-                self._end()  # the worker is about to end itself, and may still look alive to the next conversation
-            raise FerrumError(code, what, where, next_step)
-        return answer
-
-    def _end(self) -> None:
-        child, self._child = self._child, None
-        if child is None:
-            return
-        child.kill()
-        child.wait()
-        for stream in (child.stdin, child.stdout):
-            if stream is not None:
-                with contextlib.suppress(BrokenPipeError):
-                    stream.close()
