@@ -10,11 +10,16 @@ from ferrum.version import __version__
 if TYPE_CHECKING:
     from ferrum.engine.params import SamplingParams
     from ferrum.llm import LLM
+    from ferrum.structured.wish import Structured
 
-__all__ = ["LLM", "SamplingParams", "__version__", "compile"]
+__all__ = ["LLM", "SamplingParams", "Structured", "__version__", "compile"]
 
 # Imported when asked for: `import ferrum` stays instant and never pulls in the compiler.
-_LAZY = {"LLM": ("ferrum.llm", "LLM"), "SamplingParams": ("ferrum.engine.params", "SamplingParams")}
+_LAZY = {
+    "LLM": ("ferrum.llm", "LLM"),
+    "SamplingParams": ("ferrum.engine.params", "SamplingParams"),
+    "Structured": ("ferrum.structured.wish", "Structured"),
+}
 
 
 def __getattr__(name: str) -> Any:

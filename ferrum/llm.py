@@ -26,15 +26,18 @@ from ferrum.engine.outputs import Completion, Output, Piece, TokenLogprob
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent
 from ferrum.errors import FerrumError
+from ferrum.structured.wish import Structured
 
 if TYPE_CHECKING:
+    from ferrum.structured.model import ModelGrammars
     from ferrum.text.stream import TextStream
     from ferrum.text.template_process import TemplateProcess
     from ferrum.text.tokenizer import Tokenizer
 
-__all__ = ["LLM", "Completion", "Output", "Piece", "SamplingParams", "TokenLogprob", "resolve_pack"]
+__all__ = ["LLM", "Completion", "Output", "Piece", "SamplingParams", "Structured", "TokenLogprob", "resolve_pack"]
 
 MAX_QUEUE = 1 << 30  # a list of prompts is in memory anyway
+TAIL_TOKENS = 32  # of a prompt, which tell whether it leaves a model within its reasoning
 Prompt = str | Sequence[int]
 
 
@@ -244,8 +247,9 @@ class LLM:
             if not self._closed:
                 self._closed = True
                 self._model.close()
-                if "chat_template" in self.__dict__:
-                    self.chat_template.close()
+                for name in ("chat_template", "_grammars"):
+                    if name in self.__dict__:
+                        self.__dict__[name].close()
 
     def __enter__(self) -> LLM:
         return self
@@ -255,6 +259,8 @@ class LLM:
 
     def _add(self, prompt: Prompt, params: SamplingParams) -> _Request:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else list(prompt)
+        if params.structured is not None:
+            params = replace(params, structured=None, grammar=self._grammar(prompt, params.structured))
         choices = [_Choice(self._text_stream(tokens, params)) for _ in range(params.n)]
         with self._lock:
             self._check_open()
@@ -263,6 +269,17 @@ class LLM:
             self._model.engine.add(request_id, tokens, self._for_engine(len(tokens), params))
             request = self._requests[request_id] = _Request(request_id, tokens, params, choices)
         return request
+
+    @cached_property
+    def _grammars(self) -> ModelGrammars:
+        from ferrum.structured.model import ModelGrammars
+
+        return ModelGrammars(self.tokenizer, self._model.pack.manifest.text, self.info.vocab_size)
+
+    def _grammar(self, prompt: Prompt, wish: Structured) -> str:
+        """A text is continued at once; token ids, as ``chat_prompt`` makes them, may be answered by reasoning first."""
+        tail = "" if isinstance(prompt, str) else self.tokenizer.decode(list(prompt[-TAIL_TOKENS:]), skip_special=False)
+        return self._grammars.content(wish, "structured", tail)
 
     def _text_stream(self, tokens: list[int], params: SamplingParams) -> TextStream | _NoText:
         from ferrum.text.stream import TextStream
@@ -310,6 +327,9 @@ class LLM:
             raise
         for event in events:
             self._requests[event.request_id].events.append(event)
+        for request_id, error in self._model.engine.failures:
+            self._requests[request_id].error = error
+        self._model.engine.failures.clear()
 
     def _take(self, request: _Request, choice: _Choice, event: TokenEvent) -> Piece:
         """Turn a token into text; a stop string ends the choice in the engine too."""

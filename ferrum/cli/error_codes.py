@@ -102,6 +102,19 @@ ERROR_CODES: dict[str, str] = {
         "The repository's owner wants a licence to be accepted first. Accept it on the hub's page with your account, create a"
         " token and set HF_TOKEN."
     ),
+    "grammar-failed": (
+        "The form that the answer must have led nowhere, or following it took more work than a step may cost. Make the schema or "
+        "the grammar smaller."
+    ),
+    "grammar-limit": (
+        "A schema, a regex or a grammar took more than its share of time or memory to compile. Make it smaller: fewer "
+        "alternatives, shorter lists, less nesting."
+    ),
+    "grammar-missing": "Structured answers need the package llguidance, which this installation lacks. pip install llguidance.",
+    "grammar-refused": (
+        "A schema, a regex or a grammar is not valid, or asks for what cannot be guaranteed while tokens are chosen. The message "
+        "names the keyword; docs/structured.md lists those that are served."
+    ),
     "graph-invalid": (
         "A graph breaks a rule of the IR: a name that is not defined, a wrong shape or dtype, an unknown attribute. After a "
         "stage of the compiler this is a fault of that stage."

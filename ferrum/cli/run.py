@@ -7,6 +7,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum.cli.arguments import add_compile_choices, add_load_choices, add_model, find_pack
@@ -16,6 +17,7 @@ from ferrum.errors import FerrumError
 if TYPE_CHECKING:
     from ferrum.engine.params import SamplingParams
     from ferrum.llm import LLM
+    from ferrum.structured.wish import Structured
 
 LEAVE = ("/bye", "exit", "quit")
 DIM, PLAIN = "\033[2m", "\033[0m"
@@ -35,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=fraction, default=None, metavar="P", help="sample among the likeliest tokens of this total probability")
     add("--repeat-penalty", type=penalty, default=None, metavar="R", help="penalty for tokens that were there already; 1 is none")
     add("--seed", type=non_negative, default=None, metavar="N", help="make sampling repeatable")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json-schema", default=None, metavar="FILE", help="answer in JSON that keeps to the schema in this file")
+    form.add_argument("--grammar", default=None, metavar="FILE", help="answer by the grammar in this file (Lark or GBNF)")
     thinking = parser.add_mutually_exclusive_group()
     thinking.add_argument(
         "--enable-thinking", dest="thinking", action="store_true", default=None, help="let the model reason first"
@@ -83,8 +88,24 @@ def _sampling(llm: LLM, args: argparse.Namespace) -> SamplingParams:
         "repetition_penalty": args.repeat_penalty,
         "seed": args.seed,
         "stop": tuple(args.stop) if args.stop else None,
+        "structured": _structured(args),
     }
     return dataclasses.replace(llm.default_params, **{name: value for name, value in given.items() if value is not None})
+
+
+def _structured(args: argparse.Namespace) -> Structured | None:
+    """The form of answers that a file gives; its content is checked with the first one. Raises FerrumError."""
+    from ferrum.structured.wish import Structured
+
+    name, path = ("json", args.json_schema) if args.json_schema is not None else ("grammar", args.grammar)
+    if path is None:
+        return None
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise FerrumError("grammar-refused", f"cannot read the file: {reason}", path, "give a readable file") from None
+    return Structured(json=text) if name == "json" else Structured(grammar=text)
 
 
 def _converse(chat: Chat) -> int:

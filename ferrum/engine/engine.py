@@ -5,6 +5,8 @@ the device, takes the sampled tokens and returns one event per token; the last e
 
 What ends a choice here is what can be seen in tokens: end and stop tokens, ``max_tokens``, the context's length. Stop
 strings are seen by whoever turns tokens into text: it calls ``abort`` (which emits no event) and reports "stop" itself.
+A token that a grammar leaves no choice about is appended without a step: it is computed with the next sampled one.
+
 Between two steps ``abort`` takes effect at once, so no further token is reported and the blocks are free. A consumer in
 another process may find some more events under way; it drops events of choices that it has ended.
 
@@ -17,7 +19,7 @@ from __future__ import annotations
 
 import secrets
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
 from typing import cast
@@ -33,9 +35,12 @@ from ferrum.engine.prefix_cache import Keys, keys_by_block
 from ferrum.engine.reports import EngineStats, TokenEvent, queue_full
 from ferrum.engine.request_inputs import NO_INPUTS, checked_inputs, digest
 from ferrum.engine.scheduler import Planned, Scheduler
-from ferrum.engine.sequence import Sequence, State, TokenMask
+from ferrum.engine.sequence import MaskMaker, Sequence, State, TokenMask
 from ferrum.engine.state_groups import Copy
 from ferrum.errors import FerrumError
+
+MASK_SECONDS = 0.002  # a step waits so long for masks; sequences whose grammar takes more time miss it
+IDLE_SECONDS = 0.05  # with nothing else to do
 
 
 @dataclass(slots=True)
@@ -52,8 +57,9 @@ class Counters:
 class Engine:
     """Continuous batching over one executor. Not thread-safe: one thread calls everything.
 
-    ``eos_token_ids`` end an output unless the request says ``ignore_eos``. ``masks`` turns ``SamplingParams.grammar`` into a
-    ``TokenMask``; without it a request with a grammar is refused.
+    ``eos_token_ids`` end an output unless the request says ``ignore_eos`` and has no grammar, which says itself where it ends.
+    ``masks`` turns ``SamplingParams.grammar`` into masks; without it a request with a grammar is refused. ``failures``: requests
+    that ended with an error since the caller last emptied it.
     """
 
     def __init__(
@@ -62,7 +68,7 @@ class Engine:
         options: EngineOptions | None = None,
         *,
         eos_token_ids: Iterable[int] = (),
-        masks: Callable[[str], TokenMask] | None = None,
+        masks: MaskMaker | None = None,
     ) -> None:
         options = options or EngineOptions()
         limits = executor.limits
@@ -74,6 +80,7 @@ class Engine:
         capacity = min(limits.num_blocks, limits.max_blocks_per_seq) * limits.block_size
         self.max_model_len = min(options.max_model_len or capacity, capacity)
         self.counters = Counters()
+        self.failures: list[tuple[str, FerrumError]] = []
         self._stateful = cast(StatefulExecutor, executor) if limits.groups else None
         self._overlapping = executor if isinstance(executor, OverlappingExecutor) else None
         self._under_way: list[Planned] = []
@@ -113,6 +120,7 @@ class Engine:
         self.counters.requests += 1
         fresh = secrets.randbits(64)
         shared_salt = self._salt(params, salt)
+        ends = frozenset() if params.ignore_eos and not params.grammar else self.eos_token_ids
         choices = self._sequences[request_id] = {}
         for index in range(params.n):
             choices[index] = Sequence(
@@ -123,7 +131,7 @@ class Engine:
                 arrival=self._arrivals,
                 seed=params.seed_of(index, fresh),
                 max_tokens=max_tokens,
-                stop_ids=frozenset(params.stop_token_ids) | (frozenset() if params.ignore_eos else self.eos_token_ids),
+                stop_ids=frozenset(params.stop_token_ids) | ends,
                 salt=shared_salt,
                 keys=keys,
                 inputs=brought,
@@ -140,9 +148,12 @@ class Engine:
         An exception from the device leaves the engine unusable.
         """
         self._drop_unwanted()
+        if not self._under_way:
+            self._await_masks(MASK_SECONDS)
         plan = self._under_way or self.scheduler.schedule()
         if not plan:
-            assert not self.scheduler.waiting and not self.scheduler.running, "work is left but none was scheduled"
+            masked = self._await_masks(IDLE_SECONDS)
+            assert masked or not self.has_work, "work is left but none was scheduled"
             return []
         buffers = self._run(plan)
         self._count(plan)
@@ -228,7 +239,23 @@ class Engine:
         """End all requests and free the device."""
         for request_id in list(self._sequences):
             self.abort(request_id)
+        if self.masks is not None:
+            self.masks.close()
         self.executor.close()
+
+    def _await_masks(self, seconds: float) -> bool:
+        """Wait for the masks of running sequences, or with none of these of waiting ones, but not long: others need none. End the
+        requests whose grammar failed. Whether there were any masks."""
+        if self.masks is None:
+            return False
+        running, waiting = self.scheduler.running, self.scheduler.waiting
+        masked = [s for s in (running or waiting) if s.mask is not None]
+        self.masks.wait([s.mask for s in masked], seconds)
+        for sequence in [s for s in (*running, *waiting) if s.mask is not None and s.mask.ready and s.mask.error]:
+            if sequence.state is not State.FINISHED and sequence.mask is not None and sequence.mask.error is not None:
+                self.failures.append((sequence.request_id, sequence.mask.error))
+                self.abort(sequence.request_id)
+        return bool(masked)
 
     def _run(self, plan: list[Planned]) -> StepBuffers:
         """Run ``plan`` unless it is under way already; start the step after it, if that is known. The outputs of ``plan``."""
@@ -302,7 +329,9 @@ class Engine:
         if largest >= limits.vocab_size:
             raise FerrumError("invalid-parameter", f"{where} names token {largest} of {limits.vocab_size}", where)
         if params.grammar and self.masks is None:
-            raise FerrumError("invalid-parameter", "grammars are not supported by this engine", "grammar")
+            raise FerrumError("invalid-parameter", "grammars need a pack with a tokenizer", "grammar")
+        if params.structured is not None:
+            raise FerrumError("invalid-parameter", "an engine takes a grammar; LLM makes it of structured", "structured")
         distinct = min(num_tokens, limits.vocab_size) if params.penalized else 0
         banned = len(params.stop_token_ids) + len(self.eos_token_ids)
         if max(distinct, len(params.logit_bias) + banned) > limits.max_adjust:
@@ -328,18 +357,37 @@ class Engine:
 
     def _collect(self, plan: list[Planned], buffers: StepBuffers) -> list[TokenEvent]:
         events: list[TokenEvent] = []
+        masks: list[TokenMask] = []
         row = 0
         for planned in plan:
             sequence = planned.sequence
             if sequence.state is not State.FINISHED:  # it ended while this step was under way
                 self.scheduler.complete(planned)
                 if planned.samples:
-                    events.append(self._take(sequence, row, buffers))
+                    events += self._take(sequence, row, buffers)
+                    if sequence.mask is not None and sequence.state is not State.FINISHED:
+                        masks.append(sequence.mask)
             row += planned.samples
+        if masks and self.masks is not None:
+            self.masks.begin(masks)
         self.counters.tokens_generated += len(events)
         return events
 
-    def _take(self, sequence: Sequence, row: int, buffers: StepBuffers) -> TokenEvent:
+    def _take(self, sequence: Sequence, row: int, buffers: StepBuffers) -> list[TokenEvent]:
+        """The sampled token, and those that a grammar leaves no choice about: these need no step of their own."""
+        events = [self._sampled(sequence, row, buffers)]
+        mask = sequence.mask
+        while mask is not None and sequence.params.logprobs is None and not events[-1].finish_reason:
+            forced = mask.forced()
+            if not forced:
+                break
+            for token in forced:
+                events.append(self._event(sequence, token))
+                if events[-1].finish_reason:
+                    break
+        return events
+
+    def _sampled(self, sequence: Sequence, row: int, buffers: StepBuffers) -> TokenEvent:
         token = int(buffers.out_token[row])
         logprob: float | None = None
         top: tuple[tuple[int, float], ...] = ()
@@ -348,6 +396,12 @@ class Engine:
             logprob = float(buffers.out_logprob[row])
             wanted = min(wanted, self.executor.limits.vocab_size)
             top = tuple(zip(buffers.top_token[row, :wanted].tolist(), buffers.top_logprob[row, :wanted].tolist(), strict=True))
+        return self._event(sequence, token, logprob, top)
+
+    def _event(
+        self, sequence: Sequence, token: int, logprob: float | None = None, top: tuple[tuple[int, float], ...] = ()
+    ) -> TokenEvent:
+        """Append ``token``; what is said of it."""
         reason = sequence.append(token)
         if reason:
             self._end(sequence)

@@ -6,6 +6,7 @@ import importlib
 import os
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ferrum.devices.base import Device, Executor
 from ferrum.devices.options import DeviceOptions
@@ -15,6 +16,10 @@ from ferrum.engine.reports import EngineInfo
 from ferrum.errors import FerrumError
 from ferrum.pack.programs import kv_state
 from ferrum.pack.reader import Pack, open_pack
+from ferrum.structured.masks import GrammarMasks
+
+if TYPE_CHECKING:
+    from ferrum.text.tokenizer import Tokenizer
 
 # name: module and class, imported when the device is used
 DEVICES = {
@@ -63,7 +68,9 @@ def load_model(
         length = _model_len(record.model.max_model_len, device_options, engine_options)
         executor = find_device(name).load(pack, replace(device_options, max_model_len=length))
         try:
-            engine = Engine(executor, replace(engine_options, max_model_len=length), eos_token_ids=record.text.eos_token_ids)
+            options = replace(engine_options, max_model_len=length)
+            ends = record.text.eos_token_ids
+            engine = Engine(executor, options, eos_token_ids=ends, masks=_masks(pack, executor.limits.vocab_size, ends))
         except BaseException:
             executor.close()
             raise
@@ -71,6 +78,19 @@ def load_model(
         pack.close()
         raise
     return LoadedModel(pack, executor, engine, _info(pack, name, engine))
+
+
+def _masks(pack: Pack, vocab_size: int, ends: list[int]) -> GrammarMasks | None:
+    """What grammars of requests become; none without a tokenizer, which is read when the first one comes."""
+    if "tokenizer.json" not in pack:
+        return None
+
+    def tokenizer() -> Tokenizer:
+        from ferrum.text.tokenizer import Tokenizer
+
+        return Tokenizer(pack.member("tokenizer.json"))
+
+    return GrammarMasks(tokenizer, vocab_size, ends)
 
 
 def find_device(name: str) -> Device:

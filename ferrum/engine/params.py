@@ -10,13 +10,14 @@ from typing import Any
 from ferrum.devices.options import GREEDY_BELOW
 from ferrum.errors import FerrumError
 from ferrum.pack.step import MAX_LOGPROBS
+from ferrum.structured.wish import Structured
 
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARS = 1024
 MAX_STOP_TOKEN_IDS = 256
 MAX_LOGIT_BIAS = 1024
 MAX_CHOICES = 64
-MAX_GRAMMAR_CHARS = 1 << 20
+MAX_GRAMMAR_CHARS = 1 << 21
 MAX_TOKEN_ID = (1 << 31) - 1
 
 # field: (smallest, largest, whole numbers only)
@@ -45,7 +46,8 @@ class SamplingParams:
     greedy. ``top_k`` 0 or -1 is off; ``top_p`` 1, ``min_p`` 0, ``repetition_penalty`` 1 and the other penalties 0 are off.
     ``seed`` None: a fresh random seed. ``stop``: strings that end the text and are not part of it. ``logprobs``: None is
     off, 0 the chosen token only, up to 20 alternatives. ``n``: choices; choice i > 0 of a seeded request has the seed
-    ``seed + i * 0x9E3779B97F4A7C15`` modulo 2**64. ``grammar``: text for the engine's mask provider.
+    ``seed + i * 0x9E3779B97F4A7C15`` modulo 2**64. ``structured``: the form that the answer must have; ``LLM`` makes ``grammar``
+    of it, which is the text that an engine takes.
     """
 
     max_tokens: int | None = None
@@ -64,6 +66,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     n: int = 1
+    structured: Structured | None = None
     grammar: str = ""
 
     def __post_init__(self) -> None:
@@ -81,6 +84,8 @@ class SamplingParams:
             raise _invalid("ignore_eos", "must be true or false")
         if not isinstance(self.grammar, str) or len(self.grammar) > MAX_GRAMMAR_CHARS:
             raise _invalid("grammar", f"must be a text of at most {MAX_GRAMMAR_CHARS} characters")
+        if self.structured is not None and not isinstance(self.structured, Structured):
+            raise _invalid("structured", "must be a Structured")
         if self.max_tokens is not None and self.min_tokens > self.max_tokens:
             raise _invalid("min_tokens", f"must not exceed max_tokens ({self.max_tokens})")
 

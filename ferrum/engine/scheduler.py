@@ -7,13 +7,15 @@ A step has a budget of tokens and of sampled rows. It is filled in this order, e
 3. waiting sequences, when all blocks of their tokens fit, leaving one block for each running sequence (so that a sequence
    that was just preempted is not admitted only to be preempted again).
 
-All blocks of the tokens known so far are taken at admission, so only decode can run out of blocks. Then the youngest
+All blocks of the tokens known so far are taken at admission, so only decode can run out of blocks (of several tokens at once,
+where a grammar forced some). Then the youngest
 running sequence gives back all its blocks and waits again; later its tokens are computed anew (unless they are still in
 the prefix cache) and its output goes on unchanged. The oldest sequence is never preempted by others and the engine
 refuses what could not run alone, so every sequence finishes.
 
 The first waiting sequence is never overtaken for want of memory. Only the further choices of one request (n > 1) let
-others pass while their first choice computes the prompt they share.
+others pass while their first choice computes the prompt they share, and whoever waits for its grammar. A running sequence whose
+next mask is not there takes no part in a step.
 
 Where sequences keep more than blocks (``limits.groups``), ``states`` says which place of each group is whose. Whoever is let in
 has all the places that it can need, and a cached prefix counts as far as every group knows its content.
@@ -81,16 +83,18 @@ class Scheduler:
         self._release_blocks(sequence)
 
     def schedule(self) -> list[Planned]:
-        """The next step. Empty only when there is nothing to do."""
+        """The next step. Empty only when there is nothing to do but to wait for masks."""
         limits = self.limits
         budget = Budget(self.max_tokens, limits.max_samples, limits.max_adjust, limits.max_adjust)
         plan: list[Planned] = []
-        for sequence in [s for s in self.running if s.num_pending == 1]:
+        running = [s for s in self.running if not s.masked_out]
+        grown = [s for s in running if s.num_pending == 1 or self._lacks_blocks(s)]
+        for sequence in grown:
             # an earlier one may have preempted it: the youngest goes first, so it is not in the plan yet
             if sequence.state is State.RUNNING and self._fits(sequence, 1, budget) and self._grow(sequence):
                 self._plan(sequence, budget, plan)
-        for sequence in self.running:
-            if sequence.num_pending > 1:
+        for sequence in running:
+            if sequence.state is State.RUNNING and sequence.num_pending > 1 and sequence not in grown:
                 self._plan(sequence, budget, plan)
         self._admit_waiting(budget, plan)
         return plan
@@ -176,16 +180,18 @@ class Scheduler:
             and len(sequence.bias_tokens) + sequence.num_banned <= budget.biases
         )
 
+    def _lacks_blocks(self, sequence: Sequence) -> bool:
+        return len(sequence.tokens) > len(sequence.blocks) * self.block_size
+
     def _grow(self, sequence: Sequence) -> bool:
-        """Make room for the token to be decoded, preempting younger sequences. False: it was preempted itself."""
-        if len(sequence.tokens) <= len(sequence.blocks) * self.block_size:
-            return True
-        while self.pool.available == 0:
-            youngest = self.running[-1]
-            self._preempt(youngest)
-            if youngest is sequence:
-                return False
-        sequence.blocks.append(self.pool.take())
+        """Make room for the tokens to be decoded, preempting younger sequences. False: it was preempted itself."""
+        while self._lacks_blocks(sequence):
+            while self.pool.available == 0:
+                youngest = self.running[-1]
+                self._preempt(youngest)
+                if youngest is sequence:
+                    return False
+            sequence.blocks.append(self.pool.take())
         return True
 
     def _preempt(self, sequence: Sequence) -> None:
@@ -200,7 +206,7 @@ class Scheduler:
         place = 0
         while place < len(self.waiting) and budget.tokens > 0 and len(self.running) < self.max_seqs:
             sequence = self.waiting[place]
-            if self._held(sequence):
+            if sequence.masked_out or self._held(sequence):
                 place += 1
                 continue
             if not self._admit(sequence):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from array import array
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from ferrum.devices.sampling import BANNED_LOGIT
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.prefix_cache import NO_KEYS, Keys
 from ferrum.engine.request_inputs import NO_INPUTS, Inputs
+from ferrum.errors import FerrumError
 
 
 class State(enum.Enum):
@@ -22,13 +23,37 @@ class State(enum.Enum):
 
 
 class TokenMask(Protocol):
-    """Which tokens may come next: a grammar's state for one sequence."""
+    """Which tokens may come next: a grammar's state for one sequence. ``error``: it cannot go on; the request ends with it."""
+
+    error: FerrumError | None
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next mask is there, or an ``error``."""
 
     def fill(self, row: NDArray[np.uint32]) -> None:
-        """Write the allowed tokens as bits (token v: bit ``v & 31`` of word ``v >> 5``); at least one must be allowed."""
+        """Write the allowed tokens as bits (token v: bit ``v & 31`` of word ``v >> 5``); at least one is allowed."""
 
     def accept(self, token: int) -> None:
-        """Advance by a token that was sampled."""
+        """Advance by a token that was sampled or forced. The mask after it is there after ``MaskMaker.begin``."""
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next, since nothing else may; an end token at the end. Empty where there is a choice."""
+
+
+class MaskMaker(Protocol):
+    """Makes masks from the text of a grammar, beside the engine's thread."""
+
+    def __call__(self, grammar: str) -> Any:
+        """A ``TokenMask`` at the beginning of ``grammar``, perhaps not ready yet. Raises FerrumError."""
+
+    def begin(self, masks: Any) -> None:
+        """Find the next masks of these ``TokenMask``, which have accepted a token."""
+
+    def wait(self, masks: Any, seconds: float) -> None:
+        """Until these are ready, at most for ``seconds``."""
+
+    def close(self) -> None: ...
 
 
 class TokenCounts:
@@ -125,6 +150,11 @@ class Sequence:
     def num_banned(self) -> int:
         banned = len(self.ban_tokens)
         return banned if banned and self.num_output < self.params.min_tokens else 0
+
+    @property
+    def masked_out(self) -> bool:
+        """Whether its mask is not there yet, so that no step can have it."""
+        return self.mask is not None and not self.mask.ready
 
     @property
     def steady(self) -> bool:

@@ -127,6 +127,9 @@ def _loop(connection: Connection, engine: Engine) -> int:
         events = engine.step()
         if events:
             connection.send(Events(events))
+        for request_id, error in engine.failures:
+            connection.send(_refused(request_id, error))
+        engine.failures.clear()
 
 
 def _handle(connection: Connection, engine: Engine, message: ToEngine) -> None:
@@ -134,13 +137,17 @@ def _handle(connection: Connection, engine: Engine, message: ToEngine) -> None:
         try:
             engine.add(message.request_id, message.prompt, message.params, salt=message.salt)
         except FerrumError as error:
-            connection.send(Refused(message.request_id, error.code, error.what, error.where, error.next_step))
+            connection.send(_refused(message.request_id, error))
     elif isinstance(message, Abort):
         engine.abort(message.request_id, None if message.index < 0 else message.index)
     elif isinstance(message, GetStats):
         connection.send(Stats(message.call, engine.stats()))
     else:
         raise FerrumError("bad-message", "the engine is started already", "engine socket")
+
+
+def _refused(request_id: str, error: FerrumError) -> Refused:
+    return Refused(request_id, error.code, error.what, error.where, error.next_step)
 
 
 def _failed(connection: Connection, what: str) -> int:

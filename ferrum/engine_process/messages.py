@@ -4,8 +4,8 @@ Frame: 4 bytes little-endian length, then that many bytes of MessagePack. A mess
 array whose first element is the tag; unknown tags, wrong types and frames over ``MAX_FRAME`` end the connection.
 
 client → engine: ``Start`` once, then ``Generate``, ``Abort``, ``GetStats``, ``Shutdown``.
-engine → client: ``Ready`` or ``Failed`` once, then ``Refused``, ``Events`` (all tokens of one step), ``Stats``; ``Failed``
-at any time means that the engine is gone.
+engine → client: ``Ready`` or ``Failed`` once, then ``Refused`` (also of a request that runs and cannot go on), ``Events`` (all
+tokens of one step), ``Stats``; ``Failed`` at any time means that the engine is gone.
 """
 
 from __future__ import annotations

@@ -99,9 +99,7 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
             return EXIT_FAILURE if stop.died else EXIT_INTERRUPTED if stop.interrupted else 0
         finally:
             await state.backend.close()
-            state.pool.shutdown(wait=False, cancel_futures=True)
-            if state.template is not None:
-                state.template.close()
+            state.close()
 
 
 async def _start(path: Path, options: ServeOptions, process: EngineProcess, stop: Stop) -> ServerState | None:

@@ -15,6 +15,7 @@ from ferrum.server.choice import TextOptions
 from ferrum.server.errors import from_ferrum, invalid, unsupported
 from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, TemplateOptions, Tool
 from ferrum.server.state import ServerState
+from ferrum.server.structured import grammar_of
 from ferrum.server.wire import BadRequest
 from ferrum.text.reasoning import Opening, opening
 
@@ -46,7 +47,8 @@ async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> P
     room = state.backend.info.max_model_len - len(ids)
     limit = request.max_completion_tokens or request.max_tokens
     limit = cap_tokens(limit, room, sequences=request.n or 1, logprobs=wanted, field=names.get("max_tokens", "max_tokens"))
-    sampling = sampling_params(state, request, limit, wanted)
+    grammar = await grammar_of(state, request, text)
+    sampling = sampling_params(state, request, limit, wanted, grammar)
     reading = text_options(state, request, uses_tools=bool(tools), prompt=text)
     return Prepared([ids], sampling, reading, names)
 
@@ -72,7 +74,8 @@ async def prepare_completion(state: ServerState, request: CompletionRequest) -> 
     room = state.backend.info.max_model_len - longest
     max_tokens = request.max_tokens or max(1, min(COMPLETION_TOKENS, room))
     cap_tokens(max_tokens, room, sequences=len(prompts) * (request.n or 1), logprobs=request.logprobs)
-    sampling = sampling_params(state, request, max_tokens, request.logprobs)
+    grammar = await grammar_of(state, request, "")
+    sampling = sampling_params(state, request, max_tokens, request.logprobs, grammar)
     reading = TextOptions(stops=request.stops, logprobs=request.logprobs is not None)
     if len(prompts) * sampling.n > state.backend.info.max_queue:
         raise invalid(f"prompts times n must not exceed {state.backend.info.max_queue}", "n")
@@ -151,7 +154,7 @@ def template_options(state: ServerState, given: TemplateOptions | None, effort: 
 
 
 def sampling_params(
-    state: ServerState, request: GenerationRequest, max_tokens: int | None, logprobs: int | None
+    state: ServerState, request: GenerationRequest, max_tokens: int | None, logprobs: int | None, grammar: str = ""
 ) -> SamplingParams:
     """The request's fields, then the model's generation defaults, then OpenAI's. Raises ApiError."""
     greedy = state.text.generation.get("do_sample") is False
@@ -172,6 +175,7 @@ def sampling_params(
             ignore_eos=bool(request.ignore_eos),
             logprobs=logprobs,
             n=_checked_n(state, request.n or 1),
+            grammar=grammar,
         )
     except FerrumError as error:
         raise from_ferrum(error) from None

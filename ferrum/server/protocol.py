@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, cast
 from msgspec import Meta
 
 from ferrum.engine.params import MAX_CHOICES, MAX_LOGIT_BIAS, MAX_TOKEN_ID
+from ferrum.errors import one_line
 from ferrum.pack.step import MAX_LOGPROBS
 from ferrum.server.fields import Hint, Json, Request, only
 from ferrum.server.wire import BadRequest, check_depth
@@ -101,7 +102,7 @@ class Function(Request, kw_only=True):
     name: FunctionName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Hint = None  # under "auto" the model decides what it writes
+    strict: bool | None = None
 
 
 class Tool(Request, kw_only=True):
@@ -171,7 +172,19 @@ class GenerationRequest(Request, kw_only=True):
     truncate_prompt_tokens: None = None
     prompt_logprobs: None = None
     allowed_token_ids: None = None
-    structured_outputs: None = None
+    response_format: Any = None
+    structured_outputs: Any = None
+    guided_json: Any = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
+    guided_decoding_backend: Hint = None
+    guided_whitespace_pattern: None = None
+    json_schema: Any = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    ebnf: str | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -202,6 +215,11 @@ class GenerationRequest(Request, kw_only=True):
         if self.metadata and SESSION_KEY in self.metadata:
             raise BadRequest("sessions are not supported", f"metadata.{SESSION_KEY}", "unsupported_parameter")
         self.biases()
+        for name in STRUCTURED:
+            check_depth(getattr(self, name), name)
+
+
+STRUCTURED = ("response_format", "structured_outputs", "guided_json", "json_schema")
 
 
 def _limit(value: int | None, name: str) -> int | None:
@@ -220,7 +238,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
-    response_format: Any = None
     chat_template_kwargs: TemplateOptions | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     functions: Annotated[Json, only([])] = None
@@ -249,7 +266,6 @@ class ChatRequest(GenerationRequest, kw_only=True):
         if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs", "top_logprobs")
         self._check_tools()
-        check_response_format(self.response_format)
 
     def _check_tools(self) -> None:
         names = set()
@@ -259,28 +275,25 @@ class ChatRequest(GenerationRequest, kw_only=True):
                 raise BadRequest(f"the function {function.name} is declared twice", "tools")
             names.add(function.name)
             check_depth(function.parameters, "tools")
+        self._check_choice(names)
+
+    def _check_choice(self, names: set[str]) -> None:
         choice = self.tool_choice
         if choice in (None, "none", "auto"):
             return
-        if choice == "required" or isinstance(choice, dict):
-            raise BadRequest("only auto and none are supported yet", "tool_choice", "unsupported_parameter")
-        else:
-            raise BadRequest("tool_choice must be auto or none", "tool_choice")
+        if isinstance(choice, dict) and choice.get("type") == "function":
+            function = choice.get("function", choice)
+            name = function.get("name") if isinstance(function, dict) else None
+            if name not in names:
+                raise BadRequest(f"tool_choice names {one_line(str(name), 128)}, which tools does not declare", "tool_choice")
+        elif choice != "required":
+            raise BadRequest("tool_choice must be none, auto, required or a function", "tool_choice", "unsupported_parameter")
+        elif not names:
+            raise BadRequest("tool_choice is required, and tools declares none", "tool_choice")
 
     @property
     def uses_tools(self) -> bool:
         return bool(self.tools) and self.tool_choice != "none"
-
-
-def check_response_format(value: Any) -> None:
-    """Raises BadRequest for everything but text."""
-    if value is None or value == {"type": "text"}:
-        return
-    kind = value.get("type") if isinstance(value, dict) else None
-    if kind in ("json_object", "json_schema"):
-        param = "response_format.json_schema" if kind == "json_schema" else "response_format"
-        raise BadRequest(f"{kind} is not supported yet", param, "unsupported_parameter")
-    raise BadRequest("response_format must be {type: text}", "response_format")
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):

@@ -21,6 +21,7 @@ from ferrum.server.errors import ApiError
 from ferrum.server.log import Log
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
+from ferrum.structured.model import ModelGrammars
 from ferrum.text.template_process import Template
 from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import ToolFormat, find_format
@@ -66,6 +67,7 @@ class ServerState:
     active: int = 0
     kept: KeptAnswers = field(default_factory=KeptAnswers)
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS, "text"))
+    grammar_pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "grammar"))
 
     def __post_init__(self) -> None:
         self.tool_format: ToolFormat | None = find_format(self.text.tool_format)
@@ -118,6 +120,23 @@ class ServerState:
         """Call ``function``, which may block, in a thread."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.pool, lambda: function(*args, **kwargs))
+
+    async def in_grammar_thread(self, function: Callable[[], T]) -> T:
+        """Call ``function``, which makes a grammar: these wait for each other, and nothing else for them."""
+        return await asyncio.get_running_loop().run_in_executor(self.grammar_pool, function)
+
+    @cached_property
+    def grammars(self) -> ModelGrammars:
+        return ModelGrammars(self.tokenizer, self.text, self.backend.info.vocab_size)
+
+    def close(self) -> None:
+        """End the threads, and the processes of templates and grammars."""
+        for pool in (self.pool, self.grammar_pool):
+            pool.shutdown(wait=False, cancel_futures=True)
+        if self.template is not None:
+            self.template.close()
+        if "grammars" in self.__dict__:
+            self.grammars.close()
 
     @cached_property
     def max_chars(self) -> int:

@@ -19,8 +19,7 @@ ANSWER_SECONDS = 60.0  # processor time is bounded far below; this is for a mach
 
 class BoundedProcess:
     """Runs ``python -m module``, which calls ``bounded_worker.serve``. ``first``: its first request, said again to each new one.
-    ``over``: what is raised when it breaks its bounds; an answer with the same code ends it too. Safe to use from several threads.
-    """
+    ``over``: what is raised when it breaks its bounds; an answer with the same code ends it too. Safe to use from threads."""
 
     def __init__(self, module: str, first: Mapping[str, Any], over: FerrumError) -> None:
         self._module = module

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -183,20 +185,50 @@ def test_more_logprobs_than_tokens_in_the_vocabulary() -> None:
 
 
 class EvenThenOdd:
-    """A grammar: tokens alternate between even and odd."""
+    """A grammar: tokens alternate between even and odd. ``late``: asked so often before a mask is ready."""
 
-    def __init__(self) -> None:
+    def __init__(self, late: int = 0) -> None:
         self.accepted: list[int] = []
+        self.error: FerrumError | None = None
+        self.late = self._waits = late
+
+    @property
+    def ready(self) -> bool:
+        self._waits -= 1
+        return self._waits < 0
 
     def fill(self, row: np.ndarray) -> None:
         allow_bits(range(len(self.accepted) % 2, VOCAB, 2), row)
 
     def accept(self, token: int) -> None:
         self.accepted.append(token)
+        self._waits = self.late
+
+    def forced(self) -> list[int]:
+        return []
+
+
+class Alternating:
+    """Makes them."""
+
+    def __init__(self, mask: Callable[[], EvenThenOdd] = EvenThenOdd) -> None:
+        self._mask = mask
+
+    def __call__(self, grammar: str) -> EvenThenOdd:
+        return self._mask()
+
+    def begin(self, masks: object) -> None:
+        """Each is there at once, or when it has been asked for often enough."""
+
+    def wait(self, masks: object, seconds: float) -> None:
+        """Nothing works in the background."""
+
+    def close(self) -> None:
+        """Nothing to close."""
 
 
 def test_a_mask_steers_its_own_sequence_only() -> None:
-    engine = Engine(NullExecutor(limits(num_blocks=12, max_blocks_per_seq=12)), masks=lambda text: EvenThenOdd())
+    engine = Engine(NullExecutor(limits(num_blocks=12, max_blocks_per_seq=12)), masks=Alternating())
     params = SamplingParams(grammar="x", max_tokens=10, n=2, seed=5)
     engine.add("g", PROMPT, params)
     free = SamplingParams(temperature=0, max_tokens=12)

@@ -26,7 +26,12 @@ from ferrum.server.routes.common import answer, read
 from ferrum.server.sse import Event, Framing, ServerSentEvents
 from ferrum.server.state import ServerState, state_of
 
-PARAMS: Mapping[str, str] = {"stop": "stop_sequences", "chat_template_kwargs": "thinking", "max_completion_tokens": "max_tokens"}
+PARAMS: Mapping[str, str] = {
+    "stop": "stop_sequences",
+    "chat_template_kwargs": "thinking",
+    "max_completion_tokens": "max_tokens",
+    "response_format": "output_format",
+}
 _STOPS = {"length": "max_tokens", "tool_calls": "tool_use", "stop": "end_turn"}
 
 
@@ -75,7 +80,7 @@ class Tool(Request, kw_only=True):
     description: str | None = None
     type: Literal["custom"] | None = None
     cache_control: Hint = None
-    strict: Hint = None
+    strict: bool | None = None
     eager_input_streaming: Hint = None
     input_examples: Hint = None
     defer_loading: Annotated[Json, only(False)] = None
@@ -94,9 +99,14 @@ class Thinking(Request, kw_only=True):
     display: Hint = None
 
 
+class OutputFormat(Request, kw_only=True):
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
 class OutputConfig(Request, kw_only=True):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
-    format: None = None
+    format: OutputFormat | None = None
 
 
 class CountRequest(Request, kw_only=True):
@@ -112,7 +122,7 @@ class CountRequest(Request, kw_only=True):
     cache_control: Hint = None
     context_management: Hint = None  # nothing is ever cut from a conversation here
     mcp_servers: Annotated[Json, only([])] = None
-    output_format: None = None
+    output_format: OutputFormat | None = None  # as it was called first
     speed: Hint = None
     user_profile_id: Hint = None
     workspace_id: Hint = None
@@ -176,7 +186,10 @@ def fields_of(state: ServerState, body: CountRequest) -> dict[str, Any]:
     fields: dict[str, Any] = {"messages": messages_of(body)}
     if body.tools:
         fields["tools"] = [
-            {"type": "function", "function": _without_none(name=t.name, description=t.description, parameters=t.input_schema)}
+            {
+                "type": "function",
+                "function": _without_none(name=t.name, description=t.description, parameters=t.input_schema, strict=t.strict),
+            }
             for t in body.tools
         ]
     if body.tool_choice is not None:
@@ -186,6 +199,9 @@ def fields_of(state: ServerState, body: CountRequest) -> dict[str, Any]:
     if body.output_config is not None and body.output_config.effort and takes("reasoning_effort"):
         effort = body.output_config.effort
         fields["reasoning_effort"] = "xhigh" if effort == "max" else effort
+    form = body.output_format or (body.output_config.format if body.output_config is not None else None)
+    if form is not None:
+        fields["response_format"] = {"type": "json_schema", "json_schema": {"schema": form.schema}}
     return fields
 
 

@@ -23,6 +23,7 @@ from ferrum.server.prepare import Prepared, check_size, prepare_chat, sampling_p
 from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, ChatRequest, Tool
 from ferrum.server.routes.common import answer, read
 from ferrum.server.state import ServerState
+from ferrum.server.structured import grammar_of
 from ferrum.server.wire import BadRequest
 
 PARAMS: Mapping[str, str] = {
@@ -30,6 +31,7 @@ PARAMS: Mapping[str, str] = {
     "repetition_penalty": "options.repeat_penalty",
     "chat_template_kwargs": "think",
     "reasoning_effort": "think",
+    "response_format": "format",
     **{n: f"options.{n}" for n in ("temperature", "top_k", "top_p", "min_p", "seed", "stop")},
 }
 LATEST = ":latest"  # what Ollama adds to names without a tag
@@ -96,7 +98,7 @@ class Asked(Request, kw_only=True):
     stream: bool | None = None
     options: Options | None = None
     think: bool | Literal["low", "medium", "high"] | None = None
-    format: Annotated[Json, only("")] = None
+    format: dict[str, Any] | Literal["", "json"] | None = None
     logprobs: Annotated[Json, only(False)] = None
     top_logprobs: Annotated[Json, only(0)] = None
     keep_alive: Hint = None
@@ -193,7 +195,8 @@ async def prepare_raw(state: ServerState, asked: ChatRequest, prompt: str) -> Pr
     except FerrumError as error:
         raise from_ferrum(error) from None
     limit = cap_tokens(asked.max_tokens, state.backend.info.max_model_len - len(ids), sequences=1, logprobs=None)
-    return Prepared([ids], sampling_params(state, asked, limit, None), TextOptions(stops=asked.stops), {})
+    grammar = await grammar_of(state, asked, "")
+    return Prepared([ids], sampling_params(state, asked, limit, None, grammar), TextOptions(stops=asked.stops), {})
 
 
 def translated(state: ServerState, body: Asked, messages: list[dict[str, Any]], tools: list[Any] | None) -> ChatRequest:
@@ -209,9 +212,16 @@ def translated(state: ServerState, body: Asked, messages: list[dict[str, Any]], 
             **{n: getattr(options, n) for n in ("temperature", "top_k", "top_p", "min_p", "seed", "stop")},
             **{n: getattr(options, n) for n in ("presence_penalty", "frequency_penalty")},
             **_thinking(state, body.think),
+            "response_format": _response_format(body.format),
         },
         PARAMS,
     )
+
+
+def _response_format(given: dict[str, Any] | str | None) -> dict[str, Any] | None:
+    if not given:
+        return None
+    return {"type": "json_object"} if given == "json" else {"type": "json_schema", "json_schema": {"schema": given}}
 
 
 def _thinking(state: ServerState, think: bool | str | None) -> dict[str, Any]:

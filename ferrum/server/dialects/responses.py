@@ -110,7 +110,7 @@ class FunctionTool(Request, kw_only=True):
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Hint = None
+    strict: bool | None = None
     defer_loading: Annotated[Json, only(False)] = None
 
 
@@ -213,6 +213,8 @@ def fields_of(body: ResponsesRequest) -> dict[str, Any]:
     if isinstance(choice, dict) and choice.get("type") == "function":
         choice = {"type": "function", "function": {"name": choice.get("name")}}
     text_format = body.text.format if body.text is not None else None
+    if isinstance(text_format, dict) and text_format.get("type") == "json_schema":  # theirs is flat
+        text_format = {"type": "json_schema", "json_schema": {k: v for k, v in text_format.items() if k != "type"}}
     return {
         "max_completion_tokens": body.max_output_tokens,
         "temperature": body.temperature,
@@ -227,7 +229,7 @@ def fields_of(body: ResponsesRequest) -> dict[str, Any]:
 
 
 def _function(tool: FunctionTool) -> dict[str, Any]:
-    fields = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    fields = {"name": tool.name, "description": tool.description, "parameters": tool.parameters, "strict": tool.strict}
     return {k: v for k, v in fields.items() if v is not None}
 
 
@@ -326,7 +328,7 @@ def echoed(body: ResponsesRequest, sampling: Any) -> dict[str, Any]:
         "reasoning": {"effort": reasoning.effort, "summary": None},
         "store": body.store is not False,
         "temperature": sampling.temperature,
-        "text": {"format": {"type": "text"}},
+        "text": {"format": (body.text and body.text.format) or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": [{"type": "function", "strict": False, "parameters": None, **_function(t)} for t in body.tools or ()],
         "top_p": sampling.top_p,
