@@ -98,7 +98,7 @@ async def chat_tokens(
     limit = state.max_chars
 
     def work() -> tuple[str, list[int]]:
-        conversation, declared = plain(messages), plain(tools) if tools else None
+        conversation, declared = plain(messages), [described(tool) for tool in plain(tools)] if tools else None
         check_size(sum(map(weight, conversation)), limit, "messages")
         text = template.render(conversation, tools=declared, options=options, add_generation_prompt=add_generation_prompt)
         check_size(len(text), 2 * limit, "messages")
@@ -113,6 +113,11 @@ async def chat_tokens(
 def plain(value: Any) -> list[dict[str, Any]]:
     """Structs as dicts without the fields that were not given; ``role`` and ``type`` included."""
     return [_without_none(v) for v in msgspec.to_builtins(value)]
+
+
+def described(tool: dict[str, Any]) -> dict[str, Any]:
+    """A tool as templates show it: ``strict`` is said to the server, and no model knows it."""
+    return {**tool, "function": {k: v for k, v in tool["function"].items() if k != "strict"}}
 
 
 def _without_none(value: dict[str, Any]) -> dict[str, Any]:

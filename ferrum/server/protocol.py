@@ -14,6 +14,7 @@ from ferrum.engine.params import MAX_CHOICES, MAX_LOGIT_BIAS, MAX_TOKEN_ID
 from ferrum.errors import one_line
 from ferrum.pack.step import MAX_LOGPROBS
 from ferrum.server.fields import Hint, Json, Request, only
+from ferrum.server.forms import wish_of
 from ferrum.server.wire import BadRequest, check_depth
 
 MAX_STOPS = 4
@@ -215,11 +216,12 @@ class GenerationRequest(Request, kw_only=True):
         if self.metadata and SESSION_KEY in self.metadata:
             raise BadRequest("sessions are not supported", f"metadata.{SESSION_KEY}", "unsupported_parameter")
         self.biases()
-        for name in STRUCTURED:
+        for name in FREE_FORM:
             check_depth(getattr(self, name), name)
+        wish_of(self)
 
 
-STRUCTURED = ("response_format", "structured_outputs", "guided_json", "json_schema")
+FREE_FORM = ("response_format", "structured_outputs", "guided_json", "json_schema")
 
 
 def _limit(value: int | None, name: str) -> int | None:

@@ -125,5 +125,6 @@ def explained(message: str) -> str:
     if found:
         names = ", ".join(json.loads(found[1]))
         return f"the schema's keyword {names} is not supported"
-    first = _PLACE.sub("", message.strip().splitlines()[0]) if message.strip() else "it cannot be compiled"
-    return f"the grammar is refused: {one_line(first, 200)}"
+    lines = message.strip().splitlines() or ["it cannot be compiled"]
+    why = [line.removeprefix("error: ") for line in lines[1:] if line.startswith("error: ")]
+    return f"the grammar is refused: {one_line(' '.join([_PLACE.sub('', lines[0]), *why]), 200)}"

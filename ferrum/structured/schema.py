@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from ferrum.errors import FerrumError
@@ -27,6 +28,8 @@ def prepared(schema: Any, *, lenient: bool = False, compact: bool = False) -> di
     if isinstance(schema, str):
         schema = parsed(schema)
     cleaned = _cleaned(schema, 0)
+    if not lenient:
+        _check_counts(cleaned)
     if cleaned is False:
         raise refused("the schema allows nothing")
     whole: dict[str, Any] = {} if cleaned is True else dict(cleaned)
@@ -59,6 +62,26 @@ def _cleaned(schema: Any, depth: int) -> Any:
     if _OPTIONS in schema:
         raise refused(f"the schema's keyword {_OPTIONS} is not supported")
     return {key: _cleaned_value(key, value, depth + 1) for key, value in schema.items() if _says_something(key, value)}
+
+
+def _check_counts(schema: Any) -> None:
+    """Raises FerrumError where an object could only be filled by names that are not declared: nothing keeps these apart."""
+    for inner in _within(schema):
+        least, needed = inner.get("minProperties"), inner.get("required")
+        if isinstance(least, int) and least > 1 + len(needed if isinstance(needed, list) else ()):
+            raise refused("the schema's keyword minProperties is supported up to one more than the required names")
+
+
+def _within(schema: Any) -> Iterator[dict[str, Any]]:
+    """``schema`` and all in it."""
+    if not isinstance(schema, dict):
+        return
+    yield schema
+    for key, value in schema.items():
+        inner = value.values() if key in _MAPS and isinstance(value, dict) else value if isinstance(value, list) else [value]
+        if key in _MAPS or key in _LISTS or key in _SCHEMAS:
+            for one in inner:
+                yield from _within(one)
 
 
 def _says_something(key: str, value: Any) -> bool:

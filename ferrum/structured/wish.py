@@ -30,7 +30,7 @@ class Structured:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "choice", tuple(self.choice or ()))
-        given = [name for name in KINDS if _is_given(getattr(self, name))]
+        given = [name for name in KINDS if getattr(self, name) not in _NOT_GIVEN.get(name, (None,))]
         if len(given) != 1:
             what = f"give one of {', '.join(KINDS)}" + (f", not {' and '.join(given)}" if given else "")
             raise FerrumError("invalid-parameter", what, "structured")
@@ -45,7 +45,4 @@ class Structured:
 
 
 KINDS = ("json", "json_object", "regex", "choice", "grammar", "structural_tag")
-
-
-def _is_given(value: Any) -> bool:
-    return value is not None and value is not False and value != ()
+_NOT_GIVEN: dict[str, tuple[Any, ...]] = {"json_object": (None, False), "choice": ((),)}

@@ -239,6 +239,18 @@ def test_a_mask_steers_its_own_sequence_only() -> None:
     assert tokens_of(found["f", 0]) == expected(PROMPT, free, 12)[0]
 
 
+def test_a_mask_that_is_late_holds_up_nobody_else() -> None:
+    engine = Engine(NullExecutor(limits(num_blocks=12, max_blocks_per_seq=12)), masks=Alternating(lambda: EvenThenOdd(late=9)))
+    engine.add("g", PROMPT, SamplingParams(grammar="x", max_tokens=6, seed=5))
+    free = SamplingParams(temperature=0, max_tokens=12)
+    engine.add("f", PROMPT, free)
+    seen: list[str] = []
+    while engine.has_work:
+        seen += [e.request_id for e in engine.step()]
+    assert seen.count("g") == 6 and seen.count("f") == 12
+    assert "g" not in seen[:2] and seen[-1] == "g"
+
+
 @pytest.mark.parametrize(("max_samples", "max_tokens"), [(8, 64), (3, 64), (8, 5), (1, 1)])
 def test_logits_of_every_token(max_samples: int, max_tokens: int) -> None:
     engine = new_engine(max_samples=max_samples, max_tokens=max_tokens)

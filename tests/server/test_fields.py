@@ -39,7 +39,6 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"max_completion_tokens": 0}, "max_completion_tokens"),
     (CHAT, {"max_tokens": -2}, "max_tokens"),
     (CHAT, {"modalities": ["audio"]}, "modalities[0]"),
-    (CHAT, {"response_format": {"type": "json_object"}}, "response_format"),
     (CHAT, {"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format.json_schema"),
     (CHAT, {"response_format": "text"}, "response_format"),
     (CHAT, {"temperature": -0.1}, "temperature"),
@@ -74,7 +73,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"tools": [{"type": "web_search"}]}, "tools"),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
     (CHAT, {"tools": [{"type": "function", "function": {"name": "a"}}] * 2}, "tools"),
-    (CHAT, {"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "a"}}]}, "tool_choice"),
+    (CHAT, {"tool_choice": "required"}, "tool_choice"),
     (CHAT, {"tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
     (CHAT, {"reasoning_effort": "low"}, "reasoning_effort"),
     (CHAT, {"chat_template_kwargs": {"enable_thinking": True}}, "chat_template_kwargs.enable_thinking"),
@@ -215,7 +214,7 @@ def test_hints_inside_of_messages_and_tools_do_not_reach_the_model(server: Runni
             {"refusal": "no", "annotations": [{"type": "url"}], "audio": None, "reasoning_details": [1]},
             {"cache_control": {"type": "ephemeral"}},
             {"index": 0},
-            {"strict": True},
+            {"strict": False},
         ),
     )[0]
     assert plain == hinted == 200

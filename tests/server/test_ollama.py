@@ -168,7 +168,8 @@ def test_what_clients_ask_about_models(server: Running) -> None:
     ("fields", "named"),
     [
         ({"frobnicate": 1}, "frobnicate"),
-        ({"format": "json"}, "format"),
+        ({"format": "yaml"}, "format"),
+        ({"format": {"not": {}}}, "keyword not"),
         ({"options": {"temperature": 9}}, "temperature"),
         ({"options": {"num_predict": 9000}}, "num_predict"),
         ({"options": {"mirostat": 2}}, "mirostat"),
