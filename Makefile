@@ -33,6 +33,7 @@ test-gpu: $(READY)
 # what make test tries a few hundred times, many thousand times
 soak: $(READY)
 	FORGED_MANIFESTS=10000 $(BIN)/python -m pytest -q tests/pack/test_forged.py
+	SCHEMAS=10000 $(BIN)/python -m pytest -q tests/structured/test_schemas.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

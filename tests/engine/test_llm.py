@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from ferrum.devices.null import null_logits
 from ferrum.errors import FerrumError
-from ferrum.llm import LLM, SamplingParams, resolve_pack
+from ferrum.llm import LLM, SamplingParams, Structured, resolve_pack
 from tests.engine.null_pack import EOS, VOCAB_SIZE, text_of, tokens, write_null_pack
 from tests.engine.oracle import check_empty, expected
 
@@ -184,3 +186,37 @@ def test_without_a_tokenizer_there_are_only_token_ids(tmp_path: Path) -> None:
         with pytest.raises(FerrumError, match="no tokenizer"):
             model.generate([tokens("hello")], SamplingParams(stop="x"))
         check_empty(model._model.engine)
+
+
+def test_structured_answers(llm: LLM) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "integer", "maximum": 99}},
+        "required": ["a"],
+        "additionalProperties": False,
+    }
+    wishes = [
+        Structured(json=schema),
+        Structured(json=schema, compact=True),
+        Structured(choice=("red", "green")),
+        Structured(regex="[0-9]{4}"),
+    ]
+    each = [SamplingParams(structured=wish, seed=i, temperature=1, max_tokens=100) for i, wish in enumerate(wishes)]
+    found = llm.generate(["one", tokens("two"), "three", "four"], each)
+    assert all(set(json.loads(output.text)) == {"a"} and output.finish_reason == "stop" for output in found[:2])
+    assert " " not in found[1].text and found[2].text in ("red", "green") and re.fullmatch("[0-9]{4}", found[3].text)
+    assert "".join(piece.text for piece in llm.stream("three", each[2])) == found[2].text
+    with pytest.raises(FerrumError, match="keyword not") as caught:
+        llm.generate("x", SamplingParams(structured=Structured(json={"not": {}})))
+    assert caught.value.where == "structured"
+    with pytest.raises(FerrumError, match="give one of"):
+        Structured(regex="a", choice=("b",))
+    with pytest.raises(FerrumError, match="could not be followed|refused"):
+        llm.generate("x", SamplingParams(grammar="no grammar"))
+    check_empty(llm._model.engine)
+
+
+def test_without_the_package_an_error_says_so(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(FerrumError, match="need the package llguidance"):
+        llm.generate("x", SamplingParams(structured=Structured(choice=("never asked before",))))
