@@ -327,8 +327,8 @@ class LLM:
             raise
         for event in events:
             self._requests[event.request_id].events.append(event)
-        for request_id, error in self._model.engine.failures:
-            self._requests[request_id].error = error
+        for request_id, failure in self._model.engine.failures:
+            self._requests[request_id].error = failure
         self._model.engine.failures.clear()
 
     def _take(self, request: _Request, choice: _Choice, event: TokenEvent) -> Piece:

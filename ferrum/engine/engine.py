@@ -365,7 +365,7 @@ class Engine:
                 self.scheduler.complete(planned)
                 if planned.samples:
                     events += self._take(sequence, row, buffers)
-                    if sequence.mask is not None and sequence.state is not State.FINISHED:
+                    if sequence.mask is not None and not events[-1].finish_reason:
                         masks.append(sequence.mask)
             row += planned.samples
         if masks and self.masks is not None:

@@ -97,7 +97,8 @@ def _tags(parts: Parts, writing: Writing, function: Function, rule: str) -> str:
     for index, (name, schema, required) in enumerate(_properties(function)):
         one = f"{rule}p{index}"
         is_text = schema.get("type") == "string" and not {"enum", "const"} & schema.keys()
-        head = parts.literals.exactly(writing.key + name + (writing.value_text or writing.value if is_text else writing.value))
+        opened = writing.value_text or writing.value if is_text else writing.value
+        head = joined(parts.literals.exactly(writing.key), quoted(name), parts.literals.exactly(opened))
         if is_text:
             _check_keywords(function, schema, _SHAPES_TEXT, f"text {name}")
             value = parts.until(writing.value_end.rstrip("\n"), one)
@@ -114,7 +115,7 @@ def _tag_value(parts: Parts, function: Function, schema: Mapping[str, Any]) -> s
     """A value that is not free text: texts of a list as they are, anything else as JSON."""
     named = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
     if schema.get("type") == "string" and isinstance(named, list) and named and all(isinstance(v, str) and v for v in named):
-        return alternatives([parts.literals.exactly(v) for v in named])
+        return alternatives(list(map(quoted, named)))
     return _value(parts, function, schema)
 
 
@@ -144,7 +145,7 @@ def _gemma_value(parts: Parts, function: Function, schema: Mapping[str, Any], ru
     if kind == "string":
         named = schema["enum"] if "enum" in schema else [schema["const"]] if "const" in schema else None
         if isinstance(named, list) and named and all(isinstance(v, str) for v in named):
-            return joined(quote, alternatives([parts.literals.exactly(v) or '""' for v in named]), quote)
+            return joined(quote, alternatives(list(map(quoted, named))), quote)
         _check_keywords(function, schema, _SHAPES_TEXT, "text")
         return joined(quote, parts.until(GEMMA_QUOTE, rule))
     if kind in ("number", "integer", "boolean", "null"):

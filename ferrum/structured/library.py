@@ -68,7 +68,8 @@ def vocabulary(
 ) -> LLTokenizer:
     """``tokens``: the bytes of each id; ids without any are never allowed. ``ends``: ids that end an answer, at least one."""
     eos = sorted(ends)
-    return LLTokenizer(_Vocabulary(tokens, special, eos[0], encode), n_vocab=len(tokens), eos_token=eos)
+    wrapped: Any = _Vocabulary(tokens, special, eos[0], encode)  # their class has the same attributes and looks at no other
+    return LLTokenizer(wrapped, n_vocab=len(tokens), eos_token=eos)
 
 
 def matcher(grammar: str, tokenizer: LLTokenizer) -> LLMatcher:

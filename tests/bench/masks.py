@@ -1,4 +1,4 @@
-"""How much processor time masks take: ``python -m tests.bench.masks TOKENIZER.json [SCHEMAS]``, over random schemas and answers."""
+"""How much processor time masks take: ``python -m tests.bench.masks TOKENIZER.json [SCHEMAS]``, over random schemas."""
 
 from __future__ import annotations
 

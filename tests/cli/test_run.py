@@ -61,6 +61,20 @@ def test_stop(ferrum: CommandLine, pack: Path) -> None:
     assert done.stdout == text[: text.index(stop)] + "\n"
 
 
+def test_an_answer_by_a_schema_or_a_grammar(ferrum: CommandLine, pack: Path, tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 1, "maxItems": 3}')
+    (tmp_path / "grammar.gbnf").write_text('root ::= "yes" | "no"')
+    (tmp_path / "bad.json").write_text('{"not": {}}')
+    ask = ("run", str(pack), "--trust", "--prompt", "x", "--seed", "3", "--temperature", "1", "--max-tokens", "99")
+    done = ferrum(*ask, "--json-schema", str(tmp_path / "schema.json"))
+    assert done.returncode == 0 and isinstance(json.loads(done.stdout), list), done.stderr
+    assert ferrum(*ask, "--grammar", str(tmp_path / "grammar.gbnf")).stdout in ("yes\n", "no\n")
+    refused = ferrum(*ask, "--json-schema", str(tmp_path / "bad.json"))
+    assert refused.returncode == 1 and "the schema's keyword not is not supported" in refused.stderr
+    missing = ferrum(*ask, "--grammar", str(tmp_path / "none"))
+    assert missing.returncode == 1 and missing.stderr.count("\n") == 1 and "cannot read the file" in missing.stderr
+
+
 def test_an_empty_prompt(ferrum: CommandLine, pack: Path) -> None:
     done = ferrum("run", str(pack), "--trust", stdin=" \n")
     assert done.returncode == 1 and done.stderr.startswith("error: the prompt is empty")

@@ -53,6 +53,24 @@ def test_it_calls_tools(server: Served) -> None:
     assert json.loads("".join(d.function.arguments or "" for d in deltas)) == {"city": "Rome"}
 
 
+def test_it_keeps_to_forms(server: Served) -> None:
+    """A schema, a required call where it would rather talk, in company of answers without a form."""
+    properties = {"answer": {"type": "integer"}, "sure": {"type": "boolean"}}
+    schema = {"type": "object", "properties": properties, "required": ["answer", "sure"], "additionalProperties": False}
+    form: Any = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+    with ThreadPoolExecutor(4) as pool:
+        free = pool.submit(ask, server, "What is 12+30?", max_tokens=40)
+        bound = pool.submit(ask, server, "What is 12+30?", response_format=form, max_tokens=60)
+        called = pool.submit(ask, server, "What is 1+2?", tools=TOOLS, tool_choice="required", max_tokens=80)
+        picked = pool.submit(ask, server, "Red or green?", extra_body={"guided_choice": ["red", "green"]})
+    assert "42" in free.result().choices[0].message.content
+    found = json.loads(bound.result().choices[0].message.content)
+    assert isinstance(found["answer"], int) and isinstance(found["sure"], bool)
+    calls = called.result().choices[0].message.tool_calls
+    assert calls and all(c.function.name == "get_weather" and json.loads(c.function.arguments) is not None for c in calls)
+    assert picked.result().choices[0].message.content in ("red", "green")
+
+
 def test_answers_do_not_depend_on_company(server: Served) -> None:
     questions = [f"What is {a}+{b}?" for a, b in ((1, 2), (12, 30), (7, 8), (44, 5), (20, 20), (9, 9), (31, 4), (2, 60))]
     alone = [ask(server, q, logprobs=True).choices[0] for q in questions]

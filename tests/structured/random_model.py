@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -42,6 +43,14 @@ class RandomModel:
             scores[token] = ENDINGS.get(self.vocab.token_text(token).strip(), 0.0)
         scores[list(self.text.eos_token_ids)] = 4.0
         self._weights = np.exp(scores)
+
+    def like(self, text: TextRecord, likes: tuple[str, ...] = ()) -> RandomModel:
+        """Another model over the same vocabulary, which shares this one's process and threads."""
+        other = copy(self)
+        other.text, other.likes = text, likes
+        other.grammars = ModelGrammars(self.vocab, text, PADDED)
+        other.grammars._process = self.grammars._process
+        return other
 
     def mask(self, grammar: str) -> GrammarMask:
         mask = self.masks(grammar)

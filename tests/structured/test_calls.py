@@ -45,14 +45,17 @@ def models() -> Iterator[Models]:
 class Models(dict[str, RandomModel]):
     """A model for each format, made when it is asked for."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = RandomModel()
+
     def __missing__(self, form: str) -> RandomModel:
         text = TextRecord(eos_token_ids=[END], tool_format=form, reasoning_start="<think>", reasoning_end="</think>")
-        self[form] = RandomModel((WRITINGS[form].value_end or '<|"|>',), text)
+        self[form] = self.first.like(text, (WRITINGS[form].value_end or '<|"|>',))
         return self[form]
 
     def close(self) -> None:
-        for model in self.values():
-            model.close()
+        self.first.close()
 
 
 def read(form: str, text: str) -> tuple[str, list[tuple[str, Any]]]:
@@ -79,7 +82,7 @@ def test_required_calls_are_calls(models: Models, form: str) -> None:
     model = models[form]
     grammar = model.grammars.answer("", tools=Tools(functions=FUNCTIONS, choice="must"))
     ended, several = 0, 0
-    for seed in range(4):
+    for seed in range(3):
         text, whole = model.answer(grammar, seed, most=700)
         if whole:
             content, calls = read(form, text)
@@ -142,19 +145,16 @@ def test_a_call_after_reasoning_or_content_in_its_place(models: Models) -> None:
     assert follows(model, closed, '{"id": 1}') and not follows(model, closed, '<think></think>{"id": 1}')
 
 
-def test_harmony_says_its_channels() -> None:
+def test_harmony_says_its_channels(models: Models) -> None:
     text = TextRecord(
         eos_token_ids=[END], tool_format="harmony", reasoning_start="<|channel|>analysis<|message|>", reasoning_end="<|end|>"
     )
-    model = RandomModel(text=text)
-    try:
-        grammar = model.grammars.content(Structured(json=FIND), "x", "<|start|>assistant")
-        final = '<|channel|>final<|message|>{"id": 1}'
-        assert follows(model, grammar, final)
-        assert follows(model, grammar, f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant{final}")
-        assert not follows(model, grammar, '{"id": 1}')
-    finally:
-        model.close()
+    model = models.first.like(text)
+    grammar = model.grammars.content(Structured(json=FIND), "x", "<|start|>assistant")
+    final = '<|channel|>final<|message|>{"id": 1}'
+    assert follows(model, grammar, final)
+    assert follows(model, grammar, f"<|channel|>analysis<|message|>hm<|end|><|start|>assistant{final}")
+    assert not follows(model, grammar, '{"id": 1}')
 
 
 REFUSED = [

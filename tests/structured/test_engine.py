@@ -12,8 +12,8 @@ import pytest
 from ferrum.devices.base import Limits
 from ferrum.devices.null import NullExecutor
 from ferrum.engine.engine import Engine
-from ferrum.engine.messages import TokenEvent
 from ferrum.engine.params import SamplingParams
+from ferrum.engine.reports import TokenEvent
 from ferrum.structured.masks import GrammarMasks
 from ferrum.structured.wish import Structured
 from tests.engine.oracle import check_empty, drain

@@ -10,6 +10,8 @@ from typing import Any
 
 import jsonschema
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ferrum.errors import FerrumError
 from ferrum.structured.wish import Structured
@@ -69,6 +71,22 @@ def test_answers_keep_to_sixty_schemas(model: RandomModel) -> None:
     tally = tried(model, range(FEW), answers=1)
     assert len(tally.refused) <= 0.05 * tally.total, tally.refused
     assert tally.unfinished <= 0.2 * tally.total
+
+
+NAMES = st.text(max_size=8)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**9), 10**9) | st.floats(-1e6, 1e6).map(lambda x: round(x, 3)) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(VALUES, min_size=1, max_size=3), st.integers(0, 99))
+def test_an_answer_of_listed_values_is_one_of_them(model: RandomModel, values: list[Any], seed: int) -> None:
+    grammar = model.grammars.content(Structured(json={"enum": values}), "json")
+    text, ended = model.answer(grammar, seed, most=400)
+    assert not ended or json.loads(text) in values
 
 
 @pytest.mark.slow
