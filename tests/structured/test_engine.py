@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from ferrum.devices.base import Limits
+from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.null import NullExecutor
 from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
@@ -40,11 +40,11 @@ def person(model: RandomModel) -> str:
     return model.grammars.content(Structured(json=PERSON, compact=True), "x")
 
 
-def new_engine(num_blocks: int = 400) -> Engine:
+def new_engine(num_blocks: int = 400, kind: type[NullExecutor] = NullExecutor) -> Engine:
     limits = Limits(
         max_tokens=64, max_seqs=8, max_samples=8, num_blocks=num_blocks, block_size=4, max_blocks_per_seq=100, vocab_size=PADDED
     )
-    return Engine(NullExecutor(limits), eos_token_ids=[END], masks=GrammarMasks(tokenizer, PADDED, [END]))
+    return Engine(kind(limits), eos_token_ids=[END], masks=GrammarMasks(tokenizer, PADDED, [END]))
 
 
 def text_of(events: list[TokenEvent]) -> str:
@@ -86,6 +86,35 @@ def test_forced_tokens_take_no_steps_but_where_each_has_a_probability(person: st
     assert slow.counters.iterations >= len(stepped) and all(e.logprob is not None for e in stepped)
     assert fast.counters.iterations < 0.6 * len(skipped)
     assert fast.counters.tokens_generated == len(skipped)
+
+
+class OverlappingNull(NullExecutor):
+    """Steps that are started ahead. Each runs when it is started: an order that every device keeps."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits)
+        self.other = StepBuffers(limits)
+        self.under_way: list[StepBuffers] = []
+        self.num_ahead = 0
+
+    def begin(self, ahead: bool = False) -> None:
+        if ahead:
+            self.num_ahead += 1
+            self.buffers.tokens[: self.buffers.num_tokens] = self.under_way[-1].out_token[: self.buffers.num_tokens]
+        self.step()
+        self.under_way.append(self.buffers)
+        self.buffers, self.other = self.other, self.buffers
+
+    def finish(self) -> StepBuffers:
+        return self.under_way.pop(0)
+
+
+def test_steps_ahead_wait_for_grammars_and_go_on_after_them(person: str) -> None:
+    requests = {"g": params(person, 1, n=2), "free": SamplingParams(seed=3, max_tokens=90), "late": params(person, 2)}
+    plain, ahead = new_engine(), new_engine(kind=OverlappingNull)
+    expected, found = run(plain, requests), run(ahead, requests)
+    assert {k: [e.token for e in v] for k, v in found.items()} == {k: [e.token for e in v] for k, v in expected.items()}
+    assert isinstance(ahead.executor, OverlappingNull) and ahead.executor.num_ahead > 5
 
 
 def test_forced_tokens_stop_at_the_limit(person: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import resource
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,11 +88,10 @@ def test_the_process_ends_at_its_bounds_and_answers_are_remembered() -> None:
     try:
         with pytest.raises(FerrumError, match="too much time or memory"):
             model.grammars.content(HOSTILE["deep references"], "x")
-        started = time.monotonic()
-        for _ in range(20):
+        for _ in range(3):
             with pytest.raises(FerrumError, match="too much time or memory"):
                 model.grammars.content(HOSTILE["deep references"], "x")
-        assert time.monotonic() - started < 5  # no process was started for these
+        assert model.grammars._process._process._child is None  # none was started for these
         results: list[str] = []
         wishes = [Structured(choice=[f"a{i}", "b"]) for i in range(8)]
         threads = [threading.Thread(target=lambda w=w: results.append(model.grammars.content(w, "x"))) for w in wishes]
