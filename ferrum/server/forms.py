@@ -40,13 +40,14 @@ def _response_format(value: Any) -> Structured | None:
         return Structured(structural_tag=value)
     holder = value
     if kind == "json_schema" and "schema" not in value:
-        holder = value.get("json_schema")
-        if not isinstance(holder, Mapping) or "schema" not in holder:
-            raise BadRequest("response_format.json_schema.schema is missing", "response_format.json_schema")
+        given = value.get("json_schema")
+        holder = given if isinstance(given, Mapping) else {}
     if kind not in ("json_schema", "json_object"):
         what = "response_format must be of type text, json_object, json_schema or structural_tag"
         raise BadRequest(what, "response_format")
     schema = holder.get("schema")
+    if schema is None and kind == "json_schema":
+        raise BadRequest("response_format.json_schema.schema is missing", "response_format.json_schema")
     return Structured(json_object=True) if schema is None else Structured(json=schema)
 
 

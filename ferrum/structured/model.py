@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +29,16 @@ class Tools:
     where: str = "tools"
 
 
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors that name no field are about ``where``."""
+    try:
+        yield
+    except FerrumError as error:
+        named = where if error.where == "structured" else error.where
+        raise FerrumError(error.code, error.what, named, error.next_step) from None
+
+
 class ModelGrammars:
     """Makes grammars; errors name the fields of whoever asks. Blocks; safe to use from several threads."""
 
@@ -40,22 +52,20 @@ class ModelGrammars:
         """The grammar of an answer to ``prompt`` (its last words are enough; empty: it begins at once). Raises FerrumError."""
         return self.answer(prompt, wish=wish, where=where)
 
-    def answer(
-        self, prompt: str, *, wish: Structured | None = None, where: str = "structured", tools: Tools | None = None
-    ) -> str:
+    def answer(self, prompt: str, *, wish: Structured | None = None, where: str = "", tools: Tools | None = None) -> str:
         """As ``content``, of an answer that is one of several things."""
-        parts, frame = Parts(self._literals), self._frame(prompt)
-        try:
-            options = [content(parts, wish, where, frame)] if wish is not None and not (tools and tools.choice == "must") else []
-            if tools is not None and tools.choice == "may" and wish is None:
-                options.append(text_and_calls(parts, self._text.tool_format, tools.functions, several=tools.several))
-            elif tools is not None:
-                options.append(calls(parts, self._text.tool_format, tools.functions, several=tools.several))
+        parts, frame, form = Parts(self._literals), self._frame(prompt), self._text.tool_format
+        options: list[str] = []
+        if wish is not None and (tools is None or tools.choice == "may"):
+            with _named(where):
+                options.append(content(parts, wish, where, frame))
+        if tools is not None:
+            with _named(tools.where):
+                free = tools.choice == "may" and wish is None
+                write = text_and_calls if free else calls
+                options.append(write(parts, form, tools.functions, several=tools.several))
+        with _named(where or (tools.where if tools else "")):
             return self._process.make(plan(parts, alternatives(options), frame))
-        except FerrumError as error:
-            if error.where != "structured":
-                raise
-            raise FerrumError(error.code, error.what, where if tools is None else tools.where, error.next_step) from None
 
     def close(self) -> None:
         self._process.close()

@@ -29,7 +29,13 @@ class Structured:
     compact: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "choice", tuple(self.choice or ()))
+        if (
+            not isinstance(self.choice, (list, tuple))
+            or not isinstance(self.json_object, bool)
+            or not isinstance(self.compact, bool)
+        ):
+            raise FerrumError("invalid-parameter", "choice must be a list, json_object and compact true or false", "structured")
+        object.__setattr__(self, "choice", tuple(self.choice))
         given = [name for name in KINDS if getattr(self, name) not in _NOT_GIVEN.get(name, (None,))]
         if len(given) != 1:
             what = f"give one of {', '.join(KINDS)}" + (f", not {' and '.join(given)}" if given else "")

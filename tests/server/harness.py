@@ -125,7 +125,7 @@ def running(backend: FakeBackend, text: TextRecord = TEXT, **options: Any) -> It
         await finish.wait()
         await backend.close()
         await server.close()
-        state.pool.shutdown()
+        state.close()
 
     def work() -> None:
         try:
