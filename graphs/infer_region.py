@@ -13,6 +13,7 @@ ELEMENT_OPS = frozenset(
     (
         *("full", "cast", "where", "add", "sub", "mul", "div", "add_scalar", "mul_scalar", "pow_scalar", "neg", "reciprocal"),
         *("sqrt", "rsqrt", "exp", "cos", "sin", "sigmoid", "silu", "gelu", "gelu_tanh"),
+        *("tanh", "log", "log1p", "expm1", "erf", "floor", "abs", "maximum", "minimum", "pow", "floor_divide", "remainder"),
         *("lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"),
     )
 )

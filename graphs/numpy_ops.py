@@ -9,6 +9,7 @@ import numpy as np
 
 from ferrum.graphs.ir import Node
 from ferrum.graphs.numpy_attention import attend, paged_attention, rope, sdpa
+from ferrum.graphs.numpy_index import conv, cumsum, gather, grouped_linear, pad, put, scatter, sort, take
 from ferrum.graphs.numpy_region import map_elements, scan, split, topk
 from ferrum.graphs.numpy_run import Array, Kernel, Run, normalize, softmax
 from ferrum.graphs.numpy_state import read, short_conv, view, write
@@ -44,9 +45,14 @@ def silu(x: Array) -> Array:
     return np.asarray(x * sigmoid(x))
 
 
+def erf(x: Array) -> Array:
+    """The error function, exactly."""
+    return np.asarray(_erf(x), x.dtype)
+
+
 def gelu(x: Array) -> Array:
     """x times the normal distribution's probability of less than x (Hendrycks & Gimpel, 2016), exactly."""
-    return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))), x.dtype)
+    return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))), x.dtype)
 
 
 def gelu_tanh(x: Array) -> Array:
@@ -163,6 +169,18 @@ KERNELS: Mapping[str, Kernel] = {
     "sin": unary(np.sin),
     "sigmoid": unary(sigmoid),
     **{op: unary(f) for op, f in UNARY_ACTIVATIONS.items()},
+    "tanh": unary(np.tanh),
+    "log": unary(np.log),
+    "log1p": unary(np.log1p),
+    "expm1": unary(np.expm1),
+    "erf": unary(erf),
+    "floor": unary(np.floor),
+    "abs": unary(np.abs),
+    "maximum": binary(np.maximum),
+    "minimum": binary(np.minimum),
+    "pow": binary(np.power),
+    "floor_divide": binary(np.floor_divide),
+    "remainder": binary(np.mod),
     "cast": cast,
     "lt": binary(np.less),
     "le": binary(np.less_equal),
@@ -184,6 +202,17 @@ KERNELS: Mapping[str, Kernel] = {
     "repeat": lambda run, node: np.repeat(run.get(node.inputs[0]), integer(node.attrs, "times"), integer(node.attrs, "axis")),
     "mean": reduction(np.mean),
     "sum": reduction(np.sum),
+    "max": reduction(np.max),
+    "min": reduction(np.min),
+    "cumsum": cumsum,
+    "sort": sort,
+    "take": take,
+    "gather": gather,
+    "scatter": scatter(put),
+    "scatter_add": scatter(np.add.at),
+    "pad": pad,
+    "grouped_linear": grouped_linear,
+    "conv": conv,
     "softmax": lambda run, node: softmax(run.get(node.inputs[0]), integer(node.attrs, "axis")),
     "matmul": binary(np.matmul),
     "map": lambda run, node: map_elements(run, node, KERNELS),

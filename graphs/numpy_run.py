@@ -83,7 +83,8 @@ class Run:
     def get(self, name: str) -> Array:
         if name in self.env:
             return np.asarray(self.env[name])
-        return self.weights.get(self.params[name]).astype(self.dtype, copy=False)
+        param = self.params[name]
+        return self.weights.get(param).astype(self.numpy_dtype(param.value.dtype), copy=False)
 
     def all(self, node: Node) -> list[Array]:
         return [self.get(name) for name in node.inputs]

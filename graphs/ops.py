@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from ferrum.graphs import infer_attention, infer_region, infer_state
+from ferrum.graphs import infer_attention, infer_index, infer_region, infer_state
 from ferrum.graphs.dims import DimFault, add, multiply
 from ferrum.graphs.ir import STATE_KINDS, Attr, Region, Value
 from ferrum.graphs.op_spec import (
@@ -241,6 +241,18 @@ OPS: Mapping[str, OpSpec] = {
     "silu": OpSpec((1, 1), floating),
     "gelu": OpSpec((1, 1), floating),
     "gelu_tanh": OpSpec((1, 1), floating),
+    "tanh": OpSpec((1, 1), floating),
+    "log": OpSpec((1, 1), floating),
+    "log1p": OpSpec((1, 1), floating),
+    "expm1": OpSpec((1, 1), floating),
+    "erf": OpSpec((1, 1), floating),
+    "floor": OpSpec((1, 1), floating),
+    "abs": OpSpec((1, 1), same),
+    "maximum": OpSpec((2, 2), elementwise),
+    "minimum": OpSpec((2, 2), elementwise),
+    "pow": OpSpec((2, 2), elementwise),
+    "floor_divide": OpSpec((2, 2), elementwise),
+    "remainder": OpSpec((2, 2), elementwise),
     "cast": OpSpec((1, 1), cast),
     "lt": OpSpec((2, 2), compare),
     "le": OpSpec((2, 2), compare),
@@ -265,9 +277,22 @@ OPS: Mapping[str, OpSpec] = {
     # along an axis
     "mean": OpSpec((1, 1), reduce_axis, REDUCE),
     "sum": OpSpec((1, 1), reduce_axis, REDUCE),
+    "max": OpSpec((1, 1), reduce_axis, REDUCE),
+    "min": OpSpec((1, 1), reduce_axis, REDUCE),
     "softmax": OpSpec((1, 1), softmax, AXIS),
+    "cumsum": OpSpec((1, 1), infer_index.cumsum, AXIS),
     "topk": OpSpec((1, 1), None, {"k": "int"}, infer_all=infer_region.topk),
+    "sort": OpSpec((1, 1), None, {"axis": "int", "descending": "bool"}, infer_all=infer_index.sort),
+    # places of an axis
+    "take": OpSpec((2, 2), infer_index.take, AXIS),
+    "gather": OpSpec((2, 2), infer_index.gather, AXIS),
+    "scatter": OpSpec((3, 3), infer_index.scatter, AXIS),
+    "scatter_add": OpSpec((3, 3), infer_index.scatter, AXIS),
+    "pad": OpSpec((1, 1), infer_index.pad, {"before": "ints", "after": "ints", "value": "float"}),
+    # products
     "matmul": OpSpec((2, 2), matmul),
+    "grouped_linear": OpSpec((3, 3), infer_index.grouped_linear),
+    "conv": OpSpec((2, 2), infer_index.conv, {"stride": "ints", "padding": "ints", "dilation": "ints", "groups": "int"}),
     # with a body
     "map": OpSpec((1, 16), None, infer_all=infer_region.map_elements, regions=1),
     "scan": OpSpec((1, 32), None, SCAN, infer_all=infer_region.scan, regions=1),

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from ferrum.errors import FerrumError
 from ferrum.graphs.constants import read_graph, save_graph
-from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.ops import OPS, PAGED_OPS
 from ferrum.graphs.passes import (
@@ -44,10 +43,9 @@ def as_imported(graph: Graph) -> Graph:
     return graph
 
 
-# Ops that no frontend makes, by the pass that does.
+# Ops that no frontend makes, by the pass that does; an ``attend`` is also what a trace of transformers has.
 _ROPE = frozenset({"rope"})
-_ATTEND = _ROPE | {"attend"}
-_GATED = _ATTEND | {"gated"}
+_GATED = _ROPE | {"gated"}
 _STATES = _GATED | {"write", "read", "view", "gather_rows"}
 _PLAIN = frozenset(OPS) - _STATES - {"paged_attention", "quantize"}
 FINISHED = PAGED_OPS - {"quantize"}
@@ -86,7 +84,7 @@ PIPELINE: tuple[GraphStage, ...] = (
         "Scaled dot-product attention, its mask recognised by evaluating it, becomes one attend node with window and scale as "
         "attributes (graphs/passes/fuse_attention.py).",
         fuse_attention.run,
-        _PLAIN | _ATTEND,
+        _PLAIN | _ROPE,
     ),
     GraphStage(
         "fuse_mlp",
@@ -168,10 +166,12 @@ def legal(graph: Graph, ops: frozenset[str], stage: str) -> Graph:
 
 def check_finished(graph: Graph, ops: frozenset[str] = FINISHED) -> Graph:
     """``graph`` itself. Raises ``UnsupportedOps`` for an op or a form of the whole that no plan can be made for."""
-    rest = [page_attention.finding(node) for node in graph.nodes if node.op not in ops]
-    rest += fuse_paged.form_findings(graph)
-    if rest:
-        raise UnsupportedOps(rest, f"graph {graph.name}")
+    causes = page_attention.Causes()
+    for node in graph.nodes:
+        if node.op not in ops:
+            causes.add(node)
+    causes.findings += fuse_paged.form_findings(graph)
+    causes.tell(f"graph {graph.name}")
     return graph
 
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
 from torch import fx
 
 if TYPE_CHECKING:
@@ -214,15 +213,6 @@ def expand(imp: Importer, node: fx.Node) -> str:
     return x if imp.type(x).shape == shape else imp.emit("expand", x, shape=shape)
 
 
-def tile(imp: Importer, node: fx.Node) -> str:
-    """``Tensor.repeat``: along axes of length 1 only, where it is an expand."""
-    x, shape = imp.tensor(node.args[0]), imp.shape(node)
-    old = (1,) * (len(shape) - len(imp.type(x).shape)) + imp.type(x).shape
-    if any(a not in (1, b) for a, b in zip(old, shape, strict=True)):
-        raise Unsupported("a repeat of an axis longer than 1", "repeat_interleave or expand")
-    return x if imp.type(x).shape == shape else imp.emit("expand", x, shape=shape)
-
-
 def repeat_interleave(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     if args["dim"] is None:
@@ -245,18 +235,6 @@ def transpose(imp: Importer, node: fx.Node) -> str:
     order = list(range(rank))
     order[a], order[b] = order[b], order[a]
     return imp.emit("permute", imp.tensor(args["self"]), order=tuple(order))
-
-
-def slice_axis(imp: Importer, node: fx.Node) -> str:
-    args = arguments(node)
-    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
-    if imp.shape(node) == imp.type(x).shape:
-        return x
-    if args["step"] != 1:
-        raise Unsupported("a slice with a step", "halves of an axis")
-    start = whole(args["start"] if args["start"] is not None else 0, "the start of a slice")
-    end = whole(args["end"] if args["end"] is not None else LARGE, "the end of a slice")
-    return imp.part(x, axis, start, end)
 
 
 def select(imp: Importer, node: fx.Node) -> str:
@@ -292,8 +270,9 @@ def getitem(imp: Importer, node: fx.Node) -> str:
 
 def cat(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
-    names = [imp.cast(imp.tensor(t), imp.dtype(node)) for t in args["tensors"]]
-    return names[0] if len(names) == 1 else imp.emit("cat", *names, axis=imp.axis(args["tensors"][0], args["dim"]))
+    parts = [t for t in args["tensors"] if 0 not in t.meta["val"].shape]  # parts without elements add nothing
+    names = [imp.cast(imp.tensor(t), imp.dtype(node)) for t in parts]
+    return names[0] if len(names) == 1 else imp.emit("cat", *names, axis=imp.axis(parts[0], args["dim"]))
 
 
 def stack(imp: Importer, node: fx.Node) -> str:
@@ -304,36 +283,9 @@ def stack(imp: Importer, node: fx.Node) -> str:
     return imp.emit("cat", *(imp.reshape(imp.tensor(t), one) for t in args["tensors"]), axis=axis)
 
 
-def reduction(op: str) -> Handler:
-    def handler(imp: Importer, node: fx.Node) -> str:
-        args = arguments(node)
-        if args["dim"] is None or len(args["dim"]) != 1:
-            raise Unsupported(f"{op} over several axes", f"{op} over one axis")
-        axis = imp.axis(args["self"], args["dim"][0])
-        x = imp.cast(imp.tensor(args["self"]), "f32")
-        return imp.emit(op, x, axis=axis, keepdim=bool(args["keepdim"]))
-
-    return handler
-
-
 def softmax(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     return imp.emit("softmax", imp.cast(imp.tensor(args["self"]), "f32"), axis=imp.axis(args["self"], args["dim"]))
-
-
-def matmul(imp: Importer, node: fx.Node) -> str:
-    names = [imp.tensor(a) for a in node.args]
-    if any(len(imp.type(n).shape) < 2 for n in names):
-        raise Unsupported("a product with a vector", "a product of matrices")
-    return imp.emit("matmul", *names)
-
-
-def addmm(imp: Importer, node: fx.Node) -> str:
-    args = arguments(node)
-    if args["beta"] != 1 or args["alpha"] != 1:
-        raise Unsupported("addmm with factors", "linear")
-    product = imp.emit("matmul", imp.tensor(args["mat1"]), imp.tensor(args["mat2"]))
-    return imp.emit("add", product, imp.tensor(args["self"]))
 
 
 def linear(imp: Importer, node: fx.Node) -> str:
@@ -351,22 +303,6 @@ def gelu(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     op = {"none": "gelu", "tanh": "gelu_tanh"}[args["approximate"]]
     return imp.emit(op, imp.cast(imp.tensor(args["self"]), imp.dtype(node)))
-
-
-def layer_norm(imp: Importer, node: fx.Node) -> str:
-    args = arguments(node)
-    if args["weight"] is None or len(args["normalized_shape"]) != 1:
-        raise Unsupported("layer_norm without a weight or over several axes", "layer_norm over the last axis with a weight")
-    names = [imp.tensor(args[key]) for key in ("input", "weight", "bias") if args[key] is not None]
-    return imp.emit("layer_norm", *names, has_bias=len(names) == 3, eps=number(args["eps"], "eps"))
-
-
-def rms_norm(imp: Importer, node: fx.Node) -> str:
-    args = arguments(node)
-    if args["weight"] is None or len(args["normalized_shape"]) != 1:
-        raise Unsupported("rms_norm without a weight or over several axes", "rms_norm over the last axis with a weight")
-    eps = torch.finfo(torch.float32).eps if args["eps"] is None else number(args["eps"], "eps")
-    return imp.emit("rms_norm", imp.tensor(args["input"]), imp.tensor(args["weight"]), eps=eps)
 
 
 def sdpa(imp: Importer, node: fx.Node) -> str:

@@ -16,14 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx
-from torch.export import Dim, ExportedProgram
+from torch.export import ExportedProgram
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.dims import Dim
 from ferrum.graphs.expressions.expression import Expr, Tensor
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.aten import Unsupported
 from ferrum.graphs.frontend.aten_table import IGNORED, NEAREST, TABLE
+from ferrum.graphs.frontend.sizes import NoSize, size_of
 from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
 from ferrum.graphs.op_spec import OpFault
 from ferrum.graphs.rewrite import Scope, live
@@ -52,7 +54,7 @@ def import_module(
     try:
         with warnings.catch_warnings(), torch.no_grad(), device:  # factory calls in forward() follow the parameters
             warnings.simplefilter("ignore")
-            dims = {0: Dim("batch"), 1: Dim("seq")}
+            dims = {0: torch.export.Dim("batch"), 1: torch.export.Dim("seq")}
             program = torch.export.export(module.eval(), (tokens,), dynamic_shapes=(dims,), strict=False)
     except Exception as error:  # torch.export raises many types; the first line says which construct it was
         lines = [line for line in str(error).splitlines() if line.strip()]
@@ -84,12 +86,25 @@ def import_program(
     if importer.findings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            plain = program.run_decompositions({})  # functional form: in-place ops and composites are gone
+            plain = program.run_decompositions(decompositions())  # functional form: in-place ops are gone
         second = Importer(plain, name, checkpoint_name, constants or {}, tied)
         graph = second.run()
         if second.findings:
-            raise UnsupportedOps(importer.findings, f"model {name}", first if importer.symbols and first.outputs else None)
+            left = {finding.what for finding in second.findings}
+            findings = [f for f in importer.findings if f.what in left] or second.findings  # without what torch takes apart
+            raise UnsupportedOps(findings, f"model {name}", first if importer.symbols and first.outputs else None)
     return graph
+
+
+def decompositions() -> dict[Any, Callable[..., Any]]:
+    """torch's own decompositions of the ops that the table lacks."""
+    return {op: function for op, function in torch.export.default_decompositions().items() if str(op) not in TABLE}
+
+
+def is_empty(node: fx.Node) -> bool:
+    """A tensor without elements; only a ``cat`` reads one, and does as if it were not there."""
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and any(isinstance(dim, int) and dim == 0 for dim in value.shape)
 
 
 class Consequence(Unsupported):
@@ -136,7 +151,7 @@ class Importer:
                     lambda node: self.add_parameter(node, parameters[node.name], node.name in signature.inputs_to_parameters),
                 )
         for node in self.program.graph.nodes:
-            if node.op == "call_function" and self.target(node) not in IGNORED and self.has_tensor(node):
+            if node.op == "call_function" and self.target(node) not in IGNORED and self.has_tensor(node) and not is_empty(node):
                 self.guarded(node, self.call)
             elif node.op not in ("call_function", "placeholder", "output"):
                 self.report(node, f"{node.op} node", "")
@@ -198,7 +213,7 @@ class Importer:
             self.report(node, what, "one integer input [batch, seq], both dynamic (torch.export with dynamic_shapes)")
             return
         batch, seq = (d.node.expr for d in shape)
-        self.symbols = {str(batch): "batch", str(seq): "seq", str(batch * seq): "tokens"}
+        self.symbols = {str(batch): "batch", str(seq): "seq"}
         self.inputs.append(Value("tokens", DTYPES[value.dtype], ("batch", "seq")))
         self.scope.types["tokens"] = self.inputs[0]
         self.scope.taken.add("tokens")
@@ -316,15 +331,16 @@ class Importer:
     def shape_of(self, value: Any) -> Shape:
         return tuple(self.dim(d) for d in value.shape)
 
-    def dim(self, dim: Any) -> int | str:
+    def dim(self, dim: Any) -> Dim:
         if isinstance(dim, int):
             if dim < 1:
                 raise Unsupported("a tensor without elements", "parts of one element or more")
             return dim
-        text = str(dim.node.expr)
-        if text not in self.symbols:
-            raise Unsupported(f"a tensor with an axis of {text} elements", "axes of batch, seq or a fixed size")
-        return self.symbols[text]
+        try:
+            return size_of(dim.node.expr, self.symbols)
+        except NoSize:
+            text = str(dim.node.expr)
+            raise Unsupported(f"a tensor with an axis of {text} elements", "axes of batch, seq or a fixed size") from None
 
     # where a node comes from
 

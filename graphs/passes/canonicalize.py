@@ -42,6 +42,18 @@ def scalar_operand(op: str) -> Function:
     return function
 
 
+def number_parameter(op: str) -> Function:
+    """A binary op with a constant of the model that is one number becomes the op's scalar form."""
+
+    def function(s: Scope, m: Match) -> str | None:
+        param = s.params.get(m["c"])
+        if param is None or param.data is None or param.data.size != 1 or s.shape(m["root"]) != s.shape(m["x"]):
+            return None
+        return s.emit(op, m["x"], value=float(param.data.reshape(())))
+
+    return function
+
+
 def neutral(value: float) -> Function:
     return lambda s, m: m["x"] if s.number(m["root"]) == value else None
 
@@ -91,6 +103,8 @@ ARITHMETIC: Rules = (
     (P("mul", "x", P("full", bind="c")), scalar_operand("mul_scalar")),
     (P("add", "x", P("full", bind="c")), scalar_operand("add_scalar")),
     (P("sub", "x", P("full", bind="c")), sub_scalar_constant),
+    (P("mul", "x", "c"), number_parameter("mul_scalar")),
+    (P("add", "x", "c"), number_parameter("add_scalar")),
     (P("add_scalar", "x"), neutral(0.0)),
     (P("mul_scalar", "x"), neutral(1.0)),
     (P("mul_scalar", "x"), minus_one),

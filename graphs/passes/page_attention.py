@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from ferrum.graphs.dims import substitute
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Graph, Node, Shape, State, Value
-from ferrum.graphs.op_spec import OpFault
 from ferrum.graphs.passes.merge_linear import chain
+from ferrum.graphs.passes.page_rows import POINTWISE, NotPaged, Rows, has_tokens
 from ferrum.graphs.rewrite import Scope, live
 
 INPUTS = (Value("tokens", "i32", ("tokens",)), Value("positions", "i32", ("tokens",)), Value("sample_rows", "i32", ("samples",)))
 NORMS = ("rms_norm", "layer_norm")
-ROWWISE = frozenset({"embedding", *NORMS, "linear", "add", "gated"})
 ATTENTION = ("sdpa", "softmax", "matmul")
 ROLES = ("query", "key", "value")  # what the values between a linear and an attention are called
 MOVEMENT = ("reshape", "permute", "slice", "cat", "repeat", "expand")
 OPENS = ("linear", *NORMS, "embedding", "add")  # a fault before these is no cause of a fault behind them
-TAIL = frozenset({"linear", *NORMS})
+TAIL = frozenset({"linear", *NORMS, *POINTWISE})
 ONE_LINEAR = "query, key and value as three nn.Linear of one input, all or none with a bias"
 NORM_THEN_ROPE = "view as [batch, seq, heads, head_dim], RMSNorm over head_dim (both or neither), then rope (both)"
 
@@ -40,13 +39,6 @@ NEAREST: Mapping[str, str] = {
 }
 
 
-class NotPaged(Exception):
-    def __init__(self, what: str, nearest: str) -> None:
-        super().__init__(what)
-        self.what = what
-        self.nearest = nearest
-
-
 def finding(node: Node, what: str = "", nearest: str = "") -> Finding:
     module, _, source = node.origin.rpartition(" ")
     return Finding(what or f"{node.op} outside of a known pattern", module, source, nearest or NEAREST.get(node.op, ""))
@@ -58,25 +50,22 @@ def check(s: Scope, node: Node) -> None:
         raise NotPaged("attention over other axes than [batch, seq]", "[batch, heads, seq, head_dim]")
     if not node.attrs["causal"] or node.attrs["operands"] not in ((), ("sinks",)):
         raise NotPaged("attention that is not causal, or with a bias, segments or a length", "causal attention")
-    for role, name in zip(ROLES, node.inputs, strict=False):
-        steps, flat = chain(s, name)
-        if len(s.shape(flat)) != 3 or any(step.op == "rope" and step.attrs["seq_axis"] != 1 for step in steps):
-            if role == "value":
-                raise NotPaged("attention whose values are not plain columns", NORM_THEN_ROPE)
-            raise NotPaged("attention with another order of norm and rope, or without rope", NORM_THEN_ROPE)
 
 
-def tail_of(graph: Graph, producers: Mapping[str, Node]) -> str:
-    """The first value of the final norm and LM head: its input is where the sampled rows are picked. Empty: there is none."""
+def tail_of(graph: Graph, producers: Mapping[str, Node], types: Mapping[str, Value]) -> str:
+    """The first value of what only the logits need: its input is where the sampled rows are picked. Empty: there is none.
+
+    It begins at the final norm, or where several values of tokens meet.
+    """
     uses = graph.users()
     name, first = graph.outputs[0], ""
-    while (node := producers.get(name)) is not None and node.op in TAIL and not node.attrs.get("has_residual"):
-        if name != graph.outputs[0] and len(uses.get(name, ())) != 1:
+    while (node := producers.get(name)) is not None and node.op in TAIL:
+        rows = [value for value in node.inputs if any(map(has_tokens, types[value].shape))]
+        if len(rows) != 1 or (name != graph.outputs[0] and len(uses.get(name, ())) != 1):
             break
-        first = name
+        first, name = name, rows[0]
         if node.op in NORMS:
             break
-        name = node.inputs[0]
     return first
 
 
@@ -88,7 +77,7 @@ class Pager:
     out: Scope
     tail: str
     roles: Mapping[str, str]
-    names: dict[str, str] = field(default_factory=dict)
+    rows: Rows
     states: list[State] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
 
@@ -96,24 +85,30 @@ class Pager:
         """What is emitted next is called ``stem`` and comes from where ``node`` came from."""
         self.out.root = Node(stem, (), (Value(stem, "f32", ()),), {}, node.origin)
 
-    def page(self, node: Node) -> str:
-        """``node`` on [tokens, ..]; the name of its value."""
+    def page(self, node: Node) -> tuple[str, ...]:
+        """``node`` on rows of tokens; the names of its values."""
         if node.op == "attend":
-            return self.attend(node)
-        if node.op == "iota" and (node.output.shape, node.attrs["start"], node.attrs["step"]) == (("seq",), 0, 1):
-            return "positions"
+            return (self.attend(node),)
         if node.output.name == self.tail:
-            self.named(node, "gather_rows")
-            self.names[node.inputs[0]] = self.out.emit("gather_rows", self.names[node.inputs[0]], "sample_rows")
-        role = self.roles.get(node.output.name, "")
-        self.named(node, role or node.op)
-        return self.beside_attention(node) if role else self.rowwise(node)
+            self.sample(node)
+        self.named(node, self.roles.get(node.output.name, "") or node.op)
+        try:
+            return self.rows.page(node)
+        except NotPaged as fault:
+            raise NotPaged(fault.what, fault.nearest or NEAREST.get(node.op, "")) from fault
 
-    def inputs(self, node: Node) -> list[str]:
-        return [self.names.get(name, name) for name in node.inputs]
+    def sample(self, node: Node) -> None:
+        """Behind here only the rows that are sampled are computed."""
+        (name,) = (name for name in node.inputs if any(map(has_tokens, self.s.shape(name))))
+        rows = self.rows.name(name)
+        if self.out.shape(rows)[:1] != ("tokens",):
+            raise NotPaged("an LM head on another form than a row for each token", "an LM head")
+        self.named(node, "gather_rows")
+        self.rows.names[name] = self.out.emit("gather_rows", rows, "sample_rows")
+        self.rows.row = "samples"
 
     def attend(self, node: Node) -> str:
-        q, k, v, *sinks = self.inputs(node)
+        q, k, v, *sinks = map(self.rows.name, node.inputs)
         window = node.attrs["window"]
         assert isinstance(window, int)
         written = []
@@ -127,35 +122,6 @@ class Pager:
         self.versions += written
         self.named(node, "attend")
         return self.out.copy(node, q, *written, *sinks)
-
-    def beside_attention(self, node: Node) -> str:
-        """An op between a linear and an attention, or the reshape behind it: the two first axes become one."""
-        moved: dict[str, Any] = {key: int(node.attrs[key]) - 1 for key in ("axis", "seq_axis") if key in node.attrs}  # type: ignore[arg-type]
-        shape = paged(node.output.shape) if node.op == "reshape" else None
-        try:
-            return self.out.copy(node, *self.inputs(node), shape=shape, **moved)
-        except OpFault as fault:
-            raise NotPaged(f"{node.op} that has no form of one axis of tokens: {fault}", NEAREST.get(node.op, "")) from fault
-
-    def rowwise(self, node: Node) -> str:
-        if node.output.shape[:2] != ("batch", "seq"):
-            raise NotPaged(f"{node.op} of shape {list(node.output.shape)}", NEAREST.get(node.op, "[batch, seq, hidden]"))
-        inputs = self.inputs(node)
-        if node.op == "reshape" and self.out.shape(inputs[0]) == paged(node.output.shape):
-            return inputs[0]
-        if node.op not in ROWWISE:
-            raise NotPaged(f"{node.op} outside of a known pattern", NEAREST.get(node.op, ""))
-        try:
-            name = self.out.copy(node, *inputs)
-        except OpFault as fault:
-            raise NotPaged(f"{node.op} of values that differ by position: {fault}", NEAREST.get(node.op, "")) from fault
-        if self.out.shape(name)[1:] != node.output.shape[2:]:  # the first axis is tokens, or samples behind the picked rows
-            raise NotPaged(f"{node.op} of shape {list(node.output.shape)}", "[batch, seq, hidden]")
-        return name
-
-
-def paged(shape: Shape) -> Shape:
-    return ("tokens", *shape[2:])
 
 
 def roles(s: Scope, nodes: list[Node]) -> dict[str, str]:
@@ -182,25 +148,46 @@ def run(graph: Graph) -> Graph:
     if findings:
         raise UnsupportedOps(findings + leftovers(graph), f"graph {graph.name}")
     out = Scope(Graph(graph.name, INPUTS, graph.params, (), ()), ())
-    pager = Pager(s, out, tail_of(graph, s.nodes), roles(s, nodes))
-    origins: dict[str, str] = {}  # of values that have no paged form
+    pager = Pager(s, out, tail_of(graph, s.nodes, s.types), roles(s, nodes), Rows(out, s.types))
+    causes = Causes()
     for node in nodes:
         try:
-            pager.names[node.output.name] = pager.page(node)
+            made = pager.page(node)
         except NotPaged as fault:
-            if node.op in ATTENTION or not any(origins.get(name) == node.origin for name in node.inputs):
-                findings.append(finding(node, fault.what, fault.nearest))  # else: the chain of this source line is reported
-            origins[node.output.name] = node.origin
-            pager.names[node.output.name] = out.emit("full", shape=paged(node.output.shape), dtype=node.output.dtype, value=0.0)
+            causes.add(node, fault.what, fault.nearest)
+            made = tuple(out.emit("full", shape=paged(value.shape), dtype=value.dtype, value=0.0) for value in node.outputs)
+        pager.rows.names.update(zip((value.name for value in node.outputs), made, strict=True))
     if not pager.tail:
-        findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
-    if findings:
-        causes = [f for f in findings if f.what.split()[0] not in MOVEMENT]  # moved data is a consequence
-        raise UnsupportedOps(causes or findings, f"graph {graph.name}")
-    outputs = (*(pager.names[name] for name in graph.outputs), *pager.versions)
+        causes.findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
+    causes.tell(f"graph {graph.name}")
+    outputs = (*(pager.rows.names[name] for name in graph.outputs), *pager.versions)
     kept, used = live(out.nodes.values(), outputs)
     params = tuple(p for p in out.params.values() if p.name in used)
     return Graph(graph.name, INPUTS, params, tuple(kept), outputs, tuple(pager.states))
+
+
+def paged(shape: Shape) -> Shape:
+    """A shape for what has no paged form."""
+    return tuple("tokens" if has_tokens(dim) else substitute(dim, {"batch": 1}) for dim in shape if dim != "batch")
+
+
+@dataclass
+class Causes:
+    """Findings of nodes, without those that only follow from an earlier one of the same source line."""
+
+    findings: list[Finding] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)  # of values that no finished graph holds
+
+    def add(self, node: Node, what: str = "", nearest: str = "") -> None:
+        if node.op in ATTENTION or not any(self.origins.get(name) == node.origin for name in node.inputs):
+            self.findings.append(finding(node, what, nearest))  # else: the chain of this source line is reported
+        self.origins.update((value.name, node.origin) for value in node.outputs)
+
+    def tell(self, where: str) -> None:
+        """Raises ``UnsupportedOps`` if there is anything to tell."""
+        if self.findings:
+            causes = [f for f in self.findings if f.what.split()[0] not in MOVEMENT]  # moved data is a consequence
+            raise UnsupportedOps(causes or self.findings, where)
 
 
 def scope_of(graph: Graph) -> Scope:

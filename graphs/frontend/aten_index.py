@@ -1,0 +1,360 @@
+"""ATen ops that pick, place, order or slide along axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import fx
+
+from ferrum.graphs.dims import Dim, multiply
+from ferrum.graphs.frontend.aten import LARGE, Handler, Unsupported, arguments, number, whole
+
+if TYPE_CHECKING:
+    from ferrum.graphs.frontend.torch_export import Importer
+
+
+def places(imp: Importer, arg: Any, size: Dim) -> str:
+    """An integer tensor of places along an axis of ``size``, counted from its start."""
+    name = imp.tensor(arg)
+    if imp.type(name).dtype not in ("i32", "i64"):
+        raise Unsupported("an index of truth values", "torch.where")
+    return name
+
+
+def cumsum(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    return imp.emit("cumsum", imp.cast(imp.tensor(args["self"]), imp.dtype(node)), axis=imp.axis(args["self"], args["dim"]))
+
+
+def last(imp: Importer, x: str, axis: int) -> tuple[int, ...]:
+    """The order of axes that puts ``axis`` last; it is its own inverse."""
+    order = list(range(len(imp.type(x).shape)))
+    order[axis], order[-1] = order[-1], order[axis]
+    return tuple(order)
+
+
+def topk(imp: Importer, node: fx.Node) -> tuple[str, ...]:
+    args = arguments(node)
+    x, axis = imp.cast(imp.tensor(args["self"]), "f32"), imp.axis(args["self"], args["dim"])
+    order = last(imp, x, axis)
+    x = imp.emit("permute", x, order=order)
+    if not args["largest"]:
+        x = imp.emit("neg", x)
+    values, at = imp.scope.add("topk", (x,), None, "", {"k": whole(args["k"], "a count")})
+    if not args["largest"]:
+        values = imp.emit("neg", values)
+    return imp.emit("permute", values, order=order), imp.cast(imp.emit("permute", at, order=order), "i64")
+
+
+def sort(imp: Importer, node: fx.Node) -> tuple[str, ...]:
+    args = arguments(node)
+    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
+    values, at = imp.scope.add("sort", (x,), None, "", {"axis": axis, "descending": bool(args["descending"])})
+    return values, imp.cast(at, "i64")
+
+
+def argsort(imp: Importer, node: fx.Node) -> str:
+    return sort(imp, node)[1]
+
+
+def extreme(op: str, both: bool) -> Handler:
+    """The largest (or smallest) along an axis and where it is; of equal ones the first."""
+
+    def handler(imp: Importer, node: fx.Node) -> str | tuple[str, ...]:
+        args = arguments(node)
+        x = imp.cast(imp.tensor(args["self"]), "f32")
+        shape = imp.type(x).shape
+        if args["dim"] is None:
+            x, axis = imp.reshape(x, (multiply(*shape),)), 0
+        else:
+            axis = imp.axis(args["self"], args["dim"])
+        if not isinstance(imp.type(x).shape[axis], int):
+            raise Unsupported(f"the place of the {op} of an axis that depends on the input's size", "an axis of fixed size")
+        turned = imp.emit("permute", x, order=last(imp, x, axis))
+        found = imp.scope.add("topk", (turned if op == "max" else imp.emit("neg", turned),), None, "", {"k": 1})
+        values, at = (imp.emit("permute", name, order=last(imp, name, axis)) for name in found)
+        at = imp.cast(at, "i64")
+        if not both:
+            return imp.reshape(at, imp.shape(node))
+        shapes = [imp.shape_of(value) for value in node.meta["val"]]
+        values = imp.cast(values if op == "max" else imp.emit("neg", values), imp.dtype_of(node.meta["val"][0]))
+        return imp.reshape(values, shapes[0]), imp.reshape(at, shapes[1])
+
+    return handler
+
+
+def gather(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
+    at = places(imp, args["index"], imp.type(x).shape[axis])
+    return imp.emit("gather", same_but(imp, x, at, axis), at, axis=axis)
+
+
+def same_but(imp: Importer, x: str, at: str, axis: int) -> str:
+    """x cut to the sizes of ``at`` on all axes but one, as torch reads it."""
+    for i, (size, wanted) in enumerate(zip(imp.type(x).shape, imp.type(at).shape, strict=True)):
+        if i != axis and size != wanted:
+            x = imp.part(x, i, 0, whole(wanted, "the size of an index"))
+    return x
+
+
+def scatter(op: str) -> Handler:
+    def handler(imp: Importer, node: fx.Node) -> str:
+        args, dtype = arguments(node), imp.dtype(node)
+        x, axis = imp.cast(imp.tensor(args["self"]), dtype), imp.axis(args["self"], args["dim"])
+        at = places(imp, args["index"], imp.type(x).shape[axis])
+        source = args.get("src", args.get("value"))
+        shape = imp.type(at).shape
+        if isinstance(source, fx.Node):
+            values = same_but(imp, imp.cast(imp.tensor(source), dtype), at, -1)
+        else:
+            values = imp.constant(number(source, "a value"), shape, dtype)
+        return imp.emit(op, x, at, values, axis=axis)
+
+    return handler
+
+
+def index_select(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
+    return imp.emit("take", x, places(imp, args["index"], imp.type(x).shape[axis]), axis=axis)
+
+
+def index_add(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
+    source = imp.tensor(args["source"])
+    if args["alpha"] != 1:
+        source = imp.emit("mul_scalar", source, value=number(args["alpha"], "alpha"))
+    at = imp.tensor(args["index"])
+    shape = imp.type(source).shape
+    wide = imp.reshape(at, tuple(n if i == axis else 1 for i, n in enumerate(shape)))
+    return imp.emit("scatter_add", x, imp.emit("expand", wide, shape=shape), source, axis=axis)
+
+
+def neighbours(indices: Sequence[Any]) -> tuple[int, int]:
+    """[first, end) of the axes that are indexed, which must be neighbours."""
+    named = [i for i, index in enumerate(indices) if index is not None]
+    if named != list(range(named[0], named[-1] + 1)):
+        raise Unsupported("an index on axes that are apart", "an index on neighbouring axes")
+    return named[0], named[-1] + 1
+
+
+def flat_places(imp: Importer, indices: Sequence[Any], sizes: Sequence[Dim]) -> str:
+    """One number for each place in the axes ``sizes``, taken as one axis."""
+    flat = ""
+    for index, size in zip(indices, sizes, strict=True):
+        name = imp.cast(places(imp, index, size), "i64")
+        flat = imp.emit("add", imp.emit("mul_scalar", flat, value=float(whole(size, "an axis"))), name) if flat else name
+    return flat
+
+
+def index(imp: Importer, node: fx.Node) -> str:
+    """x[.., i, j, ..]: neighbouring axes are one, from which places are taken."""
+    args = arguments(node)
+    x, indices = imp.tensor(args["self"]), args["indices"]
+    start, end = neighbours(indices)
+    shape = imp.type(x).shape
+    if end - start > 1:
+        x = imp.reshape(x, (*shape[:start], multiply(*shape[start:end]), *shape[end:]))
+    return imp.emit("take", x, flat_places(imp, indices[start:end], shape[start:end]), axis=start)
+
+
+def index_put(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    x, indices = imp.tensor(args["self"]), args["indices"]
+    start, end = neighbours(indices)
+    shape = imp.type(x).shape
+    if start:
+        raise Unsupported("values put behind the first axis", "an index on the first axes")
+    at = flat_places(imp, indices, shape[:end])
+    count = imp.type(at).shape
+    rows: Dim = multiply(*shape[:end])
+    flat = imp.reshape(x, (rows, *shape[end:]))
+    values = imp.cast(imp.tensor(args["values"]), imp.dtype(node))
+    if imp.type(values).shape != (*count, *shape[end:]):
+        values = imp.emit("expand", values, shape=(*count, *shape[end:]))
+    number_of: Dim = multiply(*count)
+    values = imp.reshape(values, (number_of, *shape[end:]))
+    wide = imp.emit("expand", imp.reshape(at, (number_of, *(1 for _ in shape[end:]))), shape=(number_of, *shape[end:]))
+    put = imp.emit("scatter_add" if args["accumulate"] else "scatter", flat, wide, values, axis=0)
+    return imp.reshape(put, shape)
+
+
+def flip(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    x = imp.tensor(args["self"])
+    for axis in args["dims"]:
+        axis = imp.axis(args["self"], axis)
+        size = whole(imp.type(x).shape[axis], "a reversed axis")
+        x = imp.emit("take", x, imp.emit("iota", shape=(size,), dtype="i64", start=size - 1, step=-1), axis=axis)
+    return x
+
+
+def every(imp: Importer, x: str, axis: int, start: int, end: int, step: int) -> str:
+    """x[start:end:step] of a fixed axis: a column of a table of ``step`` columns where that fits, else places that are taken."""
+    size = whole(imp.type(x).shape[axis], "an axis that is cut")
+    start, end = (max(0, min(size, i + size if i < 0 else i)) for i in (start, end))
+    count = -(-(end - start) // step)
+    shape = imp.type(x).shape
+    if start < step and end == size and size % step == 0:
+        table = imp.reshape(x, (*shape[:axis], size // step, step, *shape[axis + 1 :]))
+        column = imp.emit("slice", table, axis=axis + 1, start=start, end=start + 1)
+        return imp.reshape(column, (*shape[:axis], size // step, *shape[axis + 1 :]))
+    return imp.emit("take", x, imp.emit("iota", shape=(count,), dtype="i64", start=start, step=step), axis=axis)
+
+
+def slice_axis(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
+    if imp.shape(node) == imp.type(x).shape:
+        return x
+    start = whole(args["start"] if args["start"] is not None else 0, "the start of a slice")
+    end = whole(args["end"] if args["end"] is not None else LARGE, "the end of a slice")
+    return imp.part(x, axis, start, end) if args["step"] == 1 else every(imp, x, axis, start, end, args["step"])
+
+
+def placed(imp: Importer, node: fx.Node) -> str:
+    """slice_scatter and select_scatter: a part of an axis is replaced."""
+    args = arguments(node)
+    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
+    size = whole(imp.type(x).shape[axis], "an axis of which a part is replaced")
+    source = imp.cast(imp.tensor(args["src"]), imp.dtype(node))
+    if "index" in args:
+        start = args["index"] % size
+        end = start + 1
+        source = imp.reshape(source, (*imp.type(x).shape[:axis], 1, *imp.type(x).shape[axis + 1 :]))
+    else:
+        start, end = (LARGE if i is None else whole(i, "the end of a slice") for i in (args["start"] or 0, args["end"]))
+        start, end = (max(0, min(size, i + size if i < 0 else i)) for i in (start, end))
+        if args["step"] != 1:
+            return put_every(imp, x, source, axis, start, end, args["step"])
+    parts = [imp.part(x, axis, 0, start)] if start else []
+    parts += [source, *([imp.part(x, axis, end, size)] if end < size else [])]
+    return source if len(parts) == 1 else imp.emit("cat", *parts, axis=axis)
+
+
+def put_every(imp: Importer, x: str, source: str, axis: int, start: int, end: int, step: int) -> str:
+    shape = imp.type(source).shape
+    at = imp.emit("iota", shape=(-(-(end - start) // step),), dtype="i64", start=start, step=step)
+    at = imp.reshape(at, tuple(n if i == axis else 1 for i, n in enumerate(shape)))
+    return imp.emit("scatter", x, imp.emit("expand", at, shape=shape), source, axis=axis)
+
+
+def pad(imp: Importer, node: fx.Node) -> str:
+    """Widths of the last axes, the last first; a negative one cuts."""
+    args = arguments(node)
+    if args.get("mode", "constant") != "constant":
+        raise Unsupported(f"padding by {args['mode']}", "padding by a constant")
+    x = imp.tensor(args["self"])
+    rank, widths = len(imp.type(x).shape), [whole(w, "a width of padding") for w in args["pad"]]
+    before, after = [0] * rank, [0] * rank
+    for i, (low, high) in enumerate(zip(widths[::2], widths[1::2], strict=True)):
+        before[rank - 1 - i], after[rank - 1 - i] = low, high
+    for axis, (low, high) in enumerate(zip(before, after, strict=True)):
+        if min(low, high) < 0:
+            size = whole(imp.type(x).shape[axis], "an axis that is cut")
+            x = imp.part(x, axis, max(0, -low), size - max(0, -high))
+    value = 0.0 if args.get("value") is None else number(args["value"], "a value")
+    widths_of = {"before": tuple(max(0, n) for n in before), "after": tuple(max(0, n) for n in after)}
+    return imp.emit("pad", x, **widths_of, value=value) if any(map(any, widths_of.values())) else x
+
+
+def pair(value: Any, rank: int) -> tuple[int, ...]:
+    values = [whole(v, "a step") for v in (value if isinstance(value, list | tuple) else [value])]
+    return tuple(values * rank if len(values) == 1 else values)
+
+
+def conv(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    if args.get("transposed"):
+        raise Unsupported("a transposed convolution", "a convolution")
+    x, weight = imp.tensor(args["input"]), imp.tensor(args["weight"])
+    rank = len(imp.type(weight).shape) - 2
+    if isinstance(args["padding"], str):
+        raise Unsupported("padding by name", "padding by numbers")
+    steps = {key: pair(args[key], rank) for key in ("stride", "padding", "dilation")}
+    out = imp.emit("conv", x, weight, **steps, groups=args["groups"])
+    if args["bias"] is None:
+        return out
+    bias = imp.tensor(args["bias"])
+    return imp.emit("add", out, imp.reshape(bias, (*imp.type(bias).shape, *(1,) * rank)))
+
+
+def eye(imp: Importer, node: fx.Node) -> str:
+    rows, columns = imp.shape(node)
+    down, right = (imp.emit("iota", shape=(n,), dtype="i64", start=0, step=1) for n in (rows, columns))
+    return imp.cast(imp.emit("eq", imp.reshape(down, (rows, 1)), right), imp.dtype(node))
+
+
+def einsum(imp: Importer, node: fx.Node) -> str:
+    """Two operands: letters are permuted into [shared, left, summed] and [shared, summed, right], multiplied and permuted."""
+    equation, operands = node.args[0], node.args[1]
+    sides = str(equation).replace(" ", "").split("->")
+    letters = sides[0].split(",")
+    if len(sides) != 2 or len(letters) != 2 or "." in equation or any(len(set(part)) != len(part) for part in letters):
+        raise Unsupported(f"einsum of {equation}", "a product of two tensors with an arrow")
+    names = [summed_alone(imp, imp.tensor(o), own, other + sides[1]) for o, own, other in
+             zip(operands, letters, letters[::-1], strict=True)]  # fmt: skip
+    left, right = ([c for c in own if c in other + sides[1]] for own, other in zip(letters, letters[::-1], strict=True))
+    sizes = {c: n for own, name in zip((left, right), names, strict=True) for c, n in zip(own, imp.type(name).shape, strict=True)}
+    shared = [c for c in left if c in right and c in sides[1]]
+    summed = [c for c in left if c in right and c not in sides[1]]
+    lone = [[c for c in own if c not in shared + summed] for own in (left, right)]
+
+    def turned(name: str, own: list[str], groups: list[list[str]]) -> str:
+        name = imp.emit("permute", name, order=tuple(own.index(c) for group in groups for c in group))
+        return imp.reshape(name, (*(sizes[c] for c in shared), *(multiply(*(sizes[c] for c in g)) for g in groups[1:])))
+
+    x, y = turned(names[0], left, [shared, lone[0], summed]), turned(names[1], right, [shared, summed, lone[1]])
+    product = imp.emit("matmul", x, y)
+    made = [*shared, *lone[0], *lone[1]]
+    wide = imp.reshape(product, tuple(sizes[c] for c in made))
+    return imp.emit("permute", wide, order=tuple(made.index(c) for c in sides[1]))
+
+
+def summed_alone(imp: Importer, name: str, own: str, elsewhere: str) -> str:
+    """The sum over axes that only this operand has."""
+    for axis in reversed(range(len(own))):
+        if own[axis] not in elsewhere:
+            name = imp.emit("sum", name, axis=axis, keepdim=False)
+    return name
+
+
+def unfold(imp: Importer, node: fx.Node) -> str:
+    """Windows of an axis of fixed size, as a last axis."""
+    args = arguments(node)
+    x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dimension"])
+    size, step = whole(args["size"], "a window"), whole(args["step"], "a step")
+    count = imp.shape(node)[axis]
+    first = imp.emit("mul_scalar", imp.emit("iota", shape=(count,), dtype="i64", start=0, step=1), value=float(step))
+    inner = imp.emit("iota", shape=(size,), dtype="i64", start=0, step=1)
+    found = imp.emit("take", x, imp.emit("add", imp.reshape(first, (count, 1)), inner), axis=axis)
+    order = [i for i in range(len(imp.type(found).shape)) if i != axis + 1]
+    return imp.emit("permute", found, order=(*order, axis + 1))
+
+
+def repeated(imp: Importer, node: fx.Node) -> str:
+    """``Tensor.repeat``: an axis of length 1 widens, a longer one is joined to itself."""
+    x, shape = imp.tensor(node.args[0]), imp.shape(node)
+    x = imp.reshape(x, (1,) * (len(shape) - len(imp.type(x).shape)) + imp.type(x).shape)
+    for axis, (size, wanted) in enumerate(zip(imp.type(x).shape, shape, strict=True)):
+        if size not in (1, wanted):
+            times = whole(arguments(node)["repeats"][axis], "a repeat")
+            x = imp.emit("cat", *[x] * times, axis=axis)
+    return x if imp.type(x).shape == shape else imp.emit("expand", x, shape=shape)
+
+
+def attend(imp: Importer, node: fx.Node) -> str:
+    """Our attention function's node, on [batch, heads, seq, width]."""
+    args = arguments(node)
+    rows = [imp.emit("permute", imp.cast(imp.tensor(args[key]), "f32"), order=(0, 2, 1, 3)) for key in ("q", "k", "v")]
+    operands = tuple(key for key in ("sinks", "bias") if args[key] is not None)
+    extra = [imp.cast(imp.tensor(args[key]), "f32") for key in operands]
+    rules = {key: args[key] for key in ("causal", "window", "scale", "softcap")}
+    return imp.emit("attend", *rows, *extra, **rules, operands=operands)
+
+
+def grouped_linear(imp: Importer, node: fx.Node) -> str:
+    return imp.emit("grouped_linear", *(imp.tensor(value) for value in arguments(node).values()))

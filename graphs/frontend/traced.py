@@ -1,0 +1,85 @@
+"""A model that `transformers` knows → graph, by tracing its own module with functions of ours registered."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from ferrum.errors import FerrumError
+from ferrum.graphs.findings import Finding, UnsupportedOps
+from ferrum.graphs.frontend.registered import NAME, Untraced, registered
+from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program
+from ferrum.graphs.ir import Graph
+
+PREFIX = "model."
+
+
+class Logits(nn.Module):
+    """Token ids to logits."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model(input_ids=tokens, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def trace_module(
+    model: nn.Module, name: str = "model", checkpoint_name: Names | None = None, constants: Mapping[str, Any] | None = None
+) -> Graph:
+    """The graph of a causal language model of `transformers`. ``checkpoint_name`` and ``constants`` go by the model's own names.
+
+    Raises ``UnsupportedOps`` with what has no form in the graph, ``FerrumError`` (export-failed).
+    """
+    module = Logits(model.eval())
+    with registered(), attention_of_ours(model):
+        program = exported(module, name)
+    tied = first_names(list(module.named_parameters(remove_duplicate=False)))
+
+    def own(parameter: str) -> Any:
+        plain = parameter.removeprefix(PREFIX)
+        return plain if checkpoint_name is None else checkpoint_name(plain)
+
+    return import_program(program, name, own, {PREFIX + key: value for key, value in (constants or {}).items()}, tied)
+
+
+def exported(module: nn.Module, name: str) -> ExportedProgram:
+    """With batch and seq dynamic: as symbols of which nothing is assumed, else with what torch derives of them."""
+    device = next(module.parameters()).device
+    tokens = torch.zeros(TRACE_SHAPE, dtype=torch.int64, device=device)
+    error: Exception | None = None
+    for dims in ({0: Dim("batch"), 1: Dim("seq")}, {0: Dim.AUTO, 1: Dim.AUTO}):
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")
+                return torch.export.export(module, (tokens,), dynamic_shapes=(dims,), strict=False)
+        except Untraced as fault:
+            raise UnsupportedOps([Finding(str(fault), "", "", "")], f"model {name}") from fault
+        except Exception as fault:  # torch.export raises many types; the first line says which construct it was
+            error = error or fault
+    assert error is not None
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    what = f"torch.export: {type(error).__name__}: {lines[0] if lines else ''}"
+    raise FerrumError("export-failed", what, f"model {name}", "report this model") from error
+
+
+@contextmanager
+def attention_of_ours(model: nn.Module) -> Iterator[None]:
+    """Every configuration within ``model`` names our functions; afterwards what it named before."""
+    configs = {id(c): c for m in model.modules() for c in vars(m).values() if hasattr(c, "_attn_implementation_internal")}
+    keys = ("_attn_implementation_internal", "_experts_implementation_internal")
+    before = [(config, key, getattr(config, key, None)) for config in configs.values() for key in keys]
+    for config, key, _ in before:
+        setattr(config, key, NAME)
+    try:
+        yield
+    finally:
+        for config, key, value in before:
+            setattr(config, key, value)

@@ -1,0 +1,81 @@
+"""Operations that pick, place, order or slide along axes in numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ferrum.graphs.ir import Node
+from ferrum.graphs.numpy_run import Array, Kernel, Run
+from ferrum.graphs.op_spec import axes, integer, number
+
+
+def cumsum(run: Run, node: Node) -> Array:
+    x = run.get(node.inputs[0])
+    return np.cumsum(x, axis=integer(node.attrs, "axis"), dtype=x.dtype)
+
+
+def sort(run: Run, node: Node) -> tuple[Array, Array]:
+    x, axis = run.get(node.inputs[0]), integer(node.attrs, "axis")
+    at = np.argsort(-x if node.attrs["descending"] else x, axis=axis, kind="stable")
+    return np.take_along_axis(x, at, axis), at.astype(np.int32)
+
+
+def take(run: Run, node: Node) -> Array:
+    x, at = run.all(node)
+    return np.take(x, at, axis=integer(node.attrs, "axis"))
+
+
+def gather(run: Run, node: Node) -> Array:
+    x, at = run.all(node)
+    return np.take_along_axis(x, at.astype(np.int64), integer(node.attrs, "axis"))
+
+
+def scatter(put: Callable[[Array, tuple[Array, ...], Array], object]) -> Kernel:
+    """``put(array, places, values)`` changes the array."""
+
+    def kernel(run: Run, node: Node) -> Array:
+        x, at, values = run.all(node)
+        out = np.array(x)
+        places: list[Array] = list(np.indices(at.shape, sparse=True))
+        places[integer(node.attrs, "axis")] = at
+        put(out, tuple(places), values)
+        return out
+
+    return kernel
+
+
+def put(out: Array, places: tuple[Array, ...], values: Array) -> None:
+    out[places] = values
+
+
+def pad(run: Run, node: Node) -> Array:
+    x = run.get(node.inputs[0])
+    widths = list(zip(axes(node.attrs, "before"), axes(node.attrs, "after"), strict=True))
+    return np.pad(x, widths, constant_values=x.dtype.type(number(node.attrs, "value")))
+
+
+def conv(run: Run, node: Node) -> Array:
+    x, weight = run.all(node)
+    stride, padding, dilation = (axes(node.attrs, name) for name in ("stride", "padding", "dilation"))
+    groups, rank = integer(node.attrs, "groups"), weight.ndim - 2
+    x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in padding)])
+    spans = tuple(d * (w - 1) + 1 for d, w in zip(dilation, weight.shape[2:], strict=True))
+    windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=tuple(range(2, 2 + rank)))  # type: ignore[call-overload]
+    steps = tuple(slice(None, None, s) for s in stride) + tuple(slice(None, None, d) for d in dilation)
+    windows = windows[(slice(None), slice(None), *steps)]  # [batch, channels, places .., width ..]
+    inner = (1, *range(2 + rank, 2 + 2 * rank))
+    parts = zip(np.split(windows, groups, axis=1), np.split(weight, groups), strict=True)
+    out = [np.tensordot(part, own, (inner, range(1, 2 + rank))) for part, own in parts]  # [batch, places .., out]
+    return np.moveaxis(np.concatenate(out, axis=-1), -1, 1)
+
+
+def grouped_linear(run: Run, node: Node) -> Array:
+    """Each row by itself, so that its bits depend on no other row."""
+    x, weight, group = run.all(node)
+    rows, numbers = x.reshape(-1, x.shape[-1]), group.reshape(-1)
+    out = np.empty((len(rows), weight.shape[1]), x.dtype)
+    for i, (row, number_) in enumerate(zip(rows, numbers, strict=True)):
+        out[i] = weight[number_] @ row
+    return out.reshape(*x.shape[:-1], weight.shape[1])
