@@ -12,7 +12,8 @@ from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.target import GpuTarget, Target, parse_target
 from ferrum.errors import FerrumError
 from ferrum.graphs.models.config import ModelConfig
-from ferrum.graphs.models.registry import load_config
+from ferrum.graphs.models.registry import find_config
+from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.pack.atomic import check_place
 from ferrum.pack.schema import TuningRecord
 
@@ -24,7 +25,7 @@ class Job:
     options: CompileOptions
     folder: Path
     target: Target | GpuTarget
-    config: ModelConfig
+    config: ModelConfig | TracedConfig
     progress: Progress
     tuned: dict[str, Blocking] = field(default_factory=dict)
     tuning: list[TuningRecord] = field(default_factory=list)
@@ -67,10 +68,9 @@ def open_job(options: CompileOptions, progress: Progress) -> Job:
         raise FerrumError(
             "model-not-found", "there is no such model folder", str(folder), "give a folder with config.json and *.safetensors"
         )
-    config = load_config(folder)
-    longest = int(config.max_position_embeddings * (config.rope.factor if config.rope.kind != "default" else 1))
-    if options.max_model_len > max(longest, config.max_position_embeddings):
-        what = f"the model knows positions up to {longest} and {options.max_model_len} were asked for"
+    config = find_config(folder)
+    if options.max_model_len > config.longest:
+        what = f"the model knows positions up to {config.longest} and {options.max_model_len} were asked for"
         raise FerrumError("bad-option", what, "--max-model-len", "give a smaller length")
     job = Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
     if not options.stop_after:

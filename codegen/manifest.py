@@ -171,13 +171,15 @@ def make_manifest(
     tuning: list[TuningRecord],
     source_sha256: str,
     has_text: bool,
+    traced_by: str = "",
 ) -> Manifest:
-    """Everything but the members, which the writer fills in."""
+    """Everything but the members, which the writer fills in. ``traced_by``: whose module it is, if it is no record's."""
     chosen = {
         "quant": options.quant,
         "target": target.name,
         "max_model_len": str(model.max_model_len),
         "kv_dtype": options.kv,
+        **({"traced_by": traced_by} if traced_by else {}),
     }
     return Manifest(
         format=FORMAT_VERSION,

@@ -33,6 +33,7 @@ from ferrum.codegen.target import GpuTarget
 from ferrum.codegen.text import licence_of, read_text
 from ferrum.graphs.constants import encode_constants
 from ferrum.graphs.ir import Graph
+from ferrum.graphs.models.traced_config import TracedConfig, tracer
 from ferrum.graphs.text import print_graph
 from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.pack.launches import encode_table
@@ -131,6 +132,7 @@ class Packing:
             job.tuning,
             source_sha256=self.checkpoint.digest(),
             has_text=bool(self.text.tokenizer),
+            traced_by=tracer() if isinstance(job.config, TracedConfig) else "",
         )
 
     def _stored_weights(self) -> StoredWeights:

@@ -26,6 +26,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.constants import save_graph
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.registry import build, checkpoint_sources
+from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.ops import PAGED_OPS
 from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import PIPELINE, GraphStage, check_finished, legal, load_graph, run_stage
@@ -77,9 +78,13 @@ class Stage:
 
 
 def trace(job: Job) -> Graph:
-    """The model's module as a graph. Raises ``UnsupportedOps``, FerrumError (export-failed)."""
+    """A module as a graph: the record's, or `transformers`' own. Raises ``UnsupportedOps``, FerrumError (export-failed)."""
     from ferrum.graphs.frontend.torch_export import import_module
 
+    if isinstance(job.config, TracedConfig):
+        from ferrum.graphs.frontend.traced import trace_folder
+
+        return trace_folder(job.config, job.folder, job.name)
     module = build(job.config)
     return import_module(module, job.config, job.name, checkpoint_sources(module))
 

@@ -49,9 +49,9 @@ def compile_apart(options: dict[str, Any], on_stage: Callable[[str, int, int], N
 
 def check_config(folder: Path) -> None:
     """Raises FerrumError when the configuration in a folder is not one that the compiler knows. Loads no torch."""
-    from ferrum.graphs.models.registry import load_config
+    from ferrum.graphs.models.registry import find_config
 
-    load_config(folder)
+    find_config(folder)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

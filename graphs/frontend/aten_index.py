@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
-from ferrum.graphs.dims import Dim, multiply
+from ferrum.graphs.dims import Dim, floor_divide, multiply
 from ferrum.graphs.frontend.aten import LARGE, Handler, Unsupported, arguments, number, whole
 
 if TYPE_CHECKING:
@@ -336,13 +336,15 @@ def unfold(imp: Importer, node: fx.Node) -> str:
 
 
 def repeated(imp: Importer, node: fx.Node) -> str:
-    """``Tensor.repeat``: an axis of length 1 widens, a longer one is joined to itself."""
+    """``Tensor.repeat``: an axis of length 1 widens; a longer one gets an axis of copies in front, and the two are one."""
     x, shape = imp.tensor(node.args[0]), imp.shape(node)
     x = imp.reshape(x, (1,) * (len(shape) - len(imp.type(x).shape)) + imp.type(x).shape)
     for axis, (size, wanted) in enumerate(zip(imp.type(x).shape, shape, strict=True)):
         if size not in (1, wanted):
-            times = whole(arguments(node)["repeats"][axis], "a repeat")
-            x = imp.emit("cat", *[x] * times, axis=axis)
+            before, after = imp.type(x).shape[:axis], imp.type(x).shape[axis + 1 :]
+            copies = (*before, floor_divide(wanted, size), size, *after)
+            x = imp.emit("expand", imp.reshape(x, (*before, 1, size, *after)), shape=copies)
+            x = imp.reshape(x, (*before, wanted, *after))
     return x if imp.type(x).shape == shape else imp.emit("expand", x, shape=shape)
 
 

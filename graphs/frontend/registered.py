@@ -120,15 +120,6 @@ class Mask:
     def __mul__(self, other: Any) -> Tensor:
         return self.tensor() * other
 
-    def __eq__(self, other: object) -> Any:
-        return self.tensor() == other
-
-    def __lt__(self, other: Any) -> Any:
-        return self.tensor() < other
-
-    def __invert__(self) -> Any:
-        return self.tensor() == 0
-
 
 class Places(np.ndarray[Any, Any]):
     """Places of queries and keys as a mask's function takes them: it calls a few methods of tensors on what it computes."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,9 +14,12 @@ from torch.export import Dim, ExportedProgram
 
 from ferrum.errors import FerrumError
 from ferrum.graphs.findings import Finding, UnsupportedOps
+from ferrum.graphs.frontend.conversions import parameter_sources
 from ferrum.graphs.frontend.registered import NAME, Untraced, registered
 from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program
 from ferrum.graphs.ir import Graph
+from ferrum.graphs.models.traced_config import TracedConfig
+from ferrum.graphs.weights.checkpoint import open_checkpoint
 
 PREFIX = "model."
 
@@ -29,6 +33,51 @@ class Logits(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return self.model(input_ids=tokens, use_cache=False).logits  # type: ignore[no-any-return]
+
+
+def trace_folder(config: TracedConfig, folder: Path, name: str) -> Graph:
+    """The graph of the model in ``folder``, whose checkpoint is only listed. Raises as ``trace_module`` does."""
+    model = empty_model(config, name)
+    constants = {key: buffer.detach().to(torch.float64).numpy() for key, buffer in model.named_buffers()}
+    model.to("meta")
+    with closing(open_checkpoint(folder)) as checkpoint:
+        sources = parameter_sources(model, {key: checkpoint.info(key)[1] for key in checkpoint.names()})
+    return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), constants)
+
+
+def empty_model(config: TracedConfig, name: str) -> nn.Module:
+    """The module of `transformers` with its buffers and without weights. Raises FerrumError (config-unsupported)."""
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    values = {key: value for key, value in config.values.items() if key not in ("auto_map", "torch_dtype", "dtype")}
+    try:
+        with parameters_on_meta(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            own = CONFIG_MAPPING[config.family].from_dict(values)
+            return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
+                own, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
+            )
+    except Exception as error:  # any class of model checks its configuration its own way
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        what = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        raise FerrumError("config-unsupported", what, f"model {name}", "check config.json") from error
+
+
+@contextmanager
+def parameters_on_meta() -> Iterator[None]:
+    """Parameters that modules register take no memory; buffers are computed as always."""
+    register = nn.Module.register_parameter
+
+    def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        empty = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, empty)
+
+    nn.Module.register_parameter = without_memory  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def trace_module(

@@ -65,6 +65,12 @@ class ModelConfig:
     max_model_len: int = 0
     activation: str = "silu"
 
+    @property
+    def longest(self) -> int:
+        """Positions that the model knows, with those that its rope reaches."""
+        reached = int(self.max_position_embeddings * (self.rope.factor if self.rope.kind != "default" else 1))
+        return max(reached, self.max_position_embeddings)
+
     def window(self, layer: int) -> int:
         """How many keys a query of ``layer`` sees, itself included; 0 means all."""
         return self.sliding_window or 0 if self.layer_types[layer] == SLIDING else 0

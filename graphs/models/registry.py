@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ferrum.errors import FerrumError
 from ferrum.families import FAMILIES, NAMES, Family, family_of
 from ferrum.graphs.expressions.expression import Expr, Tensor, rows
 from ferrum.graphs.models.config import ModelConfig, from_hf
+from ferrum.graphs.models.traced_config import TracedConfig, traced_config
 
 if TYPE_CHECKING:
     from ferrum.graphs.models.blocks import Decoder
@@ -21,7 +22,24 @@ _LAYER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 def load_config(folder: Path) -> ModelConfig:
-    """The configuration in ``folder``/config.json; FerrumError if it is missing, not JSON, or unsupported."""
+    """The configuration in ``folder``/config.json by a record; FerrumError if it is missing, not JSON, or unsupported."""
+    return from_hf(config_values(folder))
+
+
+def find_config(folder: Path) -> ModelConfig | TracedConfig:
+    """As ``load_config``; a model that no record describes is one to trace, if `transformers` has its code."""
+    values = config_values(folder)
+    try:
+        return from_hf(values)
+    except FerrumError as error:
+        found = traced_config(values) if error.code == "model-unsupported" else None
+        if found is None:
+            raise
+        return found
+
+
+def config_values(folder: Path) -> dict[str, Any]:
+    """What ``folder``/config.json holds; FerrumError if it is missing or no JSON object."""
     path = folder / "config.json"
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -34,7 +52,7 @@ def load_config(folder: Path) -> ModelConfig:
         raise FerrumError("config-unreadable", what, str(path), "check that the model folder is complete") from error
     if not isinstance(values, dict):
         raise FerrumError("config-unreadable", "is not a JSON object", str(path), "check that the model folder is complete")
-    return from_hf(values)
+    return values
 
 
 def build(config: ModelConfig, device: str = "meta") -> Decoder:
