@@ -62,7 +62,7 @@ def conv(run: Run, node: Node) -> Array:
     groups, rank = integer(node.attrs, "groups"), weight.ndim - 2
     x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in padding)])
     spans = tuple(d * (w - 1) + 1 for d, w in zip(dilation, weight.shape[2:], strict=True))
-    windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=tuple(range(2, 2 + rank)))  # type: ignore[call-overload]
+    windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=tuple(range(2, 2 + rank)))
     steps = tuple(slice(None, None, s) for s in stride) + tuple(slice(None, None, d) for d in dilation)
     windows = windows[(slice(None), slice(None), *steps)]  # [batch, channels, places .., width ..]
     inner = (1, *range(2 + rank, 2 + 2 * rank))

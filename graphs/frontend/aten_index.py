@@ -257,7 +257,7 @@ def pad(imp: Importer, node: fx.Node) -> str:
             size = whole(imp.type(x).shape[axis], "an axis that is cut")
             x = imp.part(x, axis, max(0, -low), size - max(0, -high))
     value = 0.0 if args.get("value") is None else number(args["value"], "a value")
-    widths_of = {"before": tuple(max(0, n) for n in before), "after": tuple(max(0, n) for n in after)}
+    widths_of: dict[str, Any] = {"before": tuple(max(0, n) for n in before), "after": tuple(max(0, n) for n in after)}
     return imp.emit("pad", x, **widths_of, value=value) if any(map(any, widths_of.values())) else x
 
 
@@ -274,7 +274,7 @@ def conv(imp: Importer, node: fx.Node) -> str:
     rank = len(imp.type(weight).shape) - 2
     if isinstance(args["padding"], str):
         raise Unsupported("padding by name", "padding by numbers")
-    steps = {key: pair(args[key], rank) for key in ("stride", "padding", "dilation")}
+    steps: dict[str, Any] = {key: pair(args[key], rank) for key in ("stride", "padding", "dilation")}
     out = imp.emit("conv", x, weight, **steps, groups=args["groups"])
     if args["bias"] is None:
         return out

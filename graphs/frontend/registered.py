@@ -94,7 +94,7 @@ class Mask:
     device: object = None
 
     def tensor(self) -> Tensor:
-        query, key = (torch.arange(size, device=self.device) for size in self.sizes)  # type: ignore[call-overload]
+        query, key = (torch.arange(size, device=self.device) for size in self.sizes)
         distance = query[:, None] - key
         seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
         if self.window:
@@ -124,7 +124,7 @@ class Mask:
 class Places(np.ndarray[Any, Any]):
     """Places of queries and keys as a mask's function takes them: it calls a few methods of tensors on what it computes."""
 
-    device = None
+    device: Any = None
 
     def new_ones(self, shape: Any, dtype: object = None) -> np.ndarray[Any, Any]:
         return np.ones(shape, bool).view(Places)

@@ -32,7 +32,7 @@ class Logits(nn.Module):
         self.model = model
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.model(input_ids=tokens, use_cache=False).logits  # type: ignore[no-any-return]
+        return self.model(input_ids=tokens, use_cache=False).logits
 
 
 def trace_folder(config: TracedConfig, folder: Path, name: str) -> Graph:
@@ -55,7 +55,7 @@ def empty_model(config: TracedConfig, name: str) -> nn.Module:
         with parameters_on_meta(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             own = CONFIG_MAPPING[config.family].from_dict(values)
-            return AutoModelForCausalLM.from_config(  # type: ignore[no-any-return]
+            return AutoModelForCausalLM.from_config(
                 own, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
             )
     except Exception as error:  # any class of model checks its configuration its own way
@@ -73,11 +73,11 @@ def parameters_on_meta() -> Iterator[None]:
         empty = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, empty)
 
-    nn.Module.register_parameter = without_memory  # type: ignore[method-assign]
+    nn.Module.register_parameter = without_memory
     try:
         yield
     finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+        nn.Module.register_parameter = register
 
 
 def trace_module(

@@ -80,6 +80,17 @@ def mean_from_sum(s: Scope, m: Match) -> str | None:
     return s.emit("mean", m["x"], axis=axis, keepdim=bool(s.attr(m["sum"], "keepdim")))
 
 
+def counted(s: Scope, m: Match) -> str:
+    """A running sum of a constant counts: (place + 1) * constant. So some models number their tokens."""
+    shape, axis = s.shape(m["root"]), s.integer(m["root"], "axis")
+    count = s.emit("add_scalar", s.emit("iota", shape=(shape[axis],), dtype="i64", start=0, step=1), value=1.0)
+    dtype = s.types[m["root"]].dtype
+    typed = count if dtype == "i64" else s.emit("cast", count, dtype=dtype)
+    along = s.emit("mul_scalar", typed, value=s.number(m["c"]))
+    wide = s.emit("reshape", along, shape=tuple(dim if i == axis else 1 for i, dim in enumerate(shape)))
+    return s.emit("expand", wide, shape=shape)
+
+
 def keep_axis(s: Scope, m: Match) -> str | None:
     if s.attr(m["root"], "keepdim"):
         return None
@@ -114,6 +125,7 @@ ARITHMETIC: Rules = (
     (P("sub", "x", P("neg", "y")), to("add", "x", "y")),
     (P("mul", P("neg", "x"), "y"), lambda s, m: s.emit("neg", s.emit("mul", m["x"], m["y"]))),
     (P("mul_scalar", P("sum", "x", bind="sum")), mean_from_sum),
+    (P("cumsum", P("full", bind="c")), counted),
     (P("mean", "x"), keep_axis),
     (P("sum", "x"), keep_axis),
     (P("cast", "x"), drop_cast),

@@ -21,7 +21,7 @@ from ferrum.graphs.rewrite import Scope
 
 POINTWISE = (ELEMENT_OPS - {"full"}) | {"gated", "map"}
 # along one axis of the first input, which the others share or broadcast to
-ALONG = frozenset({"mean", "sum", "max", "min", "softmax", "cumsum", "sort", "slice", "split", "repeat", "gather", "scatter",
+ALONG = frozenset({"mean", "sum", "max", "min", "softmax", "cumsum", "sort", "slice", "split", "gather", "scatter",
                    "scatter_add", "cat"})  # fmt: skip
 # along the last axis only; what else they read has no tokens or the same rows
 LAST = frozenset({"embedding", "linear", "rms_norm", "layer_norm", "grouped_linear", "topk"})
@@ -36,6 +36,11 @@ class NotPaged(Exception):
 
 def has_tokens(dim: Dim) -> bool:
     return bool(symbols(dim) & {"seq", "tokens", "samples"})
+
+
+def mixes(dim: Dim) -> bool:
+    """Whether an axis of this size holds several tokens or sequences."""
+    return bool(symbols(dim) & {"batch", "seq", "tokens", "samples"})
 
 
 def batch_axis(shape: Shape) -> int | None:
@@ -56,7 +61,7 @@ def without(shape: Sequence[Any], axis: int | None) -> tuple[Any, ...]:
 
 def repeats(dim: Dim) -> int:
     """How many elements an axis has for each token. Raises NotPaged when that depends on how many tokens there are."""
-    terms = terms_of(dim)
+    terms = terms_of(substitute(dim, {"batch": 1}))
     if len(terms) != 1 or len(next(iter(terms))) != 1 or not isinstance(next(iter(terms))[0], str):
         raise NotPaged(f"an axis of {dim} elements")
     return next(iter(terms.values()))
@@ -79,7 +84,10 @@ class Rows:
         """The names of the outputs of ``node`` on rows. Raises NotPaged."""
         emit = KINDS.get(node.op)
         if emit is None:
-            raise NotPaged(f"{node.op} over values of several tokens")
+            shapes = [*map(self.shape, node.inputs), *(value.shape for value in node.outputs)]
+            if any(mixes(dim) for shape in shapes for dim in shape):
+                raise NotPaged(f"{node.op} over values of several tokens")
+            emit = Rows.constant
         for value in node.outputs:
             row_axis(value.shape)
         try:
@@ -136,6 +144,22 @@ class Rows:
     def expand(self, node: Node) -> tuple[str, ...]:
         (name,), shape = self.aligned(node), self.paged(node.output.shape)
         return (name,) if self.out.shape(name) == shape else self.add(node, [name], shape)
+
+    def constant(self, node: Node) -> tuple[str, ...]:
+        """No tokens are in it: it is what it was."""
+        return self.add(node, [self.name(name) for name in node.inputs])
+
+    def repeat(self, node: Node) -> tuple[str, ...]:
+        """Copies of each element lie side by side, so that those of a token do."""
+        shape = self.shape(node.inputs[0])
+        axis = integer(node.attrs, "axis")
+        if not has_tokens(shape[axis]):
+            return self.along(node)
+        name = self.name(node.inputs[0])
+        (made,) = self.add(node, [name], axis=self.moved(axis, batch_axis(shape)))
+        own = self.inner.get(name, repeats(shape[axis])) if repeats(shape[axis]) > 1 else 1
+        self.inner[made] = own * integer(node.attrs, "times")
+        return (made,)
 
     def full(self, node: Node) -> tuple[str, ...]:
         return self.add(node, (), self.paged(node.output.shape))
@@ -201,29 +225,38 @@ class Rows:
     def on_axis(self, node: Node, key: str) -> tuple[str, ...]:
         shape = self.shape(node.inputs[0])
         axis, batch = integer(node.attrs, key), batch_axis(shape)
-        if axis == batch or has_tokens(shape[axis]):
-            raise NotPaged(f"{node.op} along the axis of {shape[axis]}")
-        return self.add(node, [self.integer(name, node) for name in node.inputs], **{key: self.moved(axis, batch)})
+        read = node.inputs[:1] if node.op == "gather" else node.inputs  # where a token looks is its own matter
+        if mixed := [dim for name in read if mixes(dim := self.shape(name)[axis])]:
+            raise NotPaged(f"{node.op} along the axis of {mixed[0]}")
+        moved: dict[str, Any] = {key: self.moved(axis, batch)}
+        return self.add(node, [self.integer(name, node) for name in node.inputs], **moved)
 
     def last(self, node: Node) -> tuple[str, ...]:
         """Rows, and for each the last axis."""
         shape = self.shape(node.inputs[0])
-        if node.op != "embedding" and (not shape or shape[-1] == "batch" or has_tokens(shape[-1])):
+        if node.op != "embedding" and (not shape or mixes(shape[-1])):
             raise NotPaged(f"{node.op} along the axis of {shape[-1] if shape else 1}")
         return self.add(node, [self.name(name) for name in node.inputs])
 
     def take(self, node: Node) -> tuple[str, ...]:
         shape = self.shape(node.inputs[0])
         axis, batch = integer(node.attrs, "axis"), batch_axis(shape)
-        if axis == batch or has_tokens(shape[axis]) or (batch is not None and "batch" in self.shape(node.inputs[1])):
+        if mixes(shape[axis]) or (batch is not None and "batch" in self.shape(node.inputs[1])):
             raise NotPaged(f"{node.op} along the axis of {shape[axis]}")
         return self.add(node, [self.name(name) for name in node.inputs], axis=self.moved(axis, batch))
 
     def matmul(self, node: Node) -> tuple[str, ...]:
         x, y = (self.shape(name) for name in node.inputs)
-        if has_tokens(x[-1]) or "batch" in (*x[-2:], *y[-2:]):
+        if mixes(x[-1]) or "batch" in (*x[-2:], *y[-2:]):
             raise NotPaged(f"{node.op} along the axis of {x[-1]}")
         return self.add(node, self.aligned(node))
+
+    def conv(self, node: Node) -> tuple[str, ...]:
+        """Tokens may be what it calls a batch."""
+        shape = self.shape(node.inputs[0])
+        if shape[0] == "batch" or any(map(mixes, shape[1:])):
+            raise NotPaged(f"{node.op} along the axis of {shape[-1]}")
+        return self.add(node, [self.name(name) for name in node.inputs])
 
     def pad(self, node: Node) -> tuple[str, ...]:
         shape = self.shape(node.inputs[0])
@@ -253,8 +286,10 @@ KINDS: Mapping[str, Callable[[Rows, Node], tuple[str, ...]]] = {
     "reshape": Rows.reshape,
     "expand": Rows.expand,
     "permute": Rows.permute,
+    "repeat": Rows.repeat,
     "take": Rows.take,
     "matmul": Rows.matmul,
+    "conv": Rows.conv,
     "pad": Rows.pad,
     "rope": Rows.rope,
 }
