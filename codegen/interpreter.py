@@ -36,7 +36,7 @@ class Programs:
 
 
 class InterpreterExecutor:
-    """A ``StatefulExecutor`` over graphs.
+    """A ``FillingExecutor`` over graphs.
 
     ``checkpoint``: tokens between checkpoints of slots. ``checkpoint_bytes``: memory for them beside what sequences need.
     ``window_blocks``: blocks of each window.
@@ -151,15 +151,14 @@ class InterpreterExecutor:
     def _rows(self, name: str, s: int, start: int, end: int) -> tuple[NDArray[Any], NDArray[Any]]:
         """Blocks and rows in them of the tokens ``start`` to ``end`` of sequence ``s``."""
         at, size = np.arange(start, end), self.limits.block_size
-        table = self.buffers.tables[self.index[name]] if name in self.index else self.buffers.block_table
-        blocks = table[s, at // size]
+        blocks = self.buffers.block_table[s, 1 + self.index.get(name, -1), at // size]
         assert (blocks >= 0).all(), "a block that was passed is used"
         return blocks, at % size
 
     def _place(self, name: str, s: int) -> tuple[int, int]:
         """The group of a state, and the place of sequence ``s`` in it."""
         group = self.index[name]
-        return group, int(self.buffers.tables[group][s, 0])
+        return group, int(self.buffers.block_table[s, 1 + group, 0])
 
     def _room(self, state: State) -> Array:
         """Memory of one state, all NaN: rows of blocks, or what a place of its group holds."""

@@ -7,6 +7,7 @@ import math
 
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.kv import Kept
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan import Plan, thread_bytes
 from ferrum.codegen.render import templates_digest
@@ -118,21 +119,22 @@ def plan_dump(plan: Plan) -> bytes:
 
 
 def state_records(plan: Plan) -> list[StateRecord]:
-    """One paged state for each geometry of layers; all are of one group, so a block holds tokens of every layer."""
-    sizes: dict[tuple[int, int], list[int]] = {}
+    """One state for all layers that keep alike, as the graph declares it; a block holds tokens of every layer of its group."""
+    sizes: dict[Kept, list[int]] = {}
     for layer in plan.kv.layers.values():
-        sizes.setdefault((layer.num_kv_heads, layer.head_dim), []).append(layer.nbytes)
+        sizes.setdefault(layer.kept, []).append(layer.nbytes)
     return [
         StateRecord(
             name=f"kv{index or ''}",
-            kind="paged",
-            group=0,
+            kind="window" if kept.window else "paged",
+            group=kept.group,
             layers=len(nbytes),
-            arrays=[StateArray(name=name, heads=heads, width=width, dtype=plan.kv.dtype) for name in ("k", "v")],
+            arrays=[StateArray(name=name, heads=kept.heads, width=kept.width, dtype=plan.kv.dtype) for name in ("k", "v")],
             unit=BLOCK_SIZE,
             unit_bytes=sum(nbytes),
+            window=kept.window,
         )
-        for index, ((heads, width), nbytes) in enumerate(sizes.items())
+        for index, (kept, nbytes) in enumerate(sizes.items())
     ]
 
 

@@ -12,6 +12,7 @@ from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import PagedAttention
 from ferrum.codegen.kernels.sample import Sample
+from ferrum.codegen.kv import Kept, kept_by_layer
 from ferrum.codegen.layouts import parse_layout
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.walk import Call, Variant
@@ -35,28 +36,32 @@ class Tensor:
 
 @dataclass(frozen=True)
 class LayerKv:
-    """The part of a KV block that a layer has; layers may differ. ``offset``: bytes of the layers before it."""
+    """The part of a KV block that a layer has; layers may differ. ``offset``: bytes of the layers of its group before it."""
 
-    num_kv_heads: int
-    head_dim: int
+    kept: Kept
     head_bytes: int
     offset: int
 
     @property
     def nbytes(self) -> int:
-        return self.num_kv_heads * self.head_bytes
+        return self.kept.heads * self.head_bytes
 
 
 @dataclass(frozen=True)
 class KvPlan:
-    """The paged cache, by layer in the order of the step."""
+    """The cache, by layer in the order of the step."""
 
     layers: dict[int, LayerKv]
     dtype: str
 
     @property
-    def bytes_per_block(self) -> int:
-        return sum(layer.nbytes for layer in self.layers.values())
+    def groups(self) -> list[list[LayerKv]]:
+        """The layers of each group of blocks; the first, of what no query passes, may have none."""
+        found: list[list[LayerKv]] = [[]]
+        for layer in self.layers.values():
+            found += [[] for _ in range(layer.kept.group + 1 - len(found))]
+            found[layer.kept.group].append(layer)
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Plan:
 def plan(graph: Graph, calls: list[Call], target: Target | GpuTarget, kv_dtype: str) -> Plan:
     """Lay out weights and arena and build the launch table."""
     tensors = place_tensors(graph)
-    kv = plan_kv(calls, kv_dtype)
+    kv = plan_kv(graph, calls, kv_dtype)
     planner = _Planner(graph.outputs[0], calls, {t.name: t.offset for t in tensors}, kv, target)
     table, launched = planner.table()
     sample = calls[-1].kernel
@@ -97,15 +102,15 @@ def thread_bytes(kernels: Iterable[Kernel]) -> int:
     return align(max((k.thread_bytes for k in kernels if isinstance(k, CpuKernel)), default=0), 4096)
 
 
-def plan_kv(calls: list[Call], dtype: str) -> KvPlan:
-    """The geometry of the cache in each layer: what its attention kernels say."""
+def plan_kv(graph: Graph, calls: list[Call], dtype: str) -> KvPlan:
+    """What each layer keeps, as the graph declares it, and the bytes that its attention kernels make of that."""
+    kept = kept_by_layer(graph)
+    head_bytes = {call.layer: call.kernel.head_bytes for call in calls if isinstance(call.kernel, PagedAttention)}
     layers: dict[int, LayerKv] = {}
-    at = 0
-    for call in calls:
-        kernel = call.kernel
-        if isinstance(kernel, PagedAttention) and call.layer not in layers:
-            layers[call.layer] = LayerKv(kernel.num_kv_heads, kernel.head_dim, kernel.head_bytes, at)
-            at += layers[call.layer].nbytes
+    ends: dict[int, int] = {}
+    for layer, of in kept.items():
+        layers[layer] = LayerKv(of, head_bytes[layer], ends.get(of.group, 0))
+        ends[of.group] = layers[layer].offset + layers[layer].nbytes
     return KvPlan(layers, dtype)
 
 
@@ -260,7 +265,12 @@ class _Planner:
                 case "scratch":
                     return SlotArg(len(self.slots) + list(self.scratch).index(what))
                 case "state":
-                    return launches.StateArg(self.kv.layers[call.layer].offset)
+                    layer = self.kv.layers[call.layer]
+                    return launches.StateArg(layer.offset, layer.kept.group)
+                case "table":
+                    return launches.TableArg(int(what))
+                case "limit" if what == "blocks_per_seq":
+                    return launches.LimitArg("blocks_per_seq", len(self.kv.groups))
             return step_arg(name, call.rows)
 
         return bind

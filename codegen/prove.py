@@ -20,7 +20,7 @@ from ferrum.graphs.interpret import reference_greedy
 from ferrum.graphs.ir import Graph, Param
 from ferrum.pack.layers import LayerPoint, LayerTest
 from ferrum.pack.pages import WINDOW, GivingBack, give_back
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import Pack, open_pack
 from ferrum.pack.schema import SelfTest, SelfTestCase
 from ferrum.pack.selftest import read_layers, read_selftest
@@ -126,11 +126,9 @@ def load_for_proof(pack: Pack) -> Executor:
     """The pack on its device, with just enough memory for the self-test."""
     tokens = max(_PROMPT_LENGTHS) + _GREEDY
     length = min(tokens, pack.manifest.model.max_model_len)
-    kv = kv_state(pack.manifest)
-    blocks = -(-length // kv.unit)
-    options = DeviceOptions(
-        max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=blocks * kv.unit_bytes, prefault=False
-    )
+    groups = kv_groups(pack.manifest)
+    room = -(-length // groups[0].unit) * sum(group.unit_bytes for group in groups)
+    options = DeviceOptions(max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=room, prefault=False)
     if pack.manifest.target.device == "cpu":
         from ferrum.devices.cpu import CpuDevice
 

@@ -17,7 +17,7 @@ from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
 from ferrum.codegen.kernels.sample import GpuSample
-from ferrum.codegen.plan import KvPlan, Plan, thread_bytes
+from ferrum.codegen.plan import LayerKv, Plan, thread_bytes
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.pack.launches import Launch, SlotArg, StateArg, Sync, Threads, WeightsArg
 from ferrum.pack.step import INPUTS, MAX_LOGPROBS, OUTPUTS
@@ -87,7 +87,7 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
             weights=max([_WEIGHTS, *(len(r["weights"]) for r in records)]),
             kernels=[kernel_source(k, target) for k in plan.kernels],
             tile_tokens=min((k.tile_tokens for k in attention), default=1),
-            kv_runs=_kv_runs(plan.kv),
+            kv_runs=[_kv_runs(layers) for layers in plan.kv.groups],
             logits_slot=plan.table.logits_slot,
             step_fields=_step_fields(),
             max_logprobs=MAX_LOGPROBS,
@@ -114,12 +114,12 @@ def _record(launch: Launch, kernel: Kernel) -> dict[str, Any]:
     }
 
 
-def _kv_runs(kv: KvPlan) -> list[tuple[int, int]]:
-    """(KV heads, bytes of one in a block) of layers that follow each other with heads of one size."""
+def _kv_runs(layers: list[LayerKv]) -> list[tuple[int, int]]:
+    """(KV heads, bytes of one in a block) of a group's layers that follow each other with heads of one size."""
     runs: list[tuple[int, int]] = []
-    for layer in kv.layers.values():
+    for layer in layers:
         heads = runs.pop()[0] if runs and runs[-1][1] == layer.head_bytes else 0
-        runs.append((heads + layer.num_kv_heads, layer.head_bytes))
+        runs.append((heads + layer.kept.heads, layer.head_bytes))
     return runs
 
 

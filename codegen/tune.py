@@ -25,7 +25,7 @@ from ferrum.codegen.render import render_step
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
 from ferrum.codegen.tuned import blocking
-from ferrum.devices.cpu import Config, StepRecord
+from ferrum.devices.cpu import StepRecord, config_type
 from ferrum.devices.host import usable_cpus
 from ferrum.graphs.ir import Param
 from ferrum.pack.schema import TuningRecord
@@ -129,11 +129,11 @@ class _Runner:
         self.lib.ferrum_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
         cpus = usable_cpus()
         self.cpus = np.array(cpus, np.int32)
-        self.config = Config(weights=self.weights.ctypes.data, cpus=self.cpus.ctypes.data, num_blocks=1, max_blocks_per_seq=1)
+        self.config = config_type(1)(weights=self.weights.ctypes.data, cpus=self.cpus.ctypes.data, max_blocks_per_seq=1)
         self.config.max_tokens = self.config.max_seqs = self.config.max_samples = rows
         self.config.num_threads, self.config.spin = len(cpus), 3000
         self.arena = _aligned(self.lib.ferrum_arena_bytes(ctypes.byref(self.config)))
-        self.config.arena = self.config.kv = self.arena.ctypes.data
+        self.config.arena = self.arena.ctypes.data
         self._fill(x, kernel, row_bytes)
         self.tokens, self.query_start = np.zeros(rows, np.int32), np.zeros(2, np.int32)
         self.step = StepRecord(num_seqs=1, tokens=self.tokens.ctypes.data, query_start=self.query_start.ctypes.data)

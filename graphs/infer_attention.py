@@ -112,4 +112,5 @@ def paged_attention(x: Inputs, a: Attrs, _: Value | None) -> Typed:
     need(integer(a, "layer") >= 0 and integer(a, "window") >= 0, "layer and window must not be negative")
     need(len(x) == (4 if a["qk_norm"] else 2), f"{len(x)} inputs do not fit qk_norm")
     need(all(v.shape == (d,) for v in x[2:]), f"q and k norm weights must have {d} elements")
+    need(len(words(a, "states")) == 2, "a state of keys and one of values")
     return x[0].dtype, (x[0].shape[0], hq * d)

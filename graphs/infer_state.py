@@ -59,13 +59,37 @@ def version_faults(graph: Graph) -> Iterator[str]:
             if node.op == "write":
                 version = newest[state] = node.output.name
             owner[node.output.name] = (state, version)
+    yield from _kept_faults(graph, roots)
+    kept = {name for node in graph.nodes for name in _kept(node)}
     returned = [name for name in graph.outputs if name in owner]
     for state, version in newest.items():
-        if version not in returned:
+        if version not in returned and state not in kept:
             yield f"state {state}: its last version {version!r} is not an output"
     for name in returned:
         if name not in newest.values():
             yield f"output {name!r} is not the last version of a state"
+
+
+def _kept(node: Node) -> tuple[str, ...]:
+    """The states that an op reads and writes by itself, without versions."""
+    names = node.attrs.get("states", ())
+    return tuple(map(str, names)) if node.op == "paged_attention" and isinstance(names, tuple) else ()
+
+
+def _kept_faults(graph: Graph, states: Mapping[str, State]) -> Iterator[str]:
+    """Such states are those of one op and of nobody else, and have its heads and its window."""
+    used = [name for node in graph.nodes for name in (*_kept(node), *node.inputs) if name in states]
+    for node in (node for node in graph.nodes if node.outputs):
+        where, window = f"{node.output.name} = {node.op}", node.attrs.get("window")
+        shape = node.attrs.get("num_kv_heads"), node.attrs.get("head_dim")
+        for name in _kept(node):
+            state = states.get(name)
+            if state is None:
+                yield f"{where}: {name!r} is no state"
+            elif state.shape != shape or (state.kind, state.limit) != ("window" if window else "paged", window):
+                yield f"{where}: state {name} is of other heads or another window"
+            elif used.count(name) > 1:
+                yield f"{where}: state {name} is used elsewhere too"
 
 
 def _uses(

@@ -207,6 +207,7 @@ ATTEND = {"causal": "bool", "window": "int", "scale": "float", "softcap": "float
 LINEAR = {"has_bias": "bool", "has_residual": "bool", "activation": "str"}
 PAGED_ATTENTION = {
     "layer": "int",
+    "states": "strs",
     "num_heads": "int",
     "num_kv_heads": "int",
     "head_dim": "int",

@@ -42,11 +42,11 @@ class StepState:
         self.held: dict[int, StateRows] = {}
 
     def kept_rows(self, tokens: int) -> int:
-        """The most rows that a sequence of ``tokens`` tokens holds."""
+        """The most rows that a query behind ``tokens`` tokens sees."""
         return tokens
 
     def nbytes(self, seqs: int, tokens: int) -> int:
-        """Memory for ``seqs`` sequences of up to ``tokens`` tokens each."""
+        """Memory of what the next queries of ``seqs`` sequences of up to ``tokens`` tokens each see."""
         return seqs * self.kept_rows(tokens) * int(np.prod(self.row)) * ELEMENT_BYTES[self.state.dtype]
 
     def empty(self) -> StateRows:
@@ -119,6 +119,7 @@ class WindowState(StepState):
         return max(0, tokens - self.state.limit + 1)
 
     def kept_rows(self, tokens: int) -> int:
+        """A sequence holds more: all rows of its last step, and what the oldest query of that step saw before itself."""
         return min(tokens, self.state.limit)
 
     def write(self, seq: int, rows: Array, tokens: int) -> None:

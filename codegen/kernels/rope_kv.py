@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from ferrum.codegen.kernels.base import F32, Cost, c_float
 from ferrum.codegen.kernels.cases import Case, Written, counts, error, normal, poison, values_of
 from ferrum.codegen.kernels.gpu import ONE, WARP, Geometry, GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
+from ferrum.codegen.kernels.schedule import slots_name
 from ferrum.codegen.layouts import to_f32
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.pack.launches import Rows, Term
@@ -23,7 +24,7 @@ class RopeKv(GpuKernel):
     """``qkv [T, (num_heads + 2 num_kv_heads) * head_dim] float32 -> q [T, num_heads * head_dim]``, keys and values to the cache.
 
     ``kv_dtype`` (f32 or bf16) is that of q, keys and values. A KV block of one head and layer is keys ``[16][head_dim]``, then
-    values ``[16][head_dim]``; ``block_bytes`` is the distance between blocks.
+    values ``[16][head_dim]``; ``block_bytes`` is the distance between blocks of group ``pool``.
     """
 
     stem: ClassVar[str] = "rope_kv"
@@ -34,12 +35,13 @@ class RopeKv(GpuKernel):
     qk_norm: bool
     eps: float
     kv_dtype: str
+    pool: int = field(default=0, kw_only=True)
     block_bytes: int
 
     @property
     def args(self) -> tuple[str, ...]:
         norms = ("weight:0", "weight:1") if self.qk_norm else ()
-        return ("count", "value:0", "value:1", *norms, "scratch:token_slot", "state", "result")
+        return ("count", "value:0", "value:1", *norms, f"scratch:{slots_name(self.pool)}", "state", "result")
 
     def geometry(self, rows: Rows) -> Geometry:
         heads = self.num_heads + 2 * self.num_kv_heads
@@ -86,7 +88,7 @@ class RopeKv(GpuKernel):
         slots = (random.permutation(rows) * BLOCK_SIZE + random.integers(0, BLOCK_SIZE, rows)).astype(np.int32)
         cache = np.full((rows, self.block_bytes), 0xFF, np.uint8)
         arrays = {"value:0": x.reshape(rows, -1), "value:1": table, "weight:0": norms[0], "weight:1": norms[1]}
-        arrays |= {"scratch:token_slot": slots, "state": cache, "result": q}
+        arrays |= {f"scratch:{slots_name(self.pool)}": slots, "state": cache, "result": q}
 
         def judge(scratch: Written) -> float:
             turned = [

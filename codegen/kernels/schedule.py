@@ -23,9 +23,14 @@ def tile_tokens(group: int, warps: int) -> int:
     return max(1, 16 * warps // group)
 
 
+def slots_name(pool: int) -> str:
+    """The slot with the places of a step's tokens in the blocks of group ``pool``."""
+    return f"token_slot{pool or ''}"
+
+
 @dataclass(frozen=True)
 class Schedule(GpuKernel):
-    """Fills ``token_seq [T]``, ``token_slot [T]`` and ``tiles [ceil(T / tile_tokens) + seqs][4]``.
+    """Fills ``token_seq [T]``, ``token_slot [T]`` (of group ``pool``) and ``tiles [ceil(T / tile_tokens) + seqs][4]``.
 
     A tile is (sequence, first token, tokens, 0): up to ``tile_tokens`` new tokens of a sequence that has several of them.
     Sequence s starts its tiles at floor(query_start[s] / tile_tokens) + s, which leaves room for all that came before and needs
@@ -34,13 +39,14 @@ class Schedule(GpuKernel):
 
     stem: ClassVar[str] = "schedule"
     tile_tokens: int
+    pool: int = 0
 
     @property
     def args(self) -> tuple[str, ...]:
         counts = ("input:num_tokens", "input:num_seqs")
-        arrays = ("input:positions", "input:query_start", "input:block_table", "limit:blocks_per_seq")
+        arrays = ("input:positions", "input:query_start", f"table:{self.pool}", "limit:blocks_per_seq")
         limits = ("limit:tokens", "limit:seqs")
-        return (*counts, *arrays, *limits, "scratch:token_seq", "scratch:token_slot", f"scratch:{self.tiles_name}")
+        return (*counts, *arrays, *limits, "scratch:token_seq", f"scratch:{slots_name(self.pool)}", f"scratch:{self.tiles_name}")
 
     @property
     def tiles_name(self) -> str:
@@ -63,7 +69,7 @@ class Schedule(GpuKernel):
     def scratch(self) -> dict[str, Scratch]:
         per_token = (Term("tokens", 4),)
         tiles = tuple(Term(t.rows, 16, t.per) for t in self.tiles)
-        return {"token_seq": Scratch(per_token), "token_slot": Scratch(per_token), self.tiles_name: Scratch(tiles)}
+        return {"token_seq": Scratch(per_token), slots_name(self.pool): Scratch(per_token), self.tiles_name: Scratch(tiles)}
 
     def cost(self) -> Cost:
         return Cost(0, 16, 8)
@@ -96,10 +102,11 @@ class Schedule(GpuKernel):
         per_seq = -(-int(positions.max() + 1) // BLOCK_SIZE)
         tables = random.permutation(seqs * per_seq).reshape(seqs, per_seq).astype(np.int32)
         arrays = {"input:num_tokens": np.array([tokens], np.int32), "input:num_seqs": np.array([seqs], np.int32)}
-        arrays |= {"input:positions": positions, "input:query_start": starts, "input:block_table": tables}
+        arrays |= {"input:positions": positions, "input:query_start": starts, f"table:{self.pool}": tables}
 
         def judge(scratch: Written) -> float:
-            seq, slot, tiles = (scratch[f"scratch:{n}"].view(np.int32) for n in ("token_seq", "token_slot", self.tiles_name))
+            names = ("token_seq", slots_name(self.pool), self.tiles_name)
+            seq, slot, tiles = (scratch[f"scratch:{name}"].view(np.int32) for name in names)
             expected = self.reference(positions, starts, tables, self.tile_tokens, len(tiles) // 4)
             same = np.array_equal(seq[:tokens], expected[0]) and np.array_equal(slot[:tokens], expected[1])
             return exact(same and np.array_equal(tiles.reshape(-1, 4), expected[2]))

@@ -15,7 +15,7 @@ from ferrum.cli.machine import ROOF_UNITS, roofs_with
 from ferrum.cli.options import positive
 from ferrum.cli.output import print_json, print_table
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import kv_state, require_step
+from ferrum.pack.programs import kv_groups, require_step
 from ferrum.pack.schema import Manifest
 
 if TYPE_CHECKING:
@@ -163,15 +163,15 @@ def summary(samples: Sequence[Sample], roof: dict[str, float], manifest: Manifes
 def limits(roof: dict[str, float], manifest: Manifest, args: argparse.Namespace) -> tuple[float, float]:
     """Tokens/s at the roofline: (decode, prefill), the latter 0 where no rate of arithmetic was measured.
 
-    A decode step reads all weights once and each sequence's KV cache; prefill does the arithmetic at the best rate that
-    the machine has for the weights' format.
+    A decode step reads all weights once and what each sequence sees of its KV cache; prefill does the arithmetic at the best
+    rate that the machine has for the weights' format.
     """
-    step, kv = require_step(manifest), kv_state(manifest)
+    step = require_step(manifest)
     kernels, weights = step.kernels, step.weight_bytes
     activations = sum(k.bytes_per_token for k in kernels)
     flops = sum(k.flops_per_token for k in kernels)
     context = args.prompt_tokens + args.max_tokens / 2
-    kv_bytes = context * kv.unit_bytes / kv.unit
+    kv_bytes = sum(group.seen(context) * group.unit_bytes / group.unit for group in kv_groups(manifest))
     rate = 1e12 * max((roof[key] for key in _arithmetic(manifest.model.quant) if key in roof), default=float("inf"))
     read = roof["read_gb_per_s"] * 1e9
     decode = max((weights + args.concurrency * (activations + kv_bytes)) / read, args.concurrency * flops / rate)

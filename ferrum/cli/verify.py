@@ -79,9 +79,9 @@ def load_small(pack: Any) -> Any:
     """The pack on its device with room for one short sequence."""
     from ferrum.devices.options import DeviceOptions
     from ferrum.engine.load import find_device
-    from ferrum.pack.programs import kv_state
+    from ferrum.pack.programs import kv_groups
 
-    kv = kv_state(pack.manifest)
-    blocks = -(-pack.manifest.model.max_model_len // kv.unit)
-    room = min(blocks, 64) * kv.unit_bytes
+    groups = kv_groups(pack.manifest)
+    blocks = -(-pack.manifest.model.max_model_len // groups[0].unit)
+    room = min(blocks, 64) * sum(group.unit_bytes for group in groups)
     return find_device(pack.manifest.target.device).load(pack, DeviceOptions(max_seqs=1, max_tokens=64, kv_cache_bytes=room))

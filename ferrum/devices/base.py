@@ -53,7 +53,8 @@ class Limits:
     ``max_tokens``: tokens in one step. ``max_seqs``: sequences in one step. ``max_samples``: rows whose logits are
     computed in one step. ``num_blocks`` blocks of ``block_size`` KV slots; a sequence uses at most
     ``max_blocks_per_seq``. ``max_adjust``: capacity of the penalty and bias lists over all rows of a step. ``groups``: what
-    sequences keep beside blocks; where it is not empty, the executor is a ``StatefulExecutor``.
+    sequences keep beside blocks; where it is not empty, the executor is a ``StatefulExecutor``. A model that keeps nothing for
+    good has blocks all the same: they name what was computed, and take no memory.
     """
 
     max_tokens: int
@@ -68,11 +69,7 @@ class Limits:
 
 
 class StepBuffers(StepInputs, StepOutputs):
-    """Inputs and outputs of a step, with the capacities of ``limits``. A device may put its own memory in an array's place.
-
-    ``tables``: for each of ``limits.groups`` the places of each sequence, [max_seqs, blocks] of a window (what it has passed is
-    -1), else [max_seqs, 1].
-    """
+    """Inputs and outputs of a step, with the capacities of ``limits``. A device may put its own memory in an array's place."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits
@@ -80,9 +77,6 @@ class StepBuffers(StepInputs, StepOutputs):
         rows = row_limits(limits)
         for array in (*INPUTS, *OUTPUTS):
             setattr(self, array.name, np.zeros(shape_of(array, rows), array.dtype))
-        self.tables: list[NDArray[np.int32]] = []
-        for group in limits.groups:
-            self.tables.append(np.zeros((limits.max_seqs, limits.max_blocks_per_seq if group.kind == "window" else 1), np.int32))
 
 
 def row_limits(limits: Limits) -> RowCounts:
@@ -94,7 +88,14 @@ def row_limits(limits: Limits) -> RowCounts:
         blocks_per_seq=limits.max_blocks_per_seq,
         adjust=limits.max_adjust,
         mask_words=-(-limits.vocab_size // 32),
+        groups=1 + len(limits.groups),
     )
+
+
+def window_blocks(window: int, chunk: int, block_size: int) -> int:
+    """The most blocks of a window that a sequence of up to ``chunk`` tokens in a step holds: for the chunk, for the token after
+    it where that is started ahead, and for what the chunk's first query sees before itself."""
+    return -(-(window + chunk - 1) // block_size) + 1
 
 
 class Executor(Protocol):
@@ -123,7 +124,11 @@ class StatefulExecutor(Executor, Protocol):
     """
 
     def copy_place(self, group: int, source: int, target: int) -> None:
-        """Let one slot hold what another holds: how a checkpoint is made and put back."""
+        """Let one place hold what another holds: how a checkpoint of a slot is made and put back."""
+
+
+class FillingExecutor(StatefulExecutor, Protocol):
+    """A stateful executor with ``fixed`` groups."""
 
     def fill_place(self, group: int, place: int, inputs: Mapping[str, NDArray[np.float32]]) -> None:
         """Compute the content of a ``fixed`` place from the group's inputs; from none, it has no rows."""

@@ -8,6 +8,8 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,7 @@ from numpy.typing import NDArray
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.pools import Pools, with_blocks
 from ferrum.devices.prefault import Prefault
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
@@ -24,7 +27,7 @@ from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import INPUTS, OUTPUTS
 
-ABI = 4
+ABI = 5
 # Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
 _SPIN = 3000
 _ALL = (1 << 31) - 1  # launches: more than any step has
@@ -32,17 +35,19 @@ _ALL = (1 << 31) - 1  # launches: more than any step has
 _KV_SHARE = 0.5
 
 
-class Config(ctypes.Structure):
-    """What the generated code is opened with, field by field as in its header."""
+class KvPool(ctypes.Structure):
+    """The blocks of one group of states."""
 
-    _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("weights", "kv", "arena", "cpus")),
-        ("num_blocks", ctypes.c_int64),
-        *(
-            (name, ctypes.c_int32)
-            for name in ("max_tokens", "max_seqs", "max_samples", "max_blocks_per_seq", "num_threads", "spin")
-        ),
-    ]
+    _fields_ = [("kv", ctypes.c_void_p), ("num_blocks", ctypes.c_int64)]
+
+
+@cache
+def config_type(groups: int) -> type[ctypes.Structure]:
+    """What the generated code is opened with, field by field as in its header, with a pool for each group."""
+    numbers = ("max_tokens", "max_seqs", "max_samples", "max_blocks_per_seq", "num_threads", "spin")
+    fields: list[tuple[str, Any]] = [(name, ctypes.c_void_p) for name in ("weights", "arena", "cpus")]
+    fields += [*((name, ctypes.c_int32) for name in numbers), ("pools", KvPool * groups)]
+    return type("Config", (ctypes.Structure,), {"_fields_": fields})
 
 
 class StepRecord(ctypes.Structure):
@@ -93,13 +98,13 @@ class Library:
     def _declare(self) -> None:
         lib = self.lib
         lib.ferrum_arena_bytes.restype = ctypes.c_int64
-        lib.ferrum_arena_bytes.argtypes = [ctypes.POINTER(Config)]
+        lib.ferrum_arena_bytes.argtypes = [ctypes.c_void_p]
         lib.ferrum_open.restype = ctypes.c_int32
-        lib.ferrum_open.argtypes = [ctypes.POINTER(Config), ctypes.POINTER(StepRecord), ctypes.POINTER(ctypes.c_void_p)]
+        lib.ferrum_open.argtypes = [ctypes.c_void_p, ctypes.POINTER(StepRecord), ctypes.POINTER(ctypes.c_void_p)]
         lib.ferrum_step.restype = lib.ferrum_close.restype = lib.ferrum_copy_block.restype = lib.ferrum_profile.restype = None
         lib.ferrum_step.argtypes = lib.ferrum_close.argtypes = lib.ferrum_logits.argtypes = [ctypes.c_void_p]
         lib.ferrum_profile.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        lib.ferrum_copy_block.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64]
+        lib.ferrum_copy_block.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_int64]
         lib.ferrum_range.restype = None
         lib.ferrum_range.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int32]
         lib.ferrum_slot.argtypes = [ctypes.c_void_p, ctypes.c_int32]
@@ -144,12 +149,12 @@ class CpuExecutor:
             raise
 
     def _open(self, pack: Pack, program: StepProgram, options: DeviceOptions, threads: int, cpus: int) -> None:
+        self.pools = Pools.of(program.groups, self.limits)
+        self._kv = _reserve(self.pools.nbytes)
         # Spinning helps only while every thread has a core of its own.
         self._config = self._make_config(pack, threads, _SPIN if threads <= cpus else 0)
-        arena_bytes = self._library.lib.ferrum_arena_bytes(ctypes.byref(self._config))
-        self._kv = _reserve(self.limits.num_blocks * program.kv.unit_bytes)
-        self._arena = _reserve(arena_bytes)
-        self._config.kv, self._config.arena = self._kv.ctypes.data, self._arena.ctypes.data
+        self._arena = _reserve(self._library.lib.ferrum_arena_bytes(ctypes.byref(self._config)))
+        self._config.arena = self._arena.ctypes.data
         self._step = StepRecord(**{array.name: getattr(self.buffers, array.name).ctypes.data for array in (*INPUTS, *OUTPUTS)})
         error = self._library.lib.ferrum_open(ctypes.byref(self._config), ctypes.byref(self._step), ctypes.byref(self._handle))
         if error:
@@ -160,18 +165,18 @@ class CpuExecutor:
         self._logits = self._map_logits()
         self._prefault = Prefault(pack.address("weights"), pack.weights.nbytes if options.prefault else 0)
 
-    def _make_config(self, pack: Pack, threads: int, spin: int) -> Config:
-        limits = self.limits
-        return Config(
+    def _make_config(self, pack: Pack, threads: int, spin: int) -> ctypes.Structure:
+        limits, pools = self.limits, self.pools.pools
+        return config_type(len(pools))(
             weights=pack.address("weights"),
             cpus=self._cpus.ctypes.data,
-            num_blocks=limits.num_blocks,
             max_tokens=limits.max_tokens,
             max_seqs=limits.max_seqs,
             max_samples=limits.max_samples,
             max_blocks_per_seq=limits.max_blocks_per_seq,
             num_threads=threads,
             spin=spin,
+            pools=tuple(KvPool(self._kv.ctypes.data + pool.start, pool.count) for pool in pools),
         )
 
     def _map_logits(self) -> NDArray[np.float32]:
@@ -189,7 +194,10 @@ class CpuExecutor:
         return self._logits[: self.buffers.num_samples]
 
     def copy_block(self, source: int, target: int) -> None:
-        self._library.lib.ferrum_copy_block(self._handle, source, target)
+        self._library.lib.ferrum_copy_block(self._handle, 0, source, target)
+
+    def copy_place(self, group: int, source: int, target: int) -> None:
+        self._library.lib.ferrum_copy_block(self._handle, 1 + group, source, target)
 
     def step_through(self, points: Sequence[LayerPoint]) -> Iterator[NDArray[np.float32]]:
         """See ``SteppingExecutor``. Each point costs a start of the threads, so this is not how a step is served."""
@@ -256,30 +264,21 @@ def choose_limits(manifest: Manifest, program: StepProgram, options: DeviceOptio
 
     Raises FerrumError when not even one sequence of the context length fits.
     """
-    kv, model, memory = program.kv, manifest.model, program.record.memory
-    length = options.max_model_len or model.max_model_len
-    per_seq = -(-length // kv.unit)
+    model, memory, unit = manifest.model, program.record.memory, program.groups[0].unit
     max_samples = options.max_samples or options.max_seqs
     fixed = memory.fixed + options.max_tokens * memory.per_token + max_samples * memory.per_sample + threads * memory.per_thread
     budget = options.kv_cache_bytes or int(max(0, free_memory() - fixed) * _KV_SHARE)
-    num_blocks = min(budget // kv.unit_bytes, per_seq * options.max_seqs)
-    if num_blocks < 1 or (options.kv_cache_bytes == 0 and num_blocks * kv.unit < min(length, 256)):
-        raise FerrumError(
-            "kv-memory-too-small",
-            f"{budget >> 20} MiB hold {num_blocks} KV blocks of {kv.unit} tokens",
-            "--kv-cache-memory",
-            f"{length} tokens need {per_seq * kv.unit_bytes >> 20} MiB: free memory or lower --max-model-len",
-        )
-    return Limits(
+    limits = Limits(
         max_tokens=options.max_tokens,
         max_seqs=options.max_seqs,
         max_samples=max_samples,
-        num_blocks=int(num_blocks),
-        block_size=kv.unit,
-        max_blocks_per_seq=per_seq,
+        num_blocks=0,
+        block_size=unit,
+        max_blocks_per_seq=-(-(options.max_model_len or model.max_model_len) // unit),
         vocab_size=model.vocab_size,
         max_adjust=max(1 << 16, max_samples * 1024),
     )
+    return with_blocks(limits, program.groups, budget, options.kv_cache_bytes > 0)
 
 
 class CpuDevice:

@@ -31,10 +31,11 @@ from ferrum.devices.launching import (
     choose_limits,
 )
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.pools import Pool
 from ferrum.errors import FerrumError
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import Pack
 
 # Weights go to the device in pieces through two pinned buffers of this size: one is filled while the other is copied.
@@ -83,10 +84,10 @@ class CudaExecutor:
         table = read_table(pack)
         free = self.free_memory()
         self.limits: Limits = choose_limits(pack.manifest, table, options, free)
-        resolver = Resolver(table, self.limits)
+        resolver = Resolver(table, self.limits, kv_groups(pack.manifest))
         self._recordings = Recordings(resolver)
         self._functions = self._load_code(pack, table)
-        self._block_bytes = kv_state(pack.manifest).unit_bytes
+        self._pools = resolver.kv.pools
         self._logits_at = resolver.arena.offsets[table.logits_slot]
         self._allocate_buffers(pack, resolver)
         self._upload(pack.weights[: pack.manifest.weights_bytes])
@@ -131,9 +132,15 @@ class CudaExecutor:
         return self._logits[:rows]
 
     def copy_block(self, source: int, target: int) -> None:
+        self._copy(self._pools[0], source, target)
+
+    def copy_place(self, group: int, source: int, target: int) -> None:
+        self._copy(self._pools[1 + group], source, target)
+
+    def _copy(self, pool: Pool, source: int, target: int) -> None:
         self._bind()
-        kv, size = self._at["kv"], self._block_bytes
-        self._call("cuMemcpyDtoDAsync", kv + target * size, kv + source * size, size, self._stream)
+        kv = self._at["kv"]
+        self._call("cuMemcpyDtoDAsync", kv + pool.at(target), kv + pool.at(source), pool.block_bytes, self._stream)
 
     def free_memory(self) -> int:
         """Bytes of the GPU's memory that nobody has taken."""
@@ -209,7 +216,7 @@ class CudaExecutor:
         sizes = {
             "weights": pack.manifest.weights_bytes,
             "arena": resolver.arena.nbytes,
-            "kv": self.limits.num_blocks * self._block_bytes,
+            "kv": resolver.kv.nbytes,
             "inputs": resolver.layout.inputs.nbytes,
             "outputs": resolver.layout.outputs.nbytes,
         }

@@ -16,7 +16,7 @@ true counts from the header of the inputs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import msgspec
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from ferrum.devices.base import Limits, StepBuffers, row_limits
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.pools import Pools, windows, with_blocks
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import (
     ALIGNMENT,
@@ -42,13 +43,14 @@ from ferrum.pack.launches import (
     Slot,
     SlotArg,
     StateArg,
+    TableArg,
     ThreadBlocks,
     WeightsArg,
     grid_of,
     taken,
     total,
 )
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import KvGroup, kv_groups
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import OUTPUTS, RowCounts, StepArray, shape_of
 
@@ -125,7 +127,7 @@ class StepLayout:
         The block tables are the last array among them, and only the rows in use are counted.
         """
         table = self.inputs.fields["block_table"]
-        return table.offset + table.dtype.itemsize * num_seqs * self.limits.max_blocks_per_seq
+        return table.offset + table.nbytes // self.limits.max_seqs * num_seqs
 
 
 class StepMemory:
@@ -226,11 +228,12 @@ def bucket_sizes(max_tokens: int) -> tuple[int, ...]:
 
 
 class Resolver:
-    """From records to numbers, for one set of limits."""
+    """From records to numbers, for one set of limits. ``groups``: of the pack's states."""
 
-    def __init__(self, table: LaunchTable, limits: Limits) -> None:
+    def __init__(self, table: LaunchTable, limits: Limits, groups: tuple[KvGroup, ...]) -> None:
         self.table = table
         self.limits = limits
+        self.kv = Pools.of(groups, limits)
         self.layout = StepLayout.of(limits)
         self.arena = ArenaLayout.of(table.slots, limits)
         self._limits = row_limits(limits)
@@ -256,7 +259,9 @@ class Resolver:
             case WeightsArg():
                 return Pointer("weights", arg.offset)
             case StateArg():
-                return Pointer("kv", arg.offset)
+                return Pointer("kv", self.kv.pools[arg.group].start + arg.offset)
+            case TableArg():
+                return Pointer("inputs", inputs["block_table"].offset + 4 * arg.group * self.limits.max_blocks_per_seq)
             case SlotArg():
                 return Pointer("arena", self.arena.offsets[arg.slot])
             case InputArg():
@@ -266,7 +271,7 @@ class Resolver:
             case IntArg():
                 return arg.value
             case LimitArg():
-                return int(getattr(self._limits, arg.rows))
+                return int(getattr(self._limits, arg.rows)) * arg.times
             case ExternalArg():
                 raise AssertionError(arg)  # read_table lets none pass
 
@@ -324,19 +329,20 @@ def choose_limits(manifest: Manifest, table: LaunchTable, options: DeviceOptions
     KV blocks for every sequence at full length, less when memory or the user says so. Raises FerrumError when not even one
     sequence of a useful length fits.
     """
-    kv, model = kv_state(manifest), manifest.model
-    length = options.max_model_len or model.max_model_len
-    per_seq = -(-length // kv.unit)
+    groups, model = kv_groups(manifest), manifest.model
+    unit = groups[0].unit
+    per_seq = -(-(options.max_model_len or model.max_model_len) // unit)
     samples = options.max_samples or options.max_seqs
     limits = Limits(
         max_tokens=options.max_tokens,
         max_seqs=min(options.max_seqs, options.max_tokens),
         max_samples=min(samples, options.max_tokens),
         num_blocks=0,
-        block_size=kv.unit,
+        block_size=unit,
         max_blocks_per_seq=per_seq,
         vocab_size=model.vocab_size,
         max_adjust=max(1 << 16, samples * 1024),
+        groups=windows(groups, (0,) * len(groups)),
     )
     left = max(0, free - manifest.weights_bytes - device_bytes(table, limits))
     budget = options.kv_cache_bytes or int(left * KV_SHARE)
@@ -344,15 +350,7 @@ def choose_limits(manifest: Manifest, table: LaunchTable, options: DeviceOptions
         raise out_of_memory(
             f"{budget >> 20} MiB of KV cache do not fit into the {left >> 20} MiB that are left", manifest.target.device
         )
-    num_blocks = min(budget // kv.unit_bytes, per_seq * options.max_seqs)
-    if num_blocks < 1 or (options.kv_cache_bytes == 0 and num_blocks * kv.unit < min(length, 256)):
-        raise FerrumError(
-            "kv-memory-too-small",
-            f"{budget >> 20} MiB of the device's memory hold {num_blocks} KV blocks of {kv.unit} tokens",
-            "--kv-cache-memory",
-            f"{length} tokens need {per_seq * kv.unit_bytes >> 20} MiB: free memory or lower --max-model-len",
-        )
-    return replace(limits, num_blocks=num_blocks)
+    return with_blocks(limits, groups, budget, options.kv_cache_bytes > 0)
 
 
 def device_bytes(table: LaunchTable, limits: Limits) -> int:

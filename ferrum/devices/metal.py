@@ -30,11 +30,12 @@ from ferrum import env
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.launching import Pointer, Recording, Recordings, ResolvedLaunch, Resolver, StepMemory, align, choose_limits
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.pools import Pool
 from ferrum.errors import FerrumError
 from ferrum.pack.atomic import write_atomic
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
-from ferrum.pack.programs import kv_state, require_step
+from ferrum.pack.programs import kv_groups, require_step
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT
 
@@ -125,20 +126,21 @@ class MetalExecutor:
             self._open(pack, table)
 
     def _open(self, pack: Pack, table: LaunchTable) -> None:
-        resolver = Resolver(table, self.limits)
+        groups = kv_groups(pack.manifest)
+        resolver = Resolver(table, self.limits, groups)
         self._recordings = Recordings(resolver)
-        step, kv = require_step(pack.manifest), kv_state(pack.manifest)
+        step = require_step(pack.manifest)
         self._token_work = sum(kernel.flops_per_token for kernel in step.kernels)
-        self._context_work = _SHARED_KEYS * kv.unit_bytes // kv.unit
+        self._context_work = _SHARED_KEYS * sum(group.unit_bytes for group in groups) // groups[0].unit
         # each command of two steps in a buffer of its own: asking for one more would wait
         most = 2 * max(len(recording.launches) for recording in self._recordings.all)
         self._queue = self._device.newCommandQueueWithMaxCommandBufferCount_(most + _OTHER_COMMANDS)
         self._pipelines = self._load_code(pack, table)
-        self._block_bytes = kv.unit_bytes
+        self._pools = resolver.kv.pools
         self._buffers: dict[str, Any] = {
             "weights": self._over_mapping(pack),
             "arena": self._allocate(resolver.arena.nbytes),
-            "kv": self._allocate(self.limits.num_blocks * self._block_bytes),
+            "kv": self._allocate(resolver.kv.nbytes),
         }
         launches = [launch for recording in self._recordings.all for launch in recording.launches]
         numbers = sorted({arg for launch in launches for arg in launch.args if not isinstance(arg, Pointer)})
@@ -179,10 +181,16 @@ class MetalExecutor:
         return self._logits[: self.buffers.num_samples]
 
     def copy_block(self, source: int, target: int) -> None:
-        kv, size = self._buffers["kv"], self._block_bytes
+        self._copy_within(self._pools[0], source, target)
+
+    def copy_place(self, group: int, source: int, target: int) -> None:
+        self._copy_within(self._pools[1 + group], source, target)
+
+    def _copy_within(self, pool: Pool, source: int, target: int) -> None:
+        kv = self._buffers["kv"]
         with self._metal.pool():
             commands = self._queue.commandBuffer()
-            self._copy(commands, kv, source * size, kv, target * size, size)
+            self._copy(commands, kv, pool.at(source), kv, pool.at(target), pool.block_bytes)
             commands.commit()
 
     def close(self) -> None:

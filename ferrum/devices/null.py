@@ -2,13 +2,15 @@
 
 Every token of a step is written to its slot; the history of a sampled row is then read through the block table. An
 engine that mixes blocks, forgets to recompute after preemption or shares a wrong prefix therefore gets other tokens than
-``null_logits`` gives for the plain history. The device also checks the contract of ``StepBuffers`` at every step and raises
-AssertionError when the engine breaks it.
+``null_logits`` gives for the plain history. Windows hold positions beside the tokens, and what a query sees of them must be that
+part of the history. The device also checks the contract of ``StepBuffers`` at every step and raises AssertionError when the
+engine breaks it.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +18,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from ferrum.devices.base import Executor, Limits, StepBuffers
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.pools import blocks_within, per_sequence, windows
 from ferrum.devices.sampling import sample_reference
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 
 if TYPE_CHECKING:
     from ferrum.pack.schema import Manifest
@@ -44,6 +47,8 @@ class NullExecutor:
         self.limits = limits
         self.buffers = StepBuffers(limits)
         self.memory = np.full((limits.num_blocks, limits.block_size), STALE, np.int32)
+        assert all(group.kind == "window" for group in limits.groups), "only windows beside blocks"
+        self.windows = [np.full((group.count, limits.block_size), STALE, np.int64) for group in limits.groups]
         self.closed = False
         self._logits = np.zeros((limits.max_samples, limits.vocab_size), np.float32)
 
@@ -53,14 +58,17 @@ class NullExecutor:
         self._check(b)
         for s in range(b.num_seqs):
             begin, end = int(b.query_start[s]), int(b.query_start[s + 1])
-            blocks, slots = self._places(s, b.positions[begin:end])
-            self.memory[blocks, slots] = b.tokens[begin:end]
+            at, tokens = b.positions[begin:end], b.tokens[begin:end]
+            self.memory[self._places(s, at)] = tokens
+            for group, memory in enumerate(self.windows, start=1):
+                memory[self._places(s, at, group)] = self._seen_as(at, tokens)
+            self._check_windows(s)
         starts = b.query_start[: b.num_seqs + 1]
         for row in range(b.num_samples):
             at = int(b.sample_rows[row])
             s = int(np.searchsorted(starts, at, side="right")) - 1
-            blocks, slots = self._places(s, np.arange(int(b.positions[at]) + 1, dtype=np.int32))
-            self._logits[row] = null_logits(self.memory[blocks, slots], self.limits.vocab_size)
+            history = self._places(s, np.arange(int(b.positions[at]) + 1, dtype=np.int32))
+            self._logits[row] = null_logits(self.memory[history], self.limits.vocab_size)
         sample_reference(self._logits, b)
 
     def logits(self) -> NDArray[np.float32]:
@@ -69,12 +77,31 @@ class NullExecutor:
     def copy_block(self, source: int, target: int) -> None:
         self.memory[target] = self.memory[source]
 
+    def copy_place(self, group: int, source: int, target: int) -> None:
+        self.windows[group][target] = self.windows[group][source]
+
     def close(self) -> None:
         self.closed = True
 
-    def _places(self, s: int, positions: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def _places(self, s: int, positions: NDArray[np.int32], group: int = 0) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         size = self.limits.block_size
-        return self.buffers.block_table[s, positions // size], positions % size
+        return self.buffers.block_table[s, group, positions // size], positions % size
+
+    def _seen_as(self, positions: NDArray[np.int32], tokens: NDArray[np.int32]) -> NDArray[np.int64]:
+        """What a window holds of a token."""
+        return positions.astype(np.int64) * self.limits.vocab_size + tokens
+
+    def _first_seen(self, s: int, window: int) -> int:
+        """The position of the oldest token that a query of this step sees."""
+        return max(0, int(self.buffers.positions[self.buffers.query_start[s]]) - window + 1)
+
+    def _check_windows(self, s: int) -> None:
+        """Everything that the queries of a sequence see is what was computed."""
+        end = int(self.buffers.context_len[s])
+        for number, (group, memory) in enumerate(zip(self.limits.groups, self.windows, strict=True), start=1):
+            at = np.arange(self._first_seen(s, group.window), end, dtype=np.int32)
+            expected = self._seen_as(at, self.memory[self._places(s, at)])
+            assert (memory[self._places(s, at, number)] == expected).all(), "a window does not hold what was computed"
 
     def _check(self, b: StepBuffers) -> None:
         limits = self.limits
@@ -93,20 +120,27 @@ class NullExecutor:
 
     def _check_blocks(self, b: StepBuffers) -> None:
         """Positions follow each other, and no block that is written in this step is seen by another sequence."""
-        size = self.limits.block_size
-        written: dict[int, int] = {}
-        seen: list[NDArray[np.int32]] = []
         for s in range(b.num_seqs):
             positions = b.positions[b.query_start[s] : b.query_start[s + 1]]
             assert (np.diff(positions) == 1).all() and positions[0] >= 0, "positions"
             assert b.context_len[s] == positions[-1] + 1, "context_len"
-            used = -(-int(b.context_len[s]) // size)
-            assert used <= self.limits.max_blocks_per_seq, "a sequence of too many blocks"
-            blocks = b.block_table[s, :used]
-            assert (blocks >= 0).all() and (blocks < self.limits.num_blocks).all(), "a block out of the pool"
-            assert np.unique(blocks).size == used, "a block twice in one table"
+            assert b.context_len[s] <= self.limits.max_blocks_per_seq * self.limits.block_size, "a sequence of too many blocks"
+        self._check_group(b, 0, self.limits.num_blocks, 0)
+        for number, group in enumerate(self.limits.groups, start=1):
+            self._check_group(b, number, group.count, group.window)
+
+    def _check_group(self, b: StepBuffers, number: int, count: int, window: int) -> None:
+        size = self.limits.block_size
+        written: dict[int, int] = {}
+        seen: list[NDArray[np.int32]] = []
+        for s in range(b.num_seqs):
+            position = int(b.positions[b.query_start[s]])
+            first = self._first_seen(s, window) // size if window else 0
+            blocks = b.block_table[s, number, first : -(-int(b.context_len[s]) // size)]
+            assert (blocks >= 0).all() and (blocks < count).all(), "a block out of the pool"
+            assert np.unique(blocks).size == len(blocks), "a block twice in one table"
             seen.append(blocks)
-            written.update((int(block), s) for block in blocks[int(positions[0]) // size :])
+            written.update((int(block), s) for block in blocks[position // size - first :])
         for s, blocks in enumerate(seen):
             assert all(written.get(int(block), s) == s for block in blocks), "a block is written while another sequence uses it"
 
@@ -118,16 +152,19 @@ class NullDevice:
 
     def load(self, pack: object, options: DeviceOptions) -> Executor:
         manifest: Manifest = pack.manifest  # type: ignore[attr-defined]
-        kv = kv_state(manifest)
-        num_blocks = options.kv_cache_bytes // kv.unit_bytes if options.kv_cache_bytes else DEFAULT_NUM_BLOCKS
+        groups = kv_groups(manifest)
         max_model_len = min(options.max_model_len or manifest.model.max_model_len, manifest.model.max_model_len)
         limits = Limits(
             max_tokens=options.max_tokens,
             max_seqs=options.max_seqs,
             max_samples=options.max_samples or options.max_seqs,
-            num_blocks=max(num_blocks, 1),
-            block_size=kv.unit,
-            max_blocks_per_seq=-(-max_model_len // kv.unit),
+            num_blocks=DEFAULT_NUM_BLOCKS,
+            block_size=groups[0].unit,
+            max_blocks_per_seq=-(-max_model_len // groups[0].unit),
             vocab_size=manifest.model.vocab_size,
         )
-        return NullExecutor(limits)
+        if options.kv_cache_bytes:
+            counts = tuple(max(count, 1) for count in blocks_within(groups, limits, options.kv_cache_bytes))
+        else:
+            counts = DEFAULT_NUM_BLOCKS, *(per_sequence(group, limits) * limits.max_seqs for group in groups[1:])
+        return NullExecutor(replace(limits, num_blocks=counts[0], groups=windows(groups, counts)))

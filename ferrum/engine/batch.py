@@ -29,7 +29,7 @@ def fill_step(buffers: StepBuffers, plan: list[Planned], ahead: bool = False) ->
             buffers.positions[at : at + num_tokens] = range(start, end)
         buffers.query_start[s] = at
         buffers.context_len[s] = end
-        buffers.block_table[s, : len(sequence.blocks)] = sequence.blocks
+        buffers.block_table[s, 0, : len(sequence.blocks)] = sequence.blocks
         at += num_tokens
         if samples:
             buffers.sample_rows[row] = at - 1
@@ -41,8 +41,8 @@ def fill_step(buffers: StepBuffers, plan: list[Planned], ahead: bool = False) ->
     buffers.num_samples = row
     if buffers.limits.groups:
         for s, planned in enumerate(plan):
-            for rows, table in zip(buffers.tables, planned.sequence.tables, strict=True):
-                rows[s, : len(table)] = table
+            for group, table in enumerate(planned.sequence.tables, start=1):
+                buffers.block_table[s, group, : len(table)] = table
 
 
 def _fill_row(buffers: StepBuffers, row: int, sequence: Sequence, draw: int) -> None:

@@ -27,12 +27,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ferrum.devices.base import Executor, OverlappingExecutor, StatefulExecutor, StepBuffers
+from ferrum.devices.base import Executor, FillingExecutor, OverlappingExecutor, StepBuffers
 from ferrum.engine.batch import fill_step
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.prefix_cache import Keys, keys_by_block
-from ferrum.engine.reports import EngineStats, TokenEvent, queue_full
+from ferrum.engine.reports import EngineStats, TokenEvent, WindowStats, queue_full
 from ferrum.engine.request_inputs import NO_INPUTS, checked_inputs, digest
 from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import MaskMaker, Sequence, State, TokenMask
@@ -81,7 +81,7 @@ class Engine:
         self.max_model_len = min(options.max_model_len or capacity, capacity)
         self.counters = Counters()
         self.failures: list[tuple[str, FerrumError]] = []
-        self._stateful = cast(StatefulExecutor, executor) if limits.groups else None
+        self._stateful = cast(FillingExecutor, executor) if limits.groups else None
         self._overlapping = executor if isinstance(executor, OverlappingExecutor) else None
         self._under_way: list[Planned] = []
         self._sequences: dict[str, dict[int, Sequence]] = {}
@@ -193,6 +193,7 @@ class Engine:
             prefix_cache_misses=cache.misses,
             prefix_cache_evictions=cache.evictions,
             prefix_cache_saved_tokens=cache.saved_tokens,
+            windows=[WindowStats(blocks_used=p.pool.num_used, blocks_cached=p.num_known) for p in scheduler.windows],
         )
 
     def logits(self, prompt: Many[int]) -> NDArray[np.float32]:

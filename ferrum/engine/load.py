@@ -12,9 +12,9 @@ from ferrum.devices.base import Device, Executor
 from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
 from ferrum.engine.options import EngineOptions
-from ferrum.engine.reports import EngineInfo
+from ferrum.engine.reports import EngineInfo, WindowInfo
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import Pack, open_pack
 from ferrum.structured.masks import GrammarMasks
 
@@ -135,7 +135,12 @@ def _check_options(options: DeviceOptions) -> None:
 
 def _info(pack: Pack, device: str, engine: Engine) -> EngineInfo:
     record, limits, scheduler = pack.manifest, engine.executor.limits, engine.scheduler
-    block_bytes = kv_state(record).unit_bytes
+    groups = kv_groups(record)
+    block_bytes = groups[0].unit_bytes
+    windows = [
+        WindowInfo(window=kept.window, num_blocks=kept.count, bytes_per_block=group.unit_bytes)
+        for kept, group in zip(limits.groups, groups[1:], strict=True)
+    ]
     return EngineInfo(
         model=record.model.name,
         device=device,
@@ -148,6 +153,7 @@ def _info(pack: Pack, device: str, engine: Engine) -> EngineInfo:
         block_size=limits.block_size,
         bytes_per_block=block_bytes,
         weight_bytes=record.weights_bytes,
-        kv_bytes=limits.num_blocks * block_bytes,
+        windows=windows,
+        kv_bytes=limits.num_blocks * block_bytes + sum(w.num_blocks * w.bytes_per_block for w in windows),
         prefix_cache=engine.options.prefix_cache,
     )

@@ -24,6 +24,13 @@ class TokenEvent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     cached_tokens: int = 0
 
 
+class WindowStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Blocks of one window: those of running sequences, and those that later prompts may share."""
+
+    blocks_used: int
+    blocks_cached: int
+
+
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Gauges of now, and counters (``num_*``, ``prefix_cache_*``) since the start."""
 
@@ -45,10 +52,22 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prefix_cache_misses: int
     prefix_cache_evictions: int
     prefix_cache_saved_tokens: int
+    windows: list[WindowStats] = []
+
+
+class WindowInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The blocks of the layers that see ``window`` tokens."""
+
+    window: int
+    num_blocks: int
+    bytes_per_block: int
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What was loaded. ``max_model_len``: most tokens (prompt and output) of one sequence, also bounded by the KV memory."""
+    """What was loaded. ``max_model_len``: most tokens (prompt and output) of one sequence, also bounded by the KV memory.
+
+    ``num_blocks`` and ``bytes_per_block`` are those of the layers without a window; ``kv_bytes`` counts all blocks.
+    """
 
     model: str
     device: str
@@ -63,6 +82,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     weight_bytes: int
     kv_bytes: int
     prefix_cache: bool
+    windows: list[WindowInfo] = []
 
 
 def queue_full(unfinished: int) -> FerrumError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from array import array
 from typing import NamedTuple, TypeAlias
 
-from ferrum.devices.base import Limits, StateGroup
+from ferrum.devices.base import Limits, StateGroup, window_blocks
 from ferrum.engine.places import Places
 from ferrum.engine.request_inputs import Inputs
 from ferrum.engine.sequence import Sequence
@@ -137,8 +137,7 @@ class WindowPlaces(GroupPlaces):
     def __init__(self, index: int, group: StateGroup, moves: Moves, retain: bool, block_size: int, max_chunk: int) -> None:
         super().__init__(index, group, moves, retain)
         self.block_size = block_size
-        # a chunk, the token after it when that is started ahead, and what the chunk's first query sees before itself
-        self.most = -(-(group.window + max_chunk - 1) // block_size) + 1
+        self.most = window_blocks(group.window, max_chunk, block_size)
 
     def need(self, sequence: Sequence) -> int:
         return min(self.most, -(-(sequence.num_prompt + sequence.max_tokens) // self.block_size))
@@ -261,7 +260,8 @@ class StatePlaces:
 
 def longest_chunk(limits: Limits, chunk: int) -> int:
     """``chunk``, or as many tokens of a sequence in a step as every window's places allow."""
-    tight = [group for group in limits.groups if group.kind == "window" and group.count < limits.max_blocks_per_seq]
+    longest = min(limits.max_blocks_per_seq, limits.num_blocks)
+    tight = [group for group in limits.groups if group.kind == "window" and group.count < longest]
     found = min([chunk, *((group.count - 1) * limits.block_size - group.window + 1 for group in tight)])
     assert found > 0, "a window has too few places for a token and what it sees"
     return found

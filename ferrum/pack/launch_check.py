@@ -23,11 +23,12 @@ from ferrum.pack.launches import (
     OutputArg,
     SlotArg,
     StateArg,
+    TableArg,
     Threads,
     WeightsArg,
     decode_table,
 )
-from ferrum.pack.programs import kv_state, step_program
+from ferrum.pack.programs import kv_groups, step_program
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import INPUTS, OUTPUTS
@@ -99,12 +100,15 @@ def _shape_problem(launch: Launch, manifest: Manifest) -> str:
 
 def _bad_args(launch: Launch, table: LaunchTable, manifest: Manifest) -> Iterator[int]:
     inputs, outputs = {a.name for a in INPUTS} | set(HEADER), {a.name for a in OUTPUTS}
+    groups = kv_groups(manifest)
     for index, arg in enumerate(launch.args):
         match arg:
             case WeightsArg():
                 good = 0 <= arg.offset < max(manifest.weights_bytes, 1)
             case StateArg():
-                good = 0 <= arg.offset < kv_state(manifest).unit_bytes
+                good = 0 <= arg.group < len(groups) and 0 <= arg.offset < groups[arg.group].unit_bytes
+            case TableArg():
+                good = 0 <= arg.group < len(groups)
             case SlotArg():
                 good = 0 <= arg.slot < len(table.slots)
             case InputArg():
@@ -113,8 +117,8 @@ def _bad_args(launch: Launch, table: LaunchTable, manifest: Manifest) -> Iterato
                 good = arg.name in outputs
             case IntArg():
                 good = -(1 << 31) <= arg.value < 1 << 31
-            case LimitArg():
-                good = True
+            case LimitArg():  # rows of the block tables: nothing else is multiplied
+                good = arg.times == (len(groups) if arg.rows == "blocks_per_seq" else 1)
             case ExternalArg():  # nothing can be bound yet
                 good = False
         if not good:

@@ -8,8 +8,9 @@ buffer    what lies in it
 ========  ==================================================================================================
 weights   the member ``weights`` of the pack
 arena     the slots, one after the other in their order, each at a multiple of ``ALIGNMENT``
-kv        ``num_blocks`` blocks of the paged state. On GPUs ``[block][layer][kv head][K 16 x head_dim | V 16 x head_dim]``,
-          layer after layer in each block; on CPUs ``[layer][kv head][block]``, all blocks of a head side by side
+kv        a pool of blocks for each group of states, one after the other, each at a multiple of ``ALIGNMENT``. On GPUs a pool is
+          ``[block][layer][kv head][K 16 x head_dim | V 16 x head_dim]``, layer after layer in each block; on CPUs
+          ``[layer][kv head][block]``, all blocks of a head side by side
 inputs    ``HEADER_WORDS`` int32 (``HEADER``), then ``UPLOADED`` in order, each at a multiple of ``ALIGNMENT``
 outputs   ``OUTPUTS`` in order, each at a multiple of ``ALIGNMENT``
 ========  ==================================================================================================
@@ -34,7 +35,7 @@ import msgspec
 from ferrum.pack.step import INPUTS, RowCounts, Rows, by_use
 
 LAUNCHES_NAME = "code/launches.json"
-LAUNCHES_VERSION = 2
+LAUNCHES_VERSION = 3
 ALIGNMENT = 256
 
 # int32 words at the start of the inputs; the rest of the HEADER_WORDS is zero.
@@ -71,13 +72,19 @@ class SlotArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="slot
 
 
 class StateArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="state", tag_field="kind"):
-    """A pointer: the part of a state that belongs to a layer. ``offset``: the bytes of one block that belong to layers before it.
+    """A pointer: a layer's part of the pool of ``group``. ``offset``: the bytes of one block that belong to layers before it.
 
-    On GPUs that is where the layer starts within each block; on CPUs the layer starts at ``offset * num_blocks``.
+    On GPUs that is where the layer starts within each block; on CPUs the layer starts at ``offset`` times the pool's blocks.
     """
 
     offset: int
-    state: Literal["kv"] = "kv"
+    group: int = 0
+
+
+class TableArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="table", tag_field="kind"):
+    """A pointer: the first sequence's block ids of ``group``; those of the next one are as many further as all groups have."""
+
+    group: int
 
 
 class ExternalArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="external", tag_field="kind"):
@@ -105,12 +112,13 @@ class IntArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="int",
 
 
 class LimitArg(msgspec.Struct, forbid_unknown_fields=True, frozen=True, tag="limit", tag_field="kind"):
-    """An int32: that many rows by the limits."""
+    """An int32: ``times`` that many rows by the limits."""
 
     rows: Rows
+    times: int = 1
 
 
-Arg = WeightsArg | SlotArg | StateArg | ExternalArg | InputArg | OutputArg | IntArg | LimitArg
+Arg = WeightsArg | SlotArg | StateArg | TableArg | ExternalArg | InputArg | OutputArg | IntArg | LimitArg
 Sync = Literal["always", "shared", "prefill"]
 
 

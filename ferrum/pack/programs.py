@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import NamedTuple
 
-import msgspec
-
 from ferrum.errors import FerrumError
 from ferrum.pack.schema import FORMAT_VERSION, STEP, Manifest, ProgramRecord, StateRecord
 from ferrum.pack.step import INPUTS, OUTPUTS
@@ -14,11 +12,28 @@ from ferrum.pack.step import INPUTS, OUTPUTS
 _AGAIN = "compile it again"
 
 
+class KvGroup(NamedTuple):
+    """States whose blocks share their numbers: ``unit_bytes`` of all their layers for a block of ``unit`` tokens.
+
+    ``window`` 0: a sequence keeps its blocks. The first group is of these; a model whose layers all have windows has it without
+    layers.
+    """
+
+    window: int
+    unit: int
+    layers: int
+    unit_bytes: int
+
+    def seen(self, tokens: float) -> float:
+        """How many of ``tokens`` tokens a query behind them reads."""
+        return min(tokens, self.window) if self.window else tokens
+
+
 class StepProgram(NamedTuple):
-    """The program, the paged state that its sequences grow in, and the member that a device opens."""
+    """The program, the groups of states that its sequences grow in, and the member that a device opens."""
 
     record: ProgramRecord
-    kv: StateRecord
+    groups: tuple[KvGroup, ...]
     entry: str
 
 
@@ -40,7 +55,7 @@ def step_program(manifest: Manifest, path: str, features: Collection[str] = ()) 
     if code is None:
         lacking = ", ".join(manifest.code[-1].features) if manifest.code else "any code"
         raise FerrumError("wrong-machine", f"no variant of the code runs here: this machine lacks {lacking}", path, _AGAIN)
-    return StepProgram(program, kv_state(manifest, path), code.entry[STEP])
+    return StepProgram(program, kv_groups(manifest, path), code.entry[STEP])
 
 
 def require_step(manifest: Manifest, path: str = "") -> ProgramRecord:
@@ -62,21 +77,30 @@ def _reserved(manifest: Manifest, program: ProgramRecord) -> dict[str, bool]:
         "several programs in turn": bool(manifest.flow),
         "a launcher": bool(manifest.launcher),
         "whole sequences in one step": program.whole,
-        "states of other kinds": any(state.kind != "paged" or state.group for state in _states(manifest, program)),
+        "states of other kinds": any(state.kind not in ("paged", "window") for state in _states(manifest, program)),
+        "states in other groups": not _numbered(_states(manifest, program)),
     }
+
+
+def _numbered(states: list[StateRecord]) -> bool:
+    """Whether paged states are in group 0 and each window in one of its own behind it, all with blocks of one size."""
+    groups = {state.group for state in states} | {0}
+    paged = all((state.kind == "paged") == (state.group == 0) for state in states)
+    return paged and groups == set(range(len(groups))) and len({state.unit for state in states}) <= 1
 
 
 def _states(manifest: Manifest, program: ProgramRecord) -> list[StateRecord]:
     return [state for state in manifest.states if state.name in program.states]
 
 
-def kv_state(manifest: Manifest, path: str = "") -> StateRecord:
-    """The paged states of the program of steps as one: their layers and the bytes of a block that spans them all.
-
-    Raises FerrumError when it keeps none.
-    """
-    found = [state for state in _states(manifest, require_step(manifest, path)) if state.kind == "paged"]
+def kv_groups(manifest: Manifest, path: str = "") -> tuple[KvGroup, ...]:
+    """The groups of blocks of the program of steps, by their numbers. Raises FerrumError when it keeps none."""
+    found = [state for state in _states(manifest, require_step(manifest, path)) if state.kind in ("paged", "window")]
     if not found:
-        raise FerrumError("pack-program", f"the program {STEP!r} keeps no paged state", path, "use a pack of a language model")
-    layers, nbytes = sum(state.layers for state in found), sum(state.unit_bytes for state in found)
-    return msgspec.structs.replace(found[0], layers=layers, unit_bytes=nbytes)
+        raise FerrumError("pack-program", f"the program {STEP!r} keeps no blocks", path, "use a pack of a language model")
+    groups = [KvGroup(0, found[0].unit, 0, 0)]
+    for number in sorted({state.group for state in found} | {0}):
+        members = [state for state in found if state.group == number]
+        sizes = sum(state.layers for state in members), sum(state.unit_bytes for state in members)
+        groups[number:] = [KvGroup(members[0].window, found[0].unit, *sizes)] if members else groups[number:]
+    return tuple(groups)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:  # a server reads packs too and needs no numpy
     import numpy as np
     from numpy.typing import NDArray
 
-Rows = Literal["one", "tokens", "samples", "seqs", "blocks_per_seq", "adjust", "mask_words"]
-ROWS: tuple[Rows, ...] = ("one", "tokens", "samples", "seqs", "blocks_per_seq", "adjust", "mask_words")
+Rows = Literal["one", "tokens", "samples", "seqs", "groups", "blocks_per_seq", "adjust", "mask_words"]
+ROWS: tuple[Rows, ...] = ("one", "tokens", "samples", "seqs", "groups", "blocks_per_seq", "adjust", "mask_words")
 Dtype = Literal["int32", "uint32", "float32", "uint64"]
 
 MAX_LOGPROBS = 20
@@ -46,7 +46,9 @@ class StepInputs:
     positions: NDArray[np.int32] = _array("int32", "tokens")  # of each token in its sequence
     query_start: NDArray[np.int32] = _array("int32", "seqs", plus_one=True)
     context_len: NDArray[np.int32] = _array("int32", "seqs")  # KV length once this step's tokens are written
-    block_table: NDArray[np.int32] = _array("int32", "seqs", "blocks_per_seq")  # physical block ids
+    # physical block ids by group of states: first those of blocks that no query passes, then those of ``Limits.groups``. Of a
+    # window, what no query of the step sees is -1; a slot or a fixed place has the first entry only
+    block_table: NDArray[np.int32] = _array("int32", "seqs", "groups", "blocks_per_seq")
     # one entry per sampled row, ascending token index
     sample_rows: NDArray[np.int32] = _array("int32", "samples")  # index into tokens
     temperature: NDArray[np.float32] = _array("float32", "samples")  # 0 is greedy
@@ -103,6 +105,7 @@ class RowCounts(msgspec.Struct, frozen=True, kw_only=True):
     blocks_per_seq: int
     adjust: int
     mask_words: int
+    groups: int = 1
     one: int = 1
 
 

@@ -12,14 +12,18 @@ from ferrum.errors import FerrumError
 
 
 def block_table(executor: Executor, tokens: int) -> NDArray[np.int32]:
-    """The KV blocks of a sequence of ``tokens`` tokens. Raises FerrumError when there are fewer."""
+    """The blocks of a sequence of ``tokens`` tokens, [groups, blocks]. Raises FerrumError when there are fewer.
+
+    A window has room for what one sequence holds of it at a time, so a block that was passed may be the same as a later one.
+    """
     limits = executor.limits
     blocks = -(-tokens // limits.block_size)
     if blocks > min(limits.num_blocks, limits.max_blocks_per_seq):
         raise FerrumError(
             "memory-too-small", f"a self-test case needs {blocks} KV blocks", "verify", "give the self-test more KV cache memory"
         )
-    return np.arange(blocks, dtype=np.int32)
+    counts = limits.num_blocks, *(group.count for group in limits.groups)
+    return np.array([np.arange(blocks) % count for count in counts], np.int32)
 
 
 def chunks(executor: Executor, tokens: list[int]) -> Iterator[tuple[int, list[int], bool]]:
@@ -38,7 +42,7 @@ def describe(executor: Executor, tokens: list[int], start: int, table: NDArray[n
     b.positions[:n] = np.arange(start, start + n, dtype=np.int32)
     b.query_start[:2] = (0, n)
     b.context_len[0] = start + n
-    b.block_table[0, : len(table)] = table
+    b.block_table[0, :, : table.shape[1]] = table
     if sample:
         b.sample_rows[0] = n - 1
         b.top_p[0] = b.repetition_penalty[0] = 1

@@ -1,7 +1,8 @@
 """write, write, attend → ``paged_attention``: what the kernels of CPUs and GPUs compute in one.
 
 A machine stage: columns of one linear, q/k norms, rotation, the writes and the attention become one op with the attributes
-that the kernels know, and the states are the device's own after it. What no kernel computes is reported at once.
+that the kernels know. It names its states, which stay declared and have no versions any more: they are the device's own. What no
+kernel computes is reported at once.
 """
 
 from __future__ import annotations
@@ -122,10 +123,10 @@ def run(graph: Graph) -> Graph:
             fused[joined(s, graph, node).output.name] = (node, describe(s, node))
     if findings:
         raise UnsupportedOps(findings, f"graph {graph.name}")
-    return rebuilt(graph, fused) if fused else graph
+    return rebuilt(s, graph, fused) if fused else graph
 
 
-def rebuilt(graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> Graph:
+def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> Graph:
     """``graph`` with the joined heads made by one op; what only led to them is dead."""
     out = Scope(Graph(graph.name, graph.inputs, graph.params, (), ()), ())
     for state in graph.states:
@@ -137,14 +138,15 @@ def rebuilt(graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> Graph:
             out.keep(replace(node, inputs=tuple(names.get(name, name) for name in node.inputs)))
             continue
         out.root, heads = fused[node.output.name]
-        attrs = {"layer": layer, **heads.attrs}
+        states = tuple(version.inputs[0] for name in out.root.inputs[1:3] if (version := s.node(name, "write")) is not None)
+        attrs = {"layer": layer, "states": states, **heads.attrs}
         names[node.output.name] = out.emit_as(OP, OP, names.get(heads.qkv, heads.qkv), *heads.params, **attrs)
         layer += 1
     written = {name for attend, _ in fused.values() for name in attend.inputs[1:3]}
     outputs = tuple(names.get(name, name) for name in graph.outputs if name not in written)
     nodes, used = live(out.nodes.values(), outputs)
     params = tuple(p for p in graph.params if p.name in used)
-    return Graph(graph.name, graph.inputs, params, tuple(nodes), outputs, tuple(s for s in graph.states if s.name in used))
+    return Graph(graph.name, graph.inputs, params, tuple(nodes), outputs, graph.states)
 
 
 def form_findings(graph: Graph) -> list[Finding]:

@@ -30,7 +30,7 @@ from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table
-from ferrum.pack.programs import kv_state, require_step
+from ferrum.pack.programs import kv_groups, require_step
 from tests.bench import gpu_torch
 from tests.bench.gpu_models import SHAPES, PreparedPack, RandomExecutor, prepare
 from tests.bench.gpu_time import ceilings, middle, seconds, time_launches
@@ -84,7 +84,7 @@ def decode_state(executor: RandomExecutor, rows: int, context: int) -> None:
     b.sample_rows[:rows] = np.arange(rows)
     b.context_len[:rows] = context
     for s in range(rows):
-        b.block_table[s, :blocks] = (np.arange(blocks) * rows + s) % limits.num_blocks
+        b.block_table[s, 0, :blocks] = (np.arange(blocks) * rows + s) % limits.num_blocks
     b.top_p[:rows] = b.repetition_penalty[:rows] = 1
     b.num_logprobs[:rows] = -1
 
@@ -150,7 +150,7 @@ def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict
 
 def _kv_bytes_per_token(pack: PreparedPack) -> float:
     """Bytes of keys and values of one token in one layer."""
-    kv = kv_state(pack.manifest)
+    kv = kv_groups(pack.manifest)[0]
     return kv.unit_bytes / kv.unit / kv.layers
 
 

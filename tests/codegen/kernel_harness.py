@@ -16,7 +16,7 @@ from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.render import render_step
 from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
-from ferrum.devices.cpu import Config, StepRecord
+from ferrum.devices.cpu import StepRecord, config_type
 
 VOCAB = 16
 MAX_ROWS = 64
@@ -67,11 +67,11 @@ def _call(
     stored = aligned(len(weights))
     stored[:] = np.frombuffer(weights, np.uint8)
     cpus = np.full(THREADS, -1, np.int32)
-    config = Config(weights=stored.ctypes.data, cpus=cpus.ctypes.data, num_blocks=1, max_blocks_per_seq=1, spin=100)
+    config = config_type(1)(weights=stored.ctypes.data, cpus=cpus.ctypes.data, max_blocks_per_seq=1, spin=100)
     config.max_tokens = config.max_seqs = config.max_samples = MAX_ROWS
     config.num_threads = THREADS
     arena = aligned(lib.ferrum_arena_bytes(ctypes.byref(config)))
-    config.arena = config.kv = arena.ctypes.data
+    config.arena = arena.ctypes.data
     starts, at = [], 0
     for size in sizes:
         starts.append(at)

@@ -96,7 +96,7 @@ def run_steps(executor: object) -> np.ndarray:
             b.tokens[at : at + n] = tokens[s, done[s] : done[s] + n]
             b.positions[at : at + n] = np.arange(done[s], done[s] + n)
             b.query_start[s], done[s] = at, done[s] + n
-            b.context_len[s], b.block_table[s, :8], b.sample_rows[s] = done[s], tables[s], at + n - 1
+            b.context_len[s], b.block_table[s, 0, :8], b.sample_rows[s] = done[s], tables[s], at + n - 1
             at += n
         b.query_start[3] = at
         b.temperature[:3], b.top_p[:3], b.repetition_penalty[:3], b.num_logprobs[:3] = 0, 1, 1, -1

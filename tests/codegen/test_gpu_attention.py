@@ -111,7 +111,7 @@ def test_attention_over_100k_tokens(device: str, which: int) -> None:
     starts, tables = np.array([0, new], np.int32), places[table].astype(np.int32)[None]
     positions = np.arange(LENGTH - new, LENGTH, dtype=np.int32)
     arrays: dict[str, Any] = {"value:0": q, "state": cache, "result": poison((new, 128), "bf16"), "input:positions": positions}
-    arrays |= {"input:query_start": starts, "input:context_len": np.array([LENGTH], np.int32), "input:block_table": tables}
+    arrays |= {"input:query_start": starts, "input:context_len": np.array([LENGTH], np.int32), "table:0": tables}
     arrays |= {"scratch:token_seq": np.zeros(new, np.int32)}
     if isinstance(kernel, PrefillAttention):
         schedule = Schedule(kernel.tile_tokens)

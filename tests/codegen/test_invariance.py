@@ -50,11 +50,11 @@ def test_with_chunks(alone: tuple[Path, list[list[int]], list[list[int]]], chunk
 
 @pytest.mark.parametrize("blocks", [13, 20, 40])
 def test_with_little_memory(alone: tuple[Path, list[list[int]], list[list[int]]], blocks: int) -> None:
-    from ferrum.pack.programs import kv_state
+    from ferrum.pack.programs import kv_groups
     from ferrum.pack.reader import read_manifest
 
     pack, many, expected = alone
-    memory = blocks * kv_state(read_manifest(pack)).unit_bytes
+    memory = blocks * kv_groups(read_manifest(pack))[0].unit_bytes
     with LLM(pack, kv_cache_memory=memory, max_model_len=200) as llm:
         assert tokens(llm, many) == expected
         assert llm.stats().num_preemptions > 0

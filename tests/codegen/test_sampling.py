@@ -36,7 +36,7 @@ def plain_step(executor: Executor, random: np.random.Generator) -> StepBuffers:
     b.positions[:] = b.sample_rows[:] = np.arange(ROWS)
     b.query_start[:2] = [0, ROWS]
     b.context_len[0] = ROWS
-    b.block_table[0] = np.arange(b.block_table.shape[1])
+    b.block_table[0, 0] = np.arange(b.block_table.shape[2])
     b.temperature[:] = b.min_p[:] = b.presence_penalty[:] = b.frequency_penalty[:] = 0
     b.top_p[:] = b.repetition_penalty[:] = 1
     b.top_k[:] = b.use_mask[:] = b.penalty_start[:] = b.bias_start[:] = 0

@@ -16,7 +16,7 @@ from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS, Target, best_target, parse_target
 from ferrum.codegen.toolchains.cxx import _zig_compiler
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import open_pack
 from tests.codegen.folders import compile_folder, save
 from tests.codegen.test_parity import error, logits_of
@@ -100,7 +100,7 @@ def test_arm_kernels_run_under_qemu(folder: Path, tmp_path: Path, name: str, qua
     with open_pack(compile_folder(folder, quant, name), trust=True) as pack:
         (tmp_path / "main.c").write_bytes(bytes(pack.member("code/step.c")) + MAIN)
         (tmp_path / "weights").write_bytes(pack.weights)
-        block = kv_state(pack.manifest).unit_bytes
+        block = kv_groups(pack.manifest)[0].unit_bytes
     flags = [f for f in toolchain.flags(target) if f not in ("-shared", "-target", target.zig_triple)]
     command = [*toolchain.command, *flags, "-O2", "-target", "aarch64-linux-musl", "-static", "main.c", "-o", "main", "-lm"]
     env = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(tmp_path / "zig")}

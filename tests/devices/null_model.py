@@ -125,7 +125,7 @@ class NullKernels:
         for s in range(b.num_seqs):
             at = slice(b.query_start[s], b.query_start[s + 1])
             blocks, slots = np.divmod(b.positions[at], BLOCK_SIZE)
-            kv[b.block_table[s, blocks], slots] = b.tokens[at]
+            kv[b.block_table[s, 0, blocks], slots] = b.tokens[at]
 
     def _null_sample(self, grid: tuple[int, int, int], block: tuple[int, int, int], shared: int, args: list[int]) -> None:
         self.launched.append(("null_sample", grid))
@@ -138,7 +138,7 @@ class NullKernels:
             at = int(b.sample_rows[row])
             s = int(np.searchsorted(starts, at, side="right")) - 1
             blocks, slots = np.divmod(np.arange(int(b.positions[at]) + 1), BLOCK_SIZE)
-            logits[row] = null_logits(kv[b.block_table[s, blocks], slots], VOCAB_SIZE)
+            logits[row] = null_logits(kv[b.block_table[s, 0, blocks], slots], VOCAB_SIZE)
         sample_reference(logits, b)
 
     def _kv(self, args: list[int], limits: Limits) -> np.ndarray:

@@ -11,7 +11,7 @@ from ferrum.devices.sampling import allow_bits, sample_reference
 from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.step import INPUTS, OUTPUTS
 from tests.devices.conftest import SMALL, Loader
 
@@ -28,7 +28,7 @@ def fill(executor: Executor, rows: list[tuple[list[int], int, list[int]]]) -> St
         b.positions[at : at + n] = range(start, start + n)
         at += n
         b.query_start[s + 1], b.context_len[s], b.sample_rows[s] = at, start + n, at - 1
-        b.block_table[s, : len(blocks)] = blocks
+        b.block_table[s, 0, : len(blocks)] = blocks
         for name in ("temperature", "top_k", "min_p", "presence_penalty", "frequency_penalty", "use_mask", "seed", "draw"):
             getattr(b, name)[s] = 0
         b.top_p[s] = b.repetition_penalty[s] = 1
@@ -57,7 +57,7 @@ def test_limits_and_buffers_are_what_was_asked_for(loader: Loader) -> None:
     limits = executor.limits
     assert (limits.max_seqs, limits.max_samples, limits.max_tokens) == (4, 8, 12)
     assert limits.vocab_size == loader.pack.manifest.model.vocab_size
-    assert limits.block_size == kv_state(loader.pack.manifest).unit and limits.num_blocks >= 4
+    assert limits.block_size == kv_groups(loader.pack.manifest)[0].unit and limits.num_blocks >= 4
     plain = StepBuffers(limits)
     for name in ARRAYS:
         array, wanted = getattr(executor.buffers, name), getattr(plain, name)

@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from ferrum.devices.base import Limits, StepBuffers
+from ferrum.devices.base import Limits, StateGroup, StepBuffers
 from ferrum.devices.launching import (
     ArenaLayout,
     Pointer,
@@ -22,6 +22,7 @@ from ferrum.devices.launching import (
     device_bytes,
 )
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.pools import Pool, Pools, blocks_within, with_blocks
 from ferrum.errors import FerrumError
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import (
@@ -32,14 +33,16 @@ from ferrum.pack.launches import (
     IntArg,
     Launch,
     LaunchTable,
+    LimitArg,
     Slot,
     SlotArg,
     StateArg,
+    TableArg,
     Term,
     ThreadBlocks,
     Threads,
 )
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import KvGroup, kv_groups
 from ferrum.pack.reader import open_pack
 from ferrum.pack.step import OUTPUTS
 from tests.devices.null_model import launch_table, write_launch_pack
@@ -49,6 +52,7 @@ LIMITS = Limits(
     max_tokens=48, max_seqs=5, max_samples=7, num_blocks=9, block_size=16, max_blocks_per_seq=3, vocab_size=70, max_adjust=100
 )
 TABLE = launch_table("", "code/step.cubin")
+GROUPS = kv_groups(minimal_manifest())
 
 
 def memory() -> StepMemory:
@@ -115,7 +119,7 @@ def test_the_arena_is_the_sum_of_aligned_slots() -> None:
 @pytest.mark.parametrize("most", [1, 2, 3, 16, 17, 512])
 def test_every_step_has_a_recording_that_holds_it(most: int) -> None:
     assert bucket_sizes(most)[-1] == most and list(bucket_sizes(most)) == sorted(set(bucket_sizes(most)))
-    recordings = Recordings(Resolver(TABLE, replace(LIMITS, max_tokens=most)))
+    recordings = Recordings(Resolver(TABLE, replace(LIMITS, max_tokens=most), GROUPS))
     for tokens in range(1, most + 1):
         for seqs in range(1, min(tokens, LIMITS.max_seqs) + 1):
             found = recordings.all[recordings.find(tokens, seqs)]
@@ -131,7 +135,7 @@ def test_grids_cover_the_bucket_and_arguments_are_places() -> None:
         args=[StateArg(64), SlotArg(1), InputArg("positions"), InputArg("num_seqs"), IntArg(-3)],
     )
     slots = [Slot(bytes=[Term("one", 1)]), Slot(bytes=[Term("one", 1)])]
-    resolver = Resolver(msgspec.structs.replace(TABLE, slots=slots, launches=[launch]), LIMITS)
+    resolver = Resolver(msgspec.structs.replace(TABLE, slots=slots, launches=[launch]), LIMITS, GROUPS)
     step = resolver.recording("mixed", 32).launches[0]
     assert step.grid == (12, 7, 1) and step.block == (32, 2, 1) and step.shared == 7
     positions = resolver.layout.inputs.fields["positions"].offset
@@ -151,7 +155,7 @@ def test_classes_and_phases_choose_launches() -> None:
             msgspec.structs.replace(TABLE.launches[0], symbol="decode_only", phase="decode"),
         ],
     )
-    recordings = Recordings(Resolver(table, LIMITS))
+    recordings = Recordings(Resolver(table, LIMITS, GROUPS))
     symbols = lambda tokens, seqs: [s.symbol for s in recordings.all[recordings.find(tokens, seqs)].launches]  # noqa: E731
     assert symbols(1, 1) == ["small", "both", "decode_only"]
     assert symbols(8, 2) == ["small", "both"]
@@ -164,7 +168,7 @@ def test_kv_memory_is_what_the_rest_leaves() -> None:
     whole = choose_limits(manifest, TABLE, options, 1 << 30)
     assert whole.num_blocks == 4 * whole.max_blocks_per_seq
     fixed = manifest.weights_bytes + device_bytes(TABLE, whole)
-    tight = choose_limits(manifest, TABLE, options, fixed + 40 * kv_state(manifest).unit_bytes)
+    tight = choose_limits(manifest, TABLE, options, fixed + 40 * kv_groups(manifest)[0].unit_bytes)
     assert tight.num_blocks == 36
     assert choose_limits(manifest, TABLE, replace(options, kv_cache_bytes=2560), 1 << 30).num_blocks == 10
     with pytest.raises(FerrumError, match="KV blocks"):
@@ -172,6 +176,35 @@ def test_kv_memory_is_what_the_rest_leaves() -> None:
     with pytest.raises(FerrumError) as error:
         choose_limits(manifest, TABLE, replace(options, kv_cache_bytes=1 << 20), fixed + 1000)
     assert error.value.code == "out-of-memory"
+
+
+def test_a_budget_holds_as_many_sequences_in_every_pool() -> None:
+    """Of a window they need what they hold of it at a time; where not even one fits, the longest that does."""
+    groups = KvGroup(0, 16, 1, 1000), KvGroup(64, 16, 3, 3000)
+    limits = replace(LIMITS, max_tokens=32, max_seqs=4, max_blocks_per_seq=100)
+    whole = 100 * 1000 + 7 * 3000
+    assert blocks_within(groups, limits, 10 * whole) == (400, 28) and blocks_within(groups, limits, 2 * whole) == (200, 14)
+    assert blocks_within(groups, limits, whole - 1) == (99, 7) and blocks_within(groups, limits, 5 * 4000 + 1) == (5, 5)
+    assert blocks_within(groups, limits, 3999) == (0, 0)
+    numbers_only = KvGroup(0, 16, 0, 0), groups[1]
+    assert blocks_within(numbers_only, limits, 3 * 7 * 3000) == (300, 21)
+    pools = Pools.of(groups, with_blocks(limits, groups, 2 * whole, asked=True))
+    assert pools.pools == (Pool(0, 1000, 200), Pool(200192, 3000, 14)) and pools.nbytes == 200192 + 14 * 3000
+    with pytest.raises(FerrumError, match="1600 tokens need 1 MiB"):
+        with_blocks(limits, groups, 3999, asked=True)
+
+
+def test_places_in_the_second_group_are_behind_the_first() -> None:
+    groups = KvGroup(0, 16, 1, 1000), KvGroup(64, 16, 3, 3000)
+    limits = replace(LIMITS, groups=(StateGroup("window", 5, window=64),))
+    args = [StateArg(128, group=1), TableArg(0), TableArg(1), LimitArg("blocks_per_seq", times=2)]
+    launch = msgspec.structs.replace(TABLE.launches[0], args=args)
+    resolver = Resolver(msgspec.structs.replace(TABLE, launches=[launch]), limits, groups)
+    kv, first, second, row = resolver.recording("mixed", 8).launches[0].args
+    table = resolver.layout.inputs.fields["block_table"]
+    assert table.shape == (5, 2, 3) and resolver.layout.common_bytes(2) == table.offset + 2 * 2 * 3 * 4
+    assert kv == Pointer("kv", 9216 + 128) and row == 6  # 9 blocks of 1000 bytes before it
+    assert (first, second) == (Pointer("inputs", table.offset), Pointer("inputs", table.offset + 3 * 4))
 
 
 def bad_launch(**changes: object) -> dict[str, object]:
@@ -192,6 +225,11 @@ def bad_launch(**changes: object) -> dict[str, object]:
         ("launches[0]", bad_launch(on=ThreadBlocks(block=[32, 1, 1], shared=-1))),
         ("launches[0]", bad_launch(args=[SlotArg(2)])),
         ("launches[0]", bad_launch(args=[StateArg(1 << 30)])),
+        ("launches[0]", bad_launch(args=[StateArg(0, group=1)])),
+        ("launches[0]", bad_launch(args=[TableArg(1)])),
+        ("launches[0]", bad_launch(args=[TableArg(-1)])),
+        ("launches[0]", bad_launch(args=[LimitArg("blocks_per_seq", times=2)])),
+        ("launches[0]", bad_launch(args=[LimitArg("tokens", times=0)])),
         ("launches[0]", bad_launch(args=[InputArg("out_token")])),
         ("launches[0]", bad_launch(args=[IntArg(1 << 31)])),
         ("launches[0]", bad_launch(args=[ExternalArg("adapter")])),
@@ -220,4 +258,4 @@ def test_a_grid_that_no_device_runs_is_refused() -> None:
     )
     table: LaunchTable = msgspec.structs.replace(TABLE, launches=[launch])
     with pytest.raises(FerrumError, match="grid"):
-        Recordings(Resolver(table, LIMITS))
+        Recordings(Resolver(table, LIMITS, GROUPS))

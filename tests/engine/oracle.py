@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from ferrum.devices.base import Limits
@@ -15,15 +17,15 @@ from ferrum.engine.reports import TokenEvent
 VOCAB = 37
 
 
-def limits(**changes: int) -> Limits:
-    values = {
+def limits(**changes: Any) -> Limits:
+    values: dict[str, Any] = {
         "max_tokens": 64, "max_seqs": 8, "max_samples": 8, "num_blocks": 64, "block_size": 4, "max_blocks_per_seq": 64,
         "vocab_size": VOCAB, "max_adjust": 4096,
     }  # fmt: skip
     return Limits(**{**values, **changes})
 
 
-def new_engine(options: EngineOptions | None = None, eos: tuple[int, ...] = (), **changes: int) -> Engine:
+def new_engine(options: EngineOptions | None = None, eos: tuple[int, ...] = (), **changes: Any) -> Engine:
     return Engine(NullExecutor(limits(**changes)), options, eos_token_ids=eos)
 
 

@@ -120,7 +120,7 @@ def fill_random_rows(executor: Executor, random: np.random.Generator, vocab: int
     b.query_start[:2] = 0, n
     b.context_len[0] = n
     used = -(-n // executor.limits.block_size)
-    b.block_table[0, :used] = range(used)
+    b.block_table[0, 0, :used] = range(used)
     choices = {
         "temperature": [0, 0.1, 0.7, 1, 2, 50],
         "top_k": [0, 0, 1, 5, 50, vocab, vocab + 9], "top_p": [1, 1, 0, 0.1, 0.5, 0.95],

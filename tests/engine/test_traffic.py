@@ -8,10 +8,12 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ferrum.devices.base import StateGroup, window_blocks
 from ferrum.engine.engine import Engine
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.sequence import State
+from ferrum.engine.state_groups import PASSED
 from tests.engine.oracle import VOCAB, check_empty, expected, new_engine, tokens_of
 
 EOS = (0, 5)
@@ -61,6 +63,7 @@ def engines(draw: st.DrawFn, longest: int) -> Engine:
     block_size = draw(st.sampled_from([1, 2, 4, 16]))
     needed = -(-longest // block_size)
     max_seqs = draw(st.integers(1, 6))
+    windows = draw(st.lists(st.sampled_from([1, 2, 5, 16, 33, 200]), max_size=2, unique=True))
     options = EngineOptions(
         max_prefill_chunk=draw(st.sampled_from([0, 1, 7])), prefix_cache=draw(st.booleans()), max_queue=10_000
     )
@@ -74,7 +77,15 @@ def engines(draw: st.DrawFn, longest: int) -> Engine:
         max_seqs=max_seqs,
         max_samples=draw(st.integers(1, max_seqs)),
         max_adjust=draw(st.sampled_from([VOCAB, 3 * VOCAB])),
+        groups=tuple(draw(window_groups(window, block_size, needed)) for window in windows),
     )
+
+
+@st.composite
+def window_groups(draw: st.DrawFn, window: int, block_size: int, needed: int) -> StateGroup:
+    """From what one token and its window need to more than all sequences have."""
+    least = min(needed, window_blocks(window, 1, block_size))
+    return StateGroup("window", least + draw(st.sampled_from([0, 1, needed // 2, 8 * needed])), window=window)
 
 
 @st.composite
@@ -82,6 +93,14 @@ def cases(draw: st.DrawFn) -> tuple[Engine, list[Traffic]]:
     traffic = draw(st.lists(requests(), min_size=1, max_size=9))
     longest = max(len(t.prompt) + (t.params.max_tokens or 0) for t in traffic)
     return draw(engines(longest)), traffic
+
+
+def check_windows(engine: Engine) -> None:
+    """No sequence holds more of a window than its next steps need."""
+    for sequence in engine.scheduler.running:
+        for table, group in zip(sequence.tables, engine.scheduler.limits.groups, strict=True):
+            most = window_blocks(group.window, engine.scheduler.max_chunk, engine.scheduler.block_size)
+            assert sum(place != PASSED for place in table) <= min(most, group.count)
 
 
 def run(engine: Engine, traffic: list[Traffic]) -> dict[tuple[str, int], list[int]]:
@@ -107,6 +126,7 @@ def run(engine: Engine, traffic: list[Traffic]) -> dict[tuple[str, int], list[in
             if limit and len(found[key]) == limit and not event.finish_reason:
                 engine.abort(*key)
                 reasons[key] = "abort"
+        check_windows(engine)
         for queue in (engine.scheduler.running, engine.scheduler.waiting):
             arrivals = [s.arrival for s in queue]
             assert arrivals == sorted(arrivals)

@@ -21,7 +21,7 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.selftest import read_selftest
 from ferrum.proof.numbers import run_case
 from tests.codegen.folders import compile_folder, save
@@ -158,7 +158,7 @@ def test_steps_ahead_and_preemption_change_nothing(gpu: str, compiled: Compile) 
     wide, none = generate(model.engine, prompts, params)
     model.close()
     assert none == 0
-    block = kv_state(model.pack.manifest).unit_bytes
+    block = kv_groups(model.pack.manifest)[0].unit_bytes
     tight = load(path, replace(OPTIONS, kv_cache_bytes=30 * block), prefix_cache=False)
     found, preemptions = generate(tight.engine, prompts, params)
     tight.close()

@@ -15,8 +15,8 @@ from ferrum.errors import FerrumError
 from ferrum.pack.check import contract_hash
 from ferrum.pack.programs import step_program
 from ferrum.pack.schema import ExternalRecord, FlowRecord, LinkRecord, Manifest, Shard
-from tests.codegen.folders import compile_folder, save
-from tests.models.test_parity import BASE, ROPES, reference
+from tests.codegen.folders import compile_folder
+from tests.engine.windows import save_model
 from tests.pack import forged
 from tests.pack.build import parts_of, with_manifest
 from tests.pack.helpers import TENSORS, minimal_manifest, paged_state, step_record
@@ -26,9 +26,9 @@ COUNT = int(os.environ.get("FORGED_MANIFESTS", "300"))
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A compiled model of two layers, with its self-test."""
-    values = BASE | {"vocab_size": 96, "hidden_size": 64, "intermediate_size": 96, "rope_parameters": dict(ROPES["default"])}
-    return compile_folder(save(reference("qwen3", values), tmp_path_factory.mktemp("forged")), "f32", prove=True)
+    """A compiled model of a layer without and two with a window, with its self-test."""
+    folder = save_model(tmp_path_factory.mktemp("forged"), 24, mixed=True, length=1024)
+    return compile_folder(folder, "f32", prove=True)
 
 
 @pytest.mark.timeout(60 + COUNT)
@@ -50,12 +50,15 @@ def test_no_edit_is_a_crash(real: Path) -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("states.0.unit", 32), ("states.0.unit", 8), ("states.0.unit_bytes", 1), ("states.0.unit_bytes", 1 << 20),
+        ("states.0.unit", 32), ("states.0.unit", 8), ("states.0.unit_bytes", 1), ("states.0.unit_bytes", 1 << 18),
+        ("states.1.window", 25), ("states.1.window", 0), ("states.1.window", 1 << 30), ("states.1.unit", 32),
+        ("states.1.group", 0), ("states.1.group", 2), ("states.0.group", 1), ("states.1.layers", 9),
+        ("states.1.kind", "paged"), ("states.1.kind", "slot"),
         ("model.vocab_size", 97), ("model.vocab_size", 95), ("model.max_model_len", 1 << 20), ("tensors.0.offset", 64),
     ],
 )  # fmt: skip
 def test_numbers_that_reach_code_are_refused_even_with_a_contract_that_fits(
-    real: Path, tmp_path: Path, path: str, value: int
+    real: Path, tmp_path: Path, path: str, value: int | str
 ) -> None:
     def edit(text: bytes) -> bytes:
         manifest = msgspec.json.decode(text)
@@ -70,7 +73,8 @@ def test_numbers_that_reach_code_are_refused_even_with_a_contract_that_fits(
 
     (tmp_path / "x.fpk").write_bytes(with_manifest(parts_of(real), edit))
     said = forged.outcome(tmp_path / "x.fpk")
-    assert any(words in said for words in ("do not belong together", "offset", "not below vocab_size"))
+    words = "do not belong together", "offset", "not below vocab_size", "of one group differ", "a window of", "in other groups"
+    assert any(text in said for text in words), said
 
 
 @pytest.mark.parametrize(
@@ -98,9 +102,9 @@ def test_a_block_spans_the_states_of_its_program_and_no_others() -> None:
     own, other = paged_state(), msgspec.structs.replace(paged_state(unit=8, unit_bytes=999), name="draft.kv", group=1)
     second = msgspec.structs.replace(paged_state(heads=2, unit_bytes=512), name="kv1")
     manifest = minimal_manifest(states=[other, own, second], programs=[step_record(states=["kv", "kv1"])])
-    kv = step_program(manifest, "x").kv
+    (kv,) = step_program(manifest, "x").groups
     assert (kv.unit, kv.unit_bytes, kv.layers) == (own.unit, own.unit_bytes + 512, 2)
-    with pytest.raises(FerrumError, match="keeps no paged state"):
+    with pytest.raises(FerrumError, match="keeps no blocks"):
         step_program(minimal_manifest(programs=[step_record(states=[])]), "x")
 
 

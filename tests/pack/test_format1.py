@@ -14,7 +14,7 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.check import decode_manifest
 from ferrum.pack.format1 import Kv1, Manifest1, Memory1, Provenance1, Tensor1, Text1, contract_hash_1
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import open_pack
 from ferrum.pack.selftest import read_selftest
 from ferrum.pack.verify import verify_pack
@@ -58,7 +58,7 @@ def old(tmp_path: Path) -> Path:
 
 def test_it_is_read_in_the_words_of_today(old: Path) -> None:
     with open_pack(old, trust=True, check="full") as pack:
-        assert pack.manifest.format == 1 and kv_state(pack.manifest).unit_bytes == 256
+        assert pack.manifest.format == 1 and kv_groups(pack.manifest)[0].unit_bytes == 256
         assert pack.manifest.text.special_tokens == {"bos_token": "<b>", "eos_token": "<e>"}
         assert read_selftest(pack).cases and pack.manifest.code[0].toolchain == "cc 1"
 

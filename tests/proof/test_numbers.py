@@ -45,9 +45,9 @@ class ToyExecutor:
         b = self.buffers
         assert b.num_seqs == 1 and b.num_tokens <= LIMITS.max_tokens and list(b.query_start[:2]) == [0, b.num_tokens]
         for token, position in zip(b.tokens[: b.num_tokens], b.positions[: b.num_tokens], strict=True):
-            block = b.block_table[0, position // LIMITS.block_size]
+            block = b.block_table[0, 0, position // LIMITS.block_size]
             self.cache[block, position % LIMITS.block_size] = token, position
-        context = [self.cache[b.block_table[0, p // 4], p % 4] for p in range(b.context_len[0])]
+        context = [self.cache[b.block_table[0, 0, p // 4], p % 4] for p in range(b.context_len[0])]
         assert [position for _, position in context] == list(range(b.context_len[0]))
         if b.num_samples:
             assert list(b.sample_rows[:1]) == [b.num_tokens - 1] and b.temperature[0] == 0 and b.repetition_penalty[0] == 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,7 +15,10 @@ KV_BYTES = {"f32": 4, "bf16": 2, "int8": 1}
 
 @dataclass(frozen=True)
 class PagedAttention(Kernel):
-    """``[T, ...] -> [T, num_heads * head_dim]``. ``window`` 0 attends to everything before; ``kv_dtype`` is that of the cache."""
+    """``[T, ...] -> [T, num_heads * head_dim]``. ``window`` 0 attends to everything before; ``kv_dtype`` is that of the cache.
+
+    ``pool``: the number of the group whose blocks it reads. Of a window, no block is read that its oldest query has passed.
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -23,11 +26,17 @@ class PagedAttention(Kernel):
     window: int
     softmax_scale: float
     kv_dtype: str
+    pool: int = field(default=0, kw_only=True)
 
     @property
     def group(self) -> int:
         """Query heads that share a KV head."""
         return self.num_heads // self.num_kv_heads
+
+    @property
+    def table(self) -> str:
+        """The argument that is the block table."""
+        return f"table:{self.pool}"
 
     @property
     def element_bytes(self) -> int:

@@ -12,6 +12,7 @@ from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.kernels.rope_kv import RopeKv
 from ferrum.codegen.kernels.rope_table import RopeTable
 from ferrum.codegen.kernels.schedule import Schedule, tile_tokens
+from ferrum.codegen.kv import kept_by_layer
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.walk import Variant, Walk, number
@@ -39,11 +40,11 @@ def on_cpu(walk: Walk, node: Node) -> None:
 
 def on_gpu(walk: Walk, node: Node) -> None:
     assert isinstance(walk.target, GpuTarget)
-    heads, block = _heads(walk, node), _block_bytes(walk)
+    heads, block = _heads(walk, node), _block_bytes(walk, node)
     width = heads["num_heads"] * heads["head_dim"]
     tile = tile_tokens(heads["num_heads"] // heads["num_kv_heads"], _PREFILL_WARPS)
-    walk.once(("schedule", tile), node, Schedule(tile), (), 0, "")
-    shared = {name: heads[name] for name in ("num_heads", "num_kv_heads", "head_dim", "kv_dtype")}
+    walk.once(("schedule", tile, heads["pool"]), node, Schedule(tile, heads["pool"]), (), 0, "")
+    shared = {name: heads[name] for name in ("num_heads", "num_kv_heads", "head_dim", "kv_dtype", "pool")}
     rotate = RopeKv(**shared, **_rotation(node), block_bytes=block)
     rotated, size = f"{node.output.name}.q", ActFormat(walk.kv_dtype).stride_bytes(width)
     walk.add(node, rotate, (node.inputs[0], _table(walk, node)), node.inputs[2:], size, rotated)
@@ -54,7 +55,8 @@ def on_gpu(walk: Walk, node: Node) -> None:
 
 def _heads(walk: Walk, node: Node) -> dict[str, Any]:
     whole = {name: int(number(node, name)) for name in ("num_heads", "num_kv_heads", "head_dim", "window")}
-    return whole | {"softmax_scale": float(number(node, "scale")), "kv_dtype": walk.kv_dtype}
+    pool = kept_by_layer(walk.graph)[int(number(node, "layer"))].group
+    return whole | {"softmax_scale": float(number(node, "scale")), "kv_dtype": walk.kv_dtype, "pool": pool}
 
 
 def _rotation(node: Node) -> dict[str, Any]:
@@ -70,11 +72,11 @@ def _table(walk: Walk, node: Node) -> str:
     return walk.once((frequency, scale), node, kernel, (frequency,), 8 * half, f"{frequency}.{kernel.symbol}")
 
 
-def _block_bytes(walk: Walk) -> int:
-    """Bytes of a block of the cache with all its layers, which may differ."""
-    layers = [n for n in walk.graph.nodes if n.op == "paged_attention"]
-    values = sum(int(number(n, "num_kv_heads") * number(n, "head_dim")) for n in layers)
-    return 2 * BLOCK_SIZE * values * KV_BYTES[walk.kv_dtype]
+def _block_bytes(walk: Walk, node: Node) -> int:
+    """Bytes of a block of the node's group with all its layers, which may differ."""
+    kept = kept_by_layer(walk.graph)
+    group = kept[int(number(node, "layer"))].group
+    return 2 * BLOCK_SIZE * sum(k.heads * k.width for k in kept.values() if k.group == group) * KV_BYTES[walk.kv_dtype]
 
 
 def gpu_variants(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ...]:

@@ -35,7 +35,7 @@ class DecodeAttention(GpuAttention):
 
     @property
     def args(self) -> tuple[str, ...]:
-        arrays = ("input:query_start", "input:context_len", "input:block_table", "limit:blocks_per_seq")
+        arrays = ("input:query_start", "input:context_len", self.table, "limit:blocks_per_seq")
         merge = ("scratch:attention_parts", "scratch:attention_arrivals") if self.splits > 1 else ()
         return ("input:num_seqs", "value:0", *arrays, "state", *merge, "result")
 

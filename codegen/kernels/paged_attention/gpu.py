@@ -71,7 +71,7 @@ class GpuAttention(PagedAttention, GpuKernel):
         paged = Paged(self, lengths or self.usual_lengths)
         arrays, q, pairs = paged.make(random)
         new = np.array([n for _, n in paged.lengths])
-        rows = counts(int(new.sum()) + 3, len(new) + 1, blocks_per_seq=arrays["input:block_table"].shape[1])
+        rows = counts(int(new.sum()) + 3, len(new) + 1, blocks_per_seq=arrays[self.table].shape[1])
         rows, mask = self.prepare(arrays, rows), np.repeat(self.owns(new), new)
 
         def judge(scratch: Written) -> float:
@@ -117,7 +117,7 @@ class Paged:
             "input:positions": positions,
             "input:query_start": starts,
             "input:context_len": np.array([length for length, _ in self.lengths], np.int32),
-            "input:block_table": tables,
+            kernel.table: tables,
             "input:num_seqs": np.array([len(new)], np.int32),
             "input:num_tokens": np.array([tokens], np.int32),
             "scratch:token_seq": np.repeat(np.arange(len(new)), new).astype(np.int32),

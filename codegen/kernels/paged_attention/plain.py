@@ -23,7 +23,7 @@ class PlainAttention(GpuAttention):
 
     @property
     def args(self) -> tuple[str, ...]:
-        arrays = ("input:positions", "input:block_table", "limit:blocks_per_seq")
+        arrays = ("input:positions", self.table, "limit:blocks_per_seq")
         return ("count", "value:0", *arrays, "scratch:token_seq", "state", "result")
 
     def geometry(self, rows: Rows) -> Geometry:

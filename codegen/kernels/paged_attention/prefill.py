@@ -26,7 +26,7 @@ class PrefillAttention(GpuAttention):
     @property
     def args(self) -> tuple[str, ...]:
         tiles = f"scratch:{Schedule(self.tile_tokens).tiles_name}"
-        return ("value:0", "input:positions", "input:block_table", "limit:blocks_per_seq", tiles, "state", "result")
+        return ("value:0", "input:positions", self.table, "limit:blocks_per_seq", tiles, "state", "result")
 
     @property
     def tile_tokens(self) -> int:
@@ -49,8 +49,8 @@ class PrefillAttention(GpuAttention):
 
     def prepare(self, arrays: dict[str, NDArray[np.generic]], rows: RowCounts) -> RowCounts:
         schedule = Schedule(self.tile_tokens)
-        names = ("positions", "query_start", "block_table")
-        position, start, table = (arrays[f"input:{name}"].astype(np.int32) for name in names)
+        names = ("input:positions", "input:query_start", self.table)
+        position, start, table = (arrays[name].astype(np.int32) for name in names)
         tiles = schedule.reference(position, start, table, self.tile_tokens, total(schedule.tiles, rows))[2]
         arrays[f"scratch:{schedule.tiles_name}"] = tiles
         return rows

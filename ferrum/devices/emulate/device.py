@@ -19,12 +19,13 @@ from ferrum.devices.emulate.module import Address, Module, Prepared, Region, Sch
 from ferrum.devices.host import free_memory
 from ferrum.devices.launching import Pointer, Recordings, ResolvedLaunch, Resolver, choose_limits
 from ferrum.devices.options import DeviceOptions
+from ferrum.devices.pools import Pool
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import HEADER, HEADER_WORDS, LaunchTable, total
 from ferrum.pack.layers import LayerPoint
-from ferrum.pack.programs import kv_state
+from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import Pack
 
 # Copies landing late find more faults than eager ones and cost nothing.
@@ -59,13 +60,13 @@ class EmulatedExecutor:
     def __init__(self, pack: Pack, options: DeviceOptions, schedule: Schedule) -> None:
         table = read_table(pack)
         self.limits: Limits = choose_limits(pack.manifest, table, options, free_memory())
-        resolver = Resolver(table, self.limits)
+        resolver = Resolver(table, self.limits, kv_groups(pack.manifest))
         device = pack.manifest.target.device
         self.module: Module = build(bytes(pack.member(_SOURCES[device])).decode(), "cuda" if device == "cuda" else "metal")
         self._schedule = schedule
         self._recordings = Recordings(resolver)
         self._prepared: dict[int, list[Prepared]] = {}
-        self._block_bytes = kv_state(pack.manifest).unit_bytes
+        self.pools = resolver.kv.pools
         self._slots = resolver.arena.offsets
         self._pieces = self._allocate(pack, table, resolver)
         self._header = self._pieces["inputs"].buffers[0].data.view(np.int32)
@@ -86,7 +87,7 @@ class EmulatedExecutor:
         pieces = {
             "weights": tensors,
             "arena": list(slots),
-            "kv": [(0, self.limits.num_blocks * self._block_bytes)],
+            "kv": [(pool.start, pool.count * pool.block_bytes) for pool in resolver.kv.pools],
             "inputs": inputs,
             "outputs": [(f.offset, f.nbytes) for f in layout.outputs.fields.values()],
         }
@@ -163,7 +164,13 @@ class EmulatedExecutor:
         return self._logits[: self.buffers.num_samples]
 
     def copy_block(self, source: int, target: int) -> None:
-        kv, size = self._pieces["kv"].buffers[0].data, self._block_bytes
+        self._copy(self.pools[0], source, target)
+
+    def copy_place(self, group: int, source: int, target: int) -> None:
+        self._copy(self.pools[1 + group], source, target)
+
+    def _copy(self, pool: Pool, source: int, target: int) -> None:
+        kv, size = self._pieces["kv"].at(pool.start)[0].data, pool.block_bytes
         kv[target * size : (target + 1) * size] = kv[source * size : (source + 1) * size]
 
     def close(self) -> None:

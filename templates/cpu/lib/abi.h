@@ -2,17 +2,22 @@
 #include <stdint.h>
 #include <stddef.h>
 
-#define FERRUM_ABI 4
+#define FERRUM_ABI 5
 #define MAX_LOGPROBS {{ max_logprobs }}
+
+/* The blocks of one group of states. */
+typedef struct {
+  uint8_t *kv;
+  int64_t num_blocks;
+} FerrumPool;
 
 typedef struct {
   const uint8_t *weights;
-  uint8_t *kv;
   uint8_t *arena;
   const int32_t *cpus; /* one per thread, -1 leaves the thread unpinned */
-  int64_t num_blocks;
   int32_t max_tokens, max_seqs, max_samples, max_blocks_per_seq;
   int32_t num_threads, spin;
+  FerrumPool pools[NUM_POOLS];
 } FerrumConfig;
 
 typedef struct {

@@ -1,0 +1,54 @@
+"""Sliding windows in emulation: what is behind a window is NaN while a step runs, and the answers are those of the full cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ferrum.devices.emulate.device import EmulatedDevice
+from ferrum.devices.options import DeviceOptions
+from ferrum.engine.engine import Engine
+from ferrum.engine.options import EngineOptions
+from ferrum.pack.reader import Pack, open_pack
+from tests.codegen.folders import compile_folder
+from tests.engine.oracle import drain
+from tests.engine.windows import Poisoned, answers, blocks_of_emulator, greedy, keep_everything, prompt_of, said, save_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+WINDOW, CHUNK, LENGTH = 40, 32, 512
+
+
+@contextmanager
+def device(pack: Pack, **changes: Any) -> Iterator[Poisoned]:
+    options = DeviceOptions(**{"max_seqs": 2, "max_tokens": CHUNK, "max_model_len": LENGTH, **changes})
+    executor = EmulatedDevice().load(pack, options)
+    try:
+        yield Poisoned(executor, blocks_of_emulator(executor))
+    finally:
+        executor.close()
+
+
+@pytest.mark.parametrize("mixed", (True, False), ids=("mixed", "all"))
+@pytest.mark.parametrize(("target", "quant"), (("cuda-sm80", "none"), ("cuda-sm80", "f32"), ("metal-m1", "none")))
+def test_released_blocks_are_never_read(target: str, quant: str, mixed: bool, tmp_path: Path) -> None:
+    """Decoding, prefill and the plain kernel; with float32 there are no matrix instructions and the last one does all."""
+    folder = save_model(tmp_path, WINDOW, mixed, LENGTH, head_dim=64)
+    prompts = [prompt_of(1, 150), prompt_of(2, 20)]
+    with open_pack(compile_folder(folder, quant, target, prove=True)) as pack:
+        with device(pack) as released:
+            found = answers(released, prompts, 6)
+            assert released.passed and 16 * released.held[1] <= WINDOW + CHUNK + 2 * 16
+            engine = Engine(released, EngineOptions())  # type: ignore[arg-type]
+            for i in range(2):  # the second goes on from the first one's prefix
+                engine.add(str(i), prompts[0], greedy(6))
+                (events,) = drain(engine).values()
+                assert said(events) == found[0] and events[0].cached_tokens == 144 * i
+        with pytest.MonkeyPatch.context() as patch:
+            keep_everything(patch)
+            with device(pack) as full:
+                assert answers(full, prompts, 6) == found and not full.passed
