@@ -176,7 +176,7 @@ class CpuExecutor:
             max_blocks_per_seq=limits.max_blocks_per_seq,
             num_threads=threads,
             spin=spin,
-            pools=tuple(KvPool(self._kv.ctypes.data + pool.start, pool.count) for pool in pools),
+            pools=tuple(KvPool(self._kv.ctypes.data + pool.start, pool.num_blocks) for pool in pools),
         )
 
     def _map_logits(self) -> NDArray[np.float32]:

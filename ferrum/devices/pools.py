@@ -20,11 +20,11 @@ _USEFUL = 256
 
 
 class Pool(NamedTuple):
-    """``count`` blocks of ``block_bytes`` from byte ``start`` on."""
+    """``num_blocks`` blocks of ``block_bytes`` from byte ``start`` on."""
 
     start: int
     block_bytes: int
-    count: int
+    num_blocks: int
 
     def at(self, block: int) -> int:
         """Where a block starts, on devices that keep its layers together."""

@@ -105,8 +105,8 @@ def blocks_of_cpu(executor: Any) -> Blocks:
     def blocks(group: int) -> NDArray[np.uint8]:
         pool = executor.pools.pools[group]
         heads = 2 if len(executor.limits.groups) and group else 1
-        whole: NDArray[np.uint8] = executor._kv[pool.start : pool.start + pool.count * pool.block_bytes]
-        return whole.reshape(heads, pool.count, -1).swapaxes(0, 1)
+        whole: NDArray[np.uint8] = executor._kv[pool.start : pool.start + pool.num_blocks * pool.block_bytes]
+        return whole.reshape(heads, pool.num_blocks, -1).swapaxes(0, 1)
 
     return blocks
 
@@ -115,9 +115,9 @@ def blocks_of_emulator(executor: Any) -> Blocks:
     def blocks(group: int) -> NDArray[np.uint8]:
         pool = executor.pools[group]
         if not pool.block_bytes:
-            return np.zeros((pool.count, 0), np.uint8)
-        whole: NDArray[np.uint8] = executor._pieces["kv"].at(pool.start)[0].data[: pool.count * pool.block_bytes]
-        return whole.reshape(pool.count, -1)
+            return np.zeros((pool.num_blocks, 0), np.uint8)
+        whole: NDArray[np.uint8] = executor._pieces["kv"].at(pool.start)[0].data[: pool.num_blocks * pool.block_bytes]
+        return whole.reshape(pool.num_blocks, -1)
 
     return blocks
 

@@ -87,7 +87,7 @@ class EmulatedExecutor:
         pieces = {
             "weights": tensors,
             "arena": list(slots),
-            "kv": [(pool.start, pool.count * pool.block_bytes) for pool in resolver.kv.pools],
+            "kv": [(pool.start, pool.num_blocks * pool.block_bytes) for pool in resolver.kv.pools],
             "inputs": inputs,
             "outputs": [(f.offset, f.nbytes) for f in layout.outputs.fields.values()],
         }
