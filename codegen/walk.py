@@ -8,6 +8,7 @@ from typing import Literal
 
 from ferrum.codegen.kernels.base import Kernel
 from ferrum.codegen.kernels.linear.cpu import Blocking
+from ferrum.codegen.kv import kept_by_layer
 from ferrum.codegen.layouts import RowLayout, TiledLayout, parse_layout
 from ferrum.codegen.layouts.activations import ActFormat, parse_act
 from ferrum.codegen.target import GpuTarget, Target
@@ -62,6 +63,7 @@ class Walk:
     def __post_init__(self) -> None:
         self.shapes = {name: value.shape for name, value in self.graph.values().items()}
         self.users = self.graph.users()
+        self.kept = kept_by_layer(self.graph)
         self.calls: list[Call] = []
         self.fused: set[str] = set()
         self.made: dict[object, str] = {}

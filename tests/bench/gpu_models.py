@@ -118,7 +118,7 @@ class RandomExecutor(CudaExecutor):
             for start, nbytes, piece in _pieces(tensor, random):
                 self._repeat(self._at["weights"] + tensor.offset + start, nbytes, piece)
         kv = _bf16(random.standard_normal(1 << 20).astype(np.float32))
-        self._repeat(self._at["kv"], self.limits.num_blocks * self._block_bytes, kv)
+        self._repeat(self._at["kv"], sum(pool.num_blocks * pool.block_bytes for pool in self._pools), kv)
 
     def _repeat(self, target: int, nbytes: int, piece: NDArray[np.uint8]) -> None:
         """``piece`` over and over: copied once, then doubled on the device."""

@@ -12,7 +12,6 @@ from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.kernels.rope_kv import RopeKv
 from ferrum.codegen.kernels.rope_table import RopeTable
 from ferrum.codegen.kernels.schedule import Schedule, tile_tokens
-from ferrum.codegen.kv import kept_by_layer
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.walk import Variant, Walk, number
@@ -55,7 +54,7 @@ def on_gpu(walk: Walk, node: Node) -> None:
 
 def _heads(walk: Walk, node: Node) -> dict[str, Any]:
     whole = {name: int(number(node, name)) for name in ("num_heads", "num_kv_heads", "head_dim", "window")}
-    pool = kept_by_layer(walk.graph)[int(number(node, "layer"))].group
+    pool = walk.kept[int(number(node, "layer"))].group
     return whole | {"softmax_scale": float(number(node, "scale")), "kv_dtype": walk.kv_dtype, "pool": pool}
 
 
@@ -74,9 +73,9 @@ def _table(walk: Walk, node: Node) -> str:
 
 def _block_bytes(walk: Walk, node: Node) -> int:
     """Bytes of a block of the node's group with all its layers, which may differ."""
-    kept = kept_by_layer(walk.graph)
-    group = kept[int(number(node, "layer"))].group
-    return 2 * BLOCK_SIZE * sum(k.heads * k.width for k in kept.values() if k.group == group) * KV_BYTES[walk.kv_dtype]
+    group = walk.kept[int(number(node, "layer"))].group
+    values = sum(kept.heads * kept.width for kept in walk.kept.values() if kept.group == group)
+    return 2 * BLOCK_SIZE * values * KV_BYTES[walk.kv_dtype]
 
 
 def gpu_variants(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ...]:
