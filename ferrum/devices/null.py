@@ -58,10 +58,10 @@ class NullExecutor:
         self._check(b)
         for s in range(b.num_seqs):
             begin, end = int(b.query_start[s]), int(b.query_start[s + 1])
-            at, tokens = b.positions[begin:end], b.tokens[begin:end]
-            self.memory[self._places(s, at)] = tokens
+            positions, tokens = b.positions[begin:end], b.tokens[begin:end]
+            self.memory[self._places(s, positions)] = tokens
             for group, memory in enumerate(self.windows, start=1):
-                memory[self._places(s, at, group)] = self._seen_as(at, tokens)
+                memory[self._places(s, positions, group)] = self._seen_as(positions, tokens)
             self._check_windows(s)
         starts = b.query_start[: b.num_seqs + 1]
         for row in range(b.num_samples):

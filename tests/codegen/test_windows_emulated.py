@@ -38,17 +38,17 @@ def device(pack: Pack, **changes: Any) -> Iterator[Poisoned]:
 def test_released_blocks_are_never_read(target: str, quant: str, mixed: bool, tmp_path: Path) -> None:
     """Decoding, prefill and the plain kernel; with float32 there are no matrix instructions and the last one does all."""
     folder = save_model(tmp_path, WINDOW, mixed, LENGTH, head_dim=64)
-    prompts = [prompt_of(1, 150), prompt_of(2, 20)]
-    with open_pack(compile_folder(folder, quant, target, prove=True)) as pack:
+    prompts = [prompt_of(1, 100), prompt_of(2, 20)]
+    with open_pack(compile_folder(folder, quant, target)) as pack:
         with device(pack) as released:
-            found = answers(released, prompts, 6)
+            found = answers(released, prompts, 3)
             assert released.passed and 16 * released.held[1] <= WINDOW + CHUNK + 2 * 16
             engine = Engine(released, EngineOptions())  # type: ignore[arg-type]
             for i in range(2):  # the second goes on from the first one's prefix
-                engine.add(str(i), prompts[0], greedy(6))
+                engine.add(str(i), prompts[0], greedy(3))
                 (events,) = drain(engine).values()
-                assert said(events) == found[0] and events[0].cached_tokens == 144 * i
+                assert said(events) == found[0] and events[0].cached_tokens == 96 * i
         with pytest.MonkeyPatch.context() as patch:
             keep_everything(patch)
             with device(pack) as full:
-                assert answers(full, prompts, 6) == found and not full.passed
+                assert answers(full, prompts, 3) == found and not full.passed
