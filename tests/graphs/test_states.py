@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ferrum.codegen.kv import kept_by_layer
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.interpret import ArrayWeights, interpret
 from ferrum.graphs.passes import fuse_paged, fuse_residual, page_attention
@@ -185,6 +186,31 @@ def test_layers_may_differ_in_their_heads() -> None:
     assert [state.shape for state in graph.states] == [(2, 4), (2, 4), (1, 4), (1, 4)]
     fused = check_finished(fuse_paged.run(fuse_residual.run(graph)))
     assert [node.attrs["num_kv_heads"] for node in fused.nodes if node.op == "paged_attention"] == [2, 1]
+
+
+FUSED = print_graph(fuse_paged.run(fuse_residual.run(page_attention.run(decoder((0, 5))))))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ('states=("keys.0", "values.0")', 'states=("keys.0", "values.0", "keys.0")', "a state of keys and one of values"),
+        ('states=("keys.0", "values.0")', 'states=("keys.0", "none")', "'none' is no state"),
+        ('states=("keys.0", "values.0")', 'states=("keys.0", "values.1")', "another window"),
+        ('states=("keys.0", "values.0")', 'states=("keys.0", "keys.0")', "is used elsewhere too"),
+        ("state keys.1: f32[2, 4] window(5)", "state keys.1: f32[2, 4] window(6)", "another window"),
+        ("state keys.1: f32[2, 4] window(5)", "state keys.1: f32[2, 8] window(5)", "other heads"),
+    ],
+)
+def test_fused_attention_has_its_states_for_itself(old: str, new: str, words: str) -> None:
+    assert old in FUSED and faults(parse_graph(FUSED)) == []
+    assert any(words in fault for fault in faults(parse_graph(FUSED.replace(old, new, 1))))
+
+
+def test_a_window_is_a_group_of_blocks_of_its_own() -> None:
+    """What the graph declares is what a pack's states and the numbers of block tables are made from."""
+    kept = kept_by_layer(parse_graph(FUSED.replace("window(5)", "window(9)").replace("window=5", "window=9")))
+    assert [(k.group, k.window, k.heads, k.width) for k in kept.values()] == [(0, 0, 2, 4), (1, 9, 2, 4)]
 
 
 @pytest.mark.parametrize("graph", [CONVOLUTION, CROSS])
