@@ -44,10 +44,13 @@ def test_released_blocks_are_never_read(target: str, quant: str, mixed: bool, tm
             found = answers(released, prompts, 3)
             assert released.passed and 16 * released.held[1] <= WINDOW + CHUNK + 2 * 16
             engine = Engine(released, EngineOptions())  # type: ignore[arg-type]
+            heard = []  # alone: rows of a larger step may be multiplied by another kernel
             for i in range(2):  # the second goes on from the first one's prefix
                 engine.add(str(i), prompts[0], greedy(3))
                 (events,) = drain(engine).values()
-                assert said(events) == found[0] and events[0].cached_tokens == 96 * i
+                heard.append(said(events))
+                assert events[0].cached_tokens == 96 * i
+            assert heard[0] == heard[1] and [token for token, _, _ in heard[0]] == [token for token, _, _ in found[0]]
         with pytest.MonkeyPatch.context() as patch:
             keep_everything(patch)
             with device(pack) as full:
