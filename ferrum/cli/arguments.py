@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ferrum.cli.options import non_negative
-from ferrum.cli.output import Progress, stage_progress
+from ferrum.cli.progress import Progress, stage_progress
 
 QUANTS = ("none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 KV_DTYPES = ("bf16", "int8", "f32")
@@ -61,12 +61,7 @@ def find_pack(args: argparse.Namespace, *, text: bool = True) -> Path:
     with progress_of(args) as progress:
         check = check_tokenizer if text else None
         request = PackRequest(args.target, args.quant, args.kv_dtype, args.max_model_len)
-        path = resolve_pack(args.model, request, on_file=file_progress(progress), on_stage=progress, check=check)
+        path = resolve_pack(args.model, request, on_file=progress, on_stage=progress, check=check)
     if args.verbose:
         print(f"pack: {path}", file=sys.stderr)
     return path
-
-
-def file_progress(progress: Progress) -> Progress:
-    """Bytes of a file as whole MiB, so that a bar shows ``12/1434``."""
-    return lambda file, done, total: progress(f"{file} (MiB)", done >> 20, max(total >> 20, 1) if done < total else done >> 20)

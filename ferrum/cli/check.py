@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from ferrum.cli.arguments import add_compile_choices, file_progress, progress_of
+from ferrum.cli.arguments import add_compile_choices, progress_of
 from ferrum.cli.output import print_json, print_notes
 from ferrum.errors import EXIT_FAILURE
 
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise require_compiler(error) from error
     with progress_of(args) as progress:
-        source = local_source(name, file_progress(progress))
+        source = local_source(name, progress)
     options = CompileOptions(
         model=str(source), target=args.target, quant=args.quant, max_model_len=args.max_model_len, name=name.short
     )

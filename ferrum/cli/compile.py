@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 import time
 from pathlib import Path
 
-from ferrum.cli.arguments import add_compile_choices, file_progress, progress_of
+from ferrum.cli.arguments import add_compile_choices, progress_of
 from ferrum.cli.options import non_negative
 from ferrum.cli.output import print_json, print_notes, size
 
@@ -39,9 +41,10 @@ def run(args: argparse.Namespace) -> int:
         from ferrum.codegen.text import read_text
     except ModuleNotFoundError as error:
         raise require_compiler(error) from error
+    _check_places(args)
     started = time.monotonic()
     with progress_of(args) as progress:
-        source = local_source(name, file_progress(progress))
+        source = local_source(name, progress)
         dump = args.dump_dir or (str(Path("build") / "dump" / name.short) if args.dump_ir or args.start_from else None)
         options = CompileOptions(
             model=str(source),
@@ -69,4 +72,18 @@ def run(args: argparse.Namespace) -> int:
         return 0
     for path in paths:
         print(f"{path}  {size(path.stat().st_size)}  in {seconds:.1f} s" if path.is_file() else path)
+    if not args.stop_after:
+        print(f"next: ferrum serve {shlex.quote(str(paths[0]))}", file=sys.stderr)
     return 0
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Where results go is looked at before a model is downloaded. Raises FerrumError."""
+    from ferrum.pack.atomic import check_place
+
+    if not args.stop_after:
+        check_place(Path(args.output or "pack.fpk"))
+    if args.dump_dir:
+        folder = Path(args.dump_dir).absolute()
+        made = next((f for f in (folder, *folder.parents) if f.exists()), folder)
+        check_place(made / "dump")

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ferrum import env
-from ferrum.cli.output import size, stage_progress
+from ferrum.cli.output import size
+from ferrum.cli.progress import stage_progress
 
 QUESTIONS = (
     "What is 17 + 25?",

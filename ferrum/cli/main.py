@@ -87,7 +87,9 @@ def _dispatch(arguments: list[str]) -> int:
     if first is not None:
         early, _ = _common_only().parse_known_args(arguments)
         apply_settings(verbs[first], first, list(VERBS), getattr(early, "config", None))
-    args = parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        verbs[args.verb].refuse_unknown(unknown)
     finish_common(args)
     result: int = verb_module(args.verb).run(args)
     sys.stdout.flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,21 @@ class Parser(argparse.ArgumentParser):
 
     def positionals(self) -> list[argparse.Action]:
         return [a for a in self._actions if not a.option_strings]
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        names = [str(c) for c in action.choices]
+        near = difflib.get_close_matches(str(value), names, 1)
+        choice = f"did you mean {near[0]}?" if near else "choose from " + ", ".join(names)
+        raise argparse.ArgumentError(action, f"{value!r} is not known · {choice}")
+
+    def refuse_unknown(self, arguments: Sequence[str]) -> NoReturn:
+        """End with the options of this parser that the first unknown one is like."""
+        names = [s for a in self._actions for s in a.option_strings if s.startswith("--")]
+        name = arguments[0].partition("=")[0]
+        near = difflib.get_close_matches(name, names, 1) if name.startswith("-") else []
+        self.error(f"unrecognized arguments: {' '.join(arguments)}" + (f" · did you mean {near[0]}?" if near else ""))
 
     def error(self, message: str) -> NoReturn:
         with contextlib.suppress(BrokenPipeError):  # the status says it even when nobody reads the line

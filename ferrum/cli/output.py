@@ -1,18 +1,14 @@
-"""What the verbs print: plain tables that survive a narrow terminal or a pipe, and progress on stderr."""
+"""What the verbs print: plain tables that survive a narrow terminal or a pipe."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ferrum.errors import one_line
-
-Progress = Callable[[str, int, int], None]
 
 
 def print_json(value: Any) -> None:
@@ -60,42 +56,3 @@ def count(number: float) -> str:
             return f"{number:.0f}" if unit == "" else f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g} T"
-
-
-@contextmanager
-def stage_progress(quiet: bool = False) -> Iterator[Progress]:
-    """A callback ``(stage, done, total)``: bars in a terminal, one line per finished stage elsewhere."""
-    if quiet:
-        yield lambda stage, done, total: None
-        return
-    if not sys.stderr.isatty():
-        yield _line_progress()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    columns = [TextColumn("{task.description}"), BarColumn(bar_width=None), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Bars(*(columns if console.width >= 60 else columns[:2]), console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def update(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield update
-
-
-def _line_progress() -> Progress:
-    started: dict[str, float] = {}
-    finished: set[str] = set()
-
-    def update(stage: str, done: int, total: int) -> None:
-        started.setdefault(stage, time.monotonic())
-        if done >= total and stage not in finished:
-            finished.add(stage)
-            print(f"{stage}: {time.monotonic() - started[stage]:.1f} s", file=sys.stderr, flush=True)
-
-    return update

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ferrum.cli.arguments import file_progress, progress_of
+from ferrum.cli.arguments import progress_of
 from ferrum.cli.output import print_json, size
 from ferrum.errors import FerrumError
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.revision:
         name = replace(parse_name(f"{name.repo}@{args.revision}"), text=args.model)
     with progress_of(args) as progress:
-        folder = pull(name, file_progress(progress))
+        folder = pull(name, progress)
     total = sum(f.stat().st_size for f in folder.iterdir())
     if args.json:
         print_json({"model": name.repo, "revision": folder.name, "path": str(folder), "bytes": total})

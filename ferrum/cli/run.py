@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ferrum.cli.arguments import add_compile_choices, add_load_choices, add_model, find_pack
+from ferrum.cli.chat import Chat
 from ferrum.cli.options import fraction, is_interactive, non_negative, penalty, positive, temperature
+from ferrum.cli.prompts import LEAVE, help_text, line_editing, prompt_of, read_prompt
 from ferrum.errors import FerrumError
 
 if TYPE_CHECKING:
     from ferrum.engine.params import SamplingParams
     from ferrum.llm import LLM
     from ferrum.structured.wish import Structured
-
-LEAVE = ("/bye", "exit", "quit")
-DIM, PLAIN = "\033[2m", "\033[0m"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +55,14 @@ def run(args: argparse.Namespace) -> int:
     path = find_pack(args)
     with LLM(path, max_num_seqs=1, max_model_len=args.max_model_len, num_threads=args.threads, trust=args.trust) as llm:
         text = read_manifest(path).text
-        chat = Chat(llm, _sampling(llm, args), args, (text.reasoning_start, text.reasoning_end))
+        chat = Chat(
+            llm,
+            _sampling(llm, args),
+            (text.reasoning_start, text.reasoning_end),
+            system=args.system,
+            template={} if args.thinking is None else {"enable_thinking": args.thinking},
+            jsonl=args.output_format == "jsonl" or args.json,
+        )
         if prompt is not None:
             chat.answer(prompt)
             return 0
@@ -110,11 +114,11 @@ def _structured(args: argparse.Namespace) -> Structured | None:
 
 def _converse(chat: Chat) -> int:
     if is_interactive():
-        print("/clear forgets the conversation, /bye or Ctrl-D ends", file=sys.stderr)
-        _line_editing()
+        print("/help lists the commands, /bye or Ctrl-D ends", file=sys.stderr)
+        line_editing()
     while True:
         try:
-            text = input(">>> ").strip()
+            text = read_prompt()
         except EOFError:
             print()
             return 0
@@ -122,10 +126,10 @@ def _converse(chat: Chat) -> int:
             return 0
         if text == "/clear":
             chat.clear()
-        elif text.startswith("/"):
-            print(f"{text.split()[0]} is not known; there are /clear and /bye", file=sys.stderr)
-        elif text:
-            _answer_or_report(chat, text)
+        elif text == "/help":
+            print(help_text(), file=sys.stderr)
+        elif prompt := prompt_of(text):
+            _answer_or_report(chat, prompt)
 
 
 def _answer_or_report(chat: Chat, text: str) -> None:
@@ -133,76 +137,6 @@ def _answer_or_report(chat: Chat, text: str) -> None:
     try:
         chat.answer(text)
     except KeyboardInterrupt:
-        print("\n(interrupted)", file=sys.stderr)
+        print("(interrupted)", file=sys.stderr)
     except FerrumError as error:
         print(f"error: {error}", file=sys.stderr)
-
-
-def _line_editing() -> None:
-    import contextlib
-
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401  importing it gives input() history and arrow keys
-
-
-class Chat:
-    """A conversation with one model; ``answer`` streams to stdout and remembers both sides."""
-
-    def __init__(self, llm: LLM, params: SamplingParams, args: argparse.Namespace, tags: tuple[str, str]) -> None:
-        self.llm, self.params, self.tags = llm, params, tags
-        self.jsonl: bool = args.output_format == "jsonl" or args.json
-        self.template: dict[str, Any] = {} if args.thinking is None else {"enable_thinking": args.thinking}
-        self.system = [{"role": "system", "content": args.system}] if args.system else []
-        self.messages: list[dict[str, str]] = list(self.system)
-
-    def clear(self) -> None:
-        self.messages = list(self.system)
-
-    def answer(self, text: str) -> None:
-        """Say ``text`` and stream the answer. On an error the conversation is as before."""
-        messages = [*self.messages, {"role": "user", "content": text}]
-        prompt = self.llm.chat_prompt(messages, **self.template)
-        write: Callable[[str, str], None] = _write_json if self.jsonl else _Writer().write
-        splitter = self._splitter(prompt)
-        content, tokens, reason = "", 0, ""
-        for piece in self.llm.stream(prompt, self.params):
-            tokens += len(piece.token_ids)
-            reason = piece.finish_reason
-            for thought, said, closes in [splitter.feed(piece.text), *([splitter.finish()] if reason else [])]:
-                content = said if closes else content + said
-                write("reasoning", thought)
-                write("text", said)
-        self.messages = [*messages, {"role": "assistant", "content": content}]
-        if self.jsonl:
-            usage = {"prompt_tokens": len(prompt), "completion_tokens": tokens}
-            print(json.dumps({"type": "done", "finish_reason": reason, "usage": usage}), flush=True)
-        else:
-            print(flush=True)
-
-    def _splitter(self, prompt: list[int]) -> Any:
-        """Separates what is thought from what is said, by the tags that the pack names."""
-        from ferrum.text.reasoning import ReasoningSplitter, opening
-
-        start, end = self.tags
-        return ReasoningSplitter(start, end, opening(self.llm.tokenizer.decode(prompt[-32:], skip_special=False), start, end))
-
-
-def _write_json(kind: str, text: str) -> None:
-    if text:
-        print(json.dumps({"type": kind, "text": text}, ensure_ascii=False), flush=True)
-
-
-class _Writer:
-    """Streams text; what a model thinks is dim in a terminal and left out elsewhere."""
-
-    def __init__(self) -> None:
-        self.dim = False
-
-    def write(self, kind: str, text: str) -> None:
-        if not text or (kind == "reasoning" and not sys.stdout.isatty()):
-            return
-        if sys.stdout.isatty() and self.dim != (kind == "reasoning"):
-            self.dim = kind == "reasoning"
-            sys.stdout.write(DIM if self.dim else PLAIN + "\n")
-        sys.stdout.write(text)
-        sys.stdout.flush()

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    servers = [s for s in running() if args.port in (None, s.port)]
+    found = running()
+    servers = [s for s in found if args.port in (None, s.port)]
     for server in servers:
         os.kill(server.pid, signal.SIGTERM)
     deadline = time.monotonic() + args.wait
@@ -47,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
         print_json({"stopped": [asdict(s) for s in servers]})
     elif servers:
         print("\n".join(f"stopped the server on port {s.port} (pid {s.pid})" for s in servers))
+    elif found:
+        print(f"no server is running on port {args.port}; there is one on {' and on '.join(f'port {s.port}' for s in found)}")
     else:
         print("no server is running")
     return 0

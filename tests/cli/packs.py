@@ -11,8 +11,9 @@ from tests.engine.null_pack import BLOCK_SIZE, BYTES_PER_BLOCK, EOS, TEMPLATE, V
 from tests.pack.helpers import MEMBERS, minimal_manifest, paged_state, step_record, write_minimal_pack
 
 
-def write_pack(path: Path, **target: Any) -> Path:
-    """A pack of the null engine's vocabulary and a context of 200; ``target``: changes of its target record."""
+def write_pack(path: Path, *, template: str = TEMPLATE, text: dict[str, Any] | None = None, **target: Any) -> Path:
+    """A pack of the null engine's vocabulary and a context of 200; ``text`` and ``target``: changes of its records."""
+    changes = {"reasoning_start": "", "reasoning_end": "", **(text or {})}
     plain = minimal_manifest()
     replace = msgspec.structs.replace
     manifest = minimal_manifest(
@@ -20,7 +21,7 @@ def write_pack(path: Path, **target: Any) -> Path:
         model=replace(plain.model, vocab_size=VOCAB_SIZE, max_model_len=200),
         target=replace(plain.target, **target),
         states=[paged_state(unit=BLOCK_SIZE, unit_bytes=BYTES_PER_BLOCK)],
-        text=replace(plain.text, special_tokens={"eos_token": "<e>"}, eos_token_ids=[EOS], reasoning_start="", reasoning_end=""),
+        text=replace(plain.text, special_tokens={"eos_token": "<e>"}, eos_token_ids=[EOS], **changes),
     )
-    members = {**MEMBERS, "tokenizer.json": tokenizer_json(), "chat_template.jinja": TEMPLATE.encode()}
+    members = {**MEMBERS, "tokenizer.json": tokenizer_json(), "chat_template.jinja": template.encode()}
     return write_minimal_pack(path, manifest=manifest, members=members)

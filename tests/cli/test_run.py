@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
-import select
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.cli.packs import write_pack
+from tests.cli.terminal import Terminal
 from tests.conftest import CommandLine
 from tests.engine.null_pack import VOCAB_SIZE
 
@@ -88,45 +83,6 @@ def test_a_prompt_that_does_not_fit(ferrum: CommandLine, pack: Path) -> None:
 def test_an_untrusted_pack(ferrum: CommandLine, pack: Path) -> None:
     done = ferrum("run", str(pack), "--prompt", "x")
     assert done.returncode == 1 and "--trust" in done.stderr and len(done.stderr.splitlines()) == 1
-
-
-class Terminal:
-    """A program behind a pseudo-terminal of 30 columns."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.master, slave = pty.openpty()
-        import fcntl
-        import struct
-        import termios
-
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 30, 0, 0))
-        command = [sys.executable, "-m", "ferrum", *arguments]
-        env = {**os.environ, "TERM": "xterm"}
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True)
-        os.close(slave)
-        self.text = ""
-
-    def wait_for(self, text: str, count: int = 1) -> None:
-        assert self.has(text, count), self.text
-
-    def has(self, text: str, count: int = 1, seconds: float = 60) -> bool:
-        """True as soon as ``text`` was written ``count`` times; False when the time is over or the program has ended."""
-        deadline = time.monotonic() + seconds
-        while self.text.count(text) < count and time.monotonic() < deadline:
-            if select.select([self.master], [], [], 0.2)[0]:
-                try:
-                    self.text += os.read(self.master, 4096).decode(errors="replace")
-                except OSError:
-                    break
-        return self.text.count(text) >= count
-
-    def send(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def end(self) -> int:
-        code = self.process.wait(30)
-        os.close(self.master)
-        return code
 
 
 @pytest.mark.parametrize("leave", ["/bye\n", "exit\n", "quit\n", "\x04"])

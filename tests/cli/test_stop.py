@@ -39,7 +39,7 @@ def test_stops_the_process_and_waits(home: Path, ferrum: CommandLine) -> None:
         assert process.stdout is not None and process.stdout.readline() == b"on\n"
         leave(home, pid=process.pid, started=start_time(process.pid), port=8123)
         assert [s.port for s in running()] == [8123]
-        assert ferrum("stop", "--port", "9").stdout == "no server is running\n"
+        assert ferrum("stop", "--port", "9").stdout == "no server is running on port 9; there is one on port 8123\n"
         done = ferrum("stop")
         assert done.stdout == f"stopped the server on port 8123 (pid {process.pid})\n"
         assert process.wait(5) == 0
