@@ -7,6 +7,10 @@ ERROR_CODES: dict[str, str] = {
         "--host names no address of this machine, or a name that cannot be resolved. 127.0.0.1 is this machine only, 0.0.0.0 "
         "all of its addresses."
     ),
+    "batch-output": (
+        "The output of ferrum batch exists and is not the beginning of this input's answers, so the batch cannot be resumed into "
+        "it. Name another file with -o, or remove this one."
+    ),
     "bad-chat-template": (
         "The model's chat template is not valid jinja2, or asks for something that the sandbox forbids. The message has the line."
     ),
@@ -88,6 +92,10 @@ ERROR_CODES: dict[str, str] = {
     "export-failed": (
         "torch.export could not trace the model's module. The message has torch's reason; data-dependent control flow is the "
         "usual one."
+    ),
+    "files-full": (
+        "The server's folder of files and batches is at its bound: 1,000 files, 1,000 batches, 1 GiB. Delete files that are no "
+        "longer needed, or give --batch-dir another folder."
     ),
     "file-missing": (
         "A file that is needed is not there: config.json, the weights, or a shard that the index names. An upload may be "

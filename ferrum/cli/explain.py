@@ -89,7 +89,9 @@ def _kernel(manifest: Manifest, name: str) -> KernelRecord:
     kernels = _kernels(manifest)
     found = [k for k in kernels if k.symbol == name] or [k for k in kernels if k.spec == name]
     if not found:
-        raise FerrumError("kernel-unknown", "the pack has no such kernel", name, "one of " + ", ".join(k.symbol for k in kernels))
+        raise FerrumError(
+            "kernel-unknown", "the pack has no such kernel", name, "one of " + ", ".join(k.symbol for k in kernels)
+        )
     return found[0]
 
 

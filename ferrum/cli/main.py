@@ -26,6 +26,7 @@ VERBS = {
     "pull": "download a model from the Hugging Face hub",
     "list": "show models and packs on this machine",
     "stop": "end the running server",
+    "batch": "answer a file of requests",
     "bench": "measure prefill and decode speed",
     "explain": "show what is in a pack, what a stage does, or what an error code means",
     "verify": "check a pack's hashes, signature and answers",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from ferrum.cli.arguments import add_compile_choices, add_load_choices, add_model, find_pack
 from ferrum.cli.options import byte_size, comma_list, non_negative, port, positive
@@ -55,6 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="how long requests may go on after SIGTERM (default 30)",
     )
+    add(
+        "--batch-dir",
+        default="",
+        metavar="DIR",
+        help="keep files and batches of /v1/files and /v1/batches here, over restarts too (default: none)",
+    )
+    add("--max-body-size", type=byte_size, default=8 << 20, metavar="SIZE", help="largest request, uploads too (default 8M)")
     add("--log-format", choices=("text", "json"), default="text", help="lines on stderr; json has one for each request, as -v")
 
 
@@ -81,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
         max_connections_per_address=args.max_connections_per_address,
         verbose=args.verbose,
         log_format=args.log_format,
+        batch_dir=Path(args.batch_dir) if args.batch_dir else None,
+        max_body_bytes=args.max_body_size,
         pid_file=pid_file(args.port),
     )
     path = find_pack(args)

@@ -81,6 +81,11 @@ def _same(given: str, key: bytes) -> bool:
     return hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), key)
 
 
+def owner_of(request: Request) -> str:
+    """The name of the key that ``request`` carries; empty where there are no keys."""
+    return getattr(request.ctx, "owner", "")
+
+
 def check_origin(request: Request, gate: Gate, *, needed: bool) -> str:
     """The origin whose pages may read the answer; empty when there is none. Raises ApiError, or Answered for a preflight.
 

@@ -170,6 +170,7 @@ class HttpServer:
     """Sanic on a socket that is already bound."""
 
     def __init__(self, state: ServerState, sock: socket.socket) -> None:
+        self._state = state
         self._app = create_app(state)
         self._sock = sock
         self._protocol = limited_protocol(state.options.max_connections, state.options.max_connections_per_address)
@@ -187,10 +188,18 @@ class HttpServer:
         assert self._server is not None
         await self._server.startup()
         await self._server.before_start()
+        if self._state.options.batch_dir is not None:
+            from ferrum.server.batch.files import FileStore  # not above: few servers keep files
+            from ferrum.server.batch.jobs import Batches
+
+            self._state.batches = Batches(self._state, FileStore(self._state.options.batch_dir))
+            self._state.batches.start()
         await self._server.start_serving()
 
     async def close(self) -> None:
         """Stop listening and end every connection."""
+        if self._state.batches is not None:
+            await self._state.batches.close()
         self._server.close()
         for connection in list(self._server.connections):
             connection.close_if_idle()

@@ -22,7 +22,7 @@ class ServeOptions:
     ``insecure``: allow an address that others can reach without a key. ``pid_file``: written once the server accepts
     requests, removed at its end. ``max_queue``: sequences that may wait. ``quiet``: print nothing on start.
     ``allowed_origins``: pages beside this machine's own that may use the server, as in ``origins``. ``verbose`` above 0, or
-    ``log_format`` json: a line on stderr for each request.
+    ``log_format`` json: a line on stderr for each request. ``batch_dir``: where files and batches are kept; None keeps none.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +48,7 @@ class ServeOptions:
     allowed_origins: tuple[str, ...] = ()
     verbose: int = 0
     log_format: str = "text"
+    batch_dir: Path | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from sanic import Request
 
@@ -25,6 +25,9 @@ from ferrum.structured.model import ModelGrammars
 from ferrum.text.template_process import Template
 from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import ToolFormat, find_format
+
+if TYPE_CHECKING:
+    from ferrum.server.batch.jobs import Batches
 
 INLINE_CHARS = 4096  # texts up to this size are tokenized on the event loop: a few milliseconds
 MIN_REFUSED_CHARS = 1 << 20
@@ -66,6 +69,7 @@ class ServerState:
     stats_time: float = field(default_factory=time.monotonic)
     active: int = 0
     kept: KeptAnswers = field(default_factory=KeptAnswers)
+    batches: Batches | None = None  # where there is a folder for them
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS, "text"))
     grammar_pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "grammar"))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -27,8 +28,8 @@ def raw(server: Running, request: str) -> bytes:
     return answer
 
 
-def test_head_works_wherever_get_does() -> None:
-    with running(says("x")) as server:
+def test_head_works_wherever_get_does(tmp_path: Path) -> None:
+    with running(says("x"), batch_dir=tmp_path) as server:
         for method, path, _ in ROUTES:
             if method == "GET":
                 address = path.replace("<name:path>", "tiny").replace("<name:str>", "resp_1")

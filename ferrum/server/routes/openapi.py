@@ -21,6 +21,7 @@ from ferrum.version import __version__
 
 def _bodies() -> dict[str, Any]:
     """The struct of each route's requests. Dialects are imported here, since few need this page."""
+    from ferrum.server.dialects.batches import BatchRequest
     from ferrum.server.dialects.messages import CountRequest, MessagesRequest
     from ferrum.server.dialects.ollama import OllamaChat, OllamaGenerate
     from ferrum.server.dialects.ollama_models import ShowRequest
@@ -32,6 +33,7 @@ def _bodies() -> dict[str, Any]:
         "/v1/responses": ResponsesRequest,
         "/v1/messages": MessagesRequest,
         "/v1/messages/count_tokens": CountRequest,
+        "/v1/batches": BatchRequest,
         "/api/chat": OllamaChat,
         "/api/generate": OllamaGenerate,
         "/api/show": ShowRequest,
@@ -44,6 +46,11 @@ _READS: dict[str, Any] = {
     "/v1/models": ModelList,
     "/v1/models/{id}": None,
     "/v1/responses/{id}": None,
+    "/v1/files": None,
+    "/v1/files/{id}": None,
+    "/v1/files/{id}/content": None,
+    "/v1/batches": None,
+    "/v1/batches/{id}": None,
     "/api/tags": None,
     "/api/ps": None,
     "/api/version": None,
@@ -57,7 +64,12 @@ _READS: dict[str, Any] = {
 
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _STREAMS = {"/api/chat": "application/x-ndjson", "/api/generate": "application/x-ndjson"}
-_TEXT_PAGES = {"/": "text/plain", "/metrics": "text/plain; version=0.0.4"}
+_UPLOAD = {
+    "type": "object",
+    "required": ["purpose", "file"],
+    "properties": {"purpose": {"enum": ["batch"]}, "file": {"type": "string", "contentMediaType": "application/octet-stream"}},
+}
+_TEXT_PAGES = {"/v1/files/{id}/content": "application/octet-stream", "/": "text/plain", "/metrics": "text/plain; version=0.0.4"}
 
 
 async def openapi(request: Request) -> HTTPResponse:
@@ -86,8 +98,14 @@ def document(*, with_key: bool) -> dict[str, Any]:
             operation["parameters"] = [{"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}]
         if path in OPEN_PATHS:
             operation["security"] = []
-        paths[path] = {"get": operation}
-    paths["/v1/responses/{id}"]["delete"] = paths["/v1/responses/{id}"]["get"]
+        paths.setdefault(path, {})["get"] = operation
+    for path in ("/v1/responses/{id}", "/v1/files/{id}"):
+        paths[path]["delete"] = paths[path]["get"]
+    paths["/v1/batches/{id}/cancel"] = {"post": paths["/v1/batches/{id}"]["get"]}
+    paths["/v1/files"]["post"] = {
+        "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}},
+        "responses": _answers("/v1/files", _json({"type": "object"})),
+    }
     for path in WANTED:
         paths[path] = {"post": {"responses": {"400": {"description": "the model cannot do this"}}}}
     made: dict[str, Any] = {
