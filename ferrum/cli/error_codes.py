@@ -7,6 +7,10 @@ ERROR_CODES: dict[str, str] = {
         "--host names no address of this machine, or a name that cannot be resolved. 127.0.0.1 is this machine only, 0.0.0.0 "
         "all of its addresses."
     ),
+    "bad-tls": (
+        "--tls-cert and --tls-key are not a certificate chain and its private key in PEM, or the key has a password. "
+        "openssl x509 -in FILE -noout -text shows what a certificate holds."
+    ),
     "batch-output": (
         "The output of ferrum batch exists and is not the beginning of this input's answers, so the batch cannot be resumed into "
         "it. Name another file with -o, or remove this one."
@@ -163,6 +167,10 @@ ERROR_CODES: dict[str, str] = {
     "manifest-too-large": "The model has more tensors or kernels than the room that the writer reserved for the manifest.",
     "memory-too-small": "A self-test case needs more KV blocks than the device was given.",
     "model-closed": "A model was used after it was closed; in a program, keep the LLM open as long as it is needed.",
+    "keys-file": (
+        '--api-key-file cannot be read, or is not TOML with a table for each key: [name], key = "…", and as limits '
+        "requests_per_minute, concurrent and tokens_per_minute, of which 0 is none."
+    ),
     "model-not-found": "The compiler was given a path that is no folder with a model.",
     "model-unknown": (
         "The name is no alias, folder, pack or repository on the hub. A private repository is reported in the same way: set "
@@ -230,6 +238,9 @@ ERROR_CODES: dict[str, str] = {
         " give more memory."
     ),
     "revision-unknown": "The repository exists, but not this branch, tag or commit.",
+    "socket-busy": (
+        "The unix socket of --socket cannot be listened on: another server does, or its folder is missing or closed to this user."
+    ),
     "stage-unknown": (
         "No stage has this name, or --start-from comes after --stop-after. ferrum explain NAME describes each stage."
     ),

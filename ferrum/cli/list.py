@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ferrum import env
 from ferrum.cli.output import print_json, print_table, size
+from ferrum.cli.stop import running
 from ferrum.errors import FerrumError
 
 
@@ -26,9 +27,12 @@ class Entry:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", nargs="*", metavar="FOLDER", help="more folders to look for packs in (default: this one)")
+    parser.add_argument("--running", action="store_true", help="show the servers that run instead")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.running:
+        return _show_running(bool(args.json))
     for folder in args.folder:
         if not Path(folder).is_dir():
             raise FerrumError("file-missing", "there is no such folder", folder, "check the name")
@@ -41,6 +45,17 @@ def run(args: argparse.Namespace) -> int:
         print_table(("NAME", "SIZE", "STATUS", "MODIFIED"), rows)
     else:
         print("nothing here yet · ferrum pull MODEL or ferrum compile MODEL")
+    return 0
+
+
+def _show_running(as_json: bool) -> int:
+    servers = running()
+    if as_json:
+        print_json([asdict(s) for s in servers])
+    elif servers:
+        print_table(("ADDRESS", "PID"), [(s.socket or f"{s.host}:{s.port}", str(s.pid)) for s in servers])
+    else:
+        print("no server is running")
     return 0
 
 

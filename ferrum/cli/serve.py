@@ -18,6 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine only)")
     add("-p", "--port", type=port, default=8000, help="port to listen on (default 8000)")
     add("--api-key", default="", metavar="KEY", help="key that requests must carry; FERRUM_API_KEY keeps it out of process lists")
+    add("--api-key-file", default="", metavar="FILE", help="several keys with names and limits: a TOML table for each")
+    add("--socket", default="", metavar="PATH", help="listen on a unix socket, which only this user can reach, instead of a port")
+    add("--tls-cert", default="", metavar="FILE", help="speak TLS with this certificate chain (PEM)")
+    add("--tls-key", default="", metavar="FILE", help="the certificate's private key (PEM)")
+    add("--root-path", default="", metavar="PATH", help="path under which a proxy shows the server, such as /llm")
     add(
         "--allowed-origins",
         type=comma_list,
@@ -67,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ferrum.server.keys import read_keys
     from ferrum.server.options import ServeOptions
 
     # Options are checked before a compilation that may take long.
@@ -89,9 +95,14 @@ def run(args: argparse.Namespace) -> int:
         max_connections_per_address=args.max_connections_per_address,
         verbose=args.verbose,
         log_format=args.log_format,
+        named_keys=read_keys(Path(args.api_key_file)) if args.api_key_file else (),
+        socket=args.socket,
+        tls_cert=Path(args.tls_cert) if args.tls_cert else None,
+        tls_key=Path(args.tls_key) if args.tls_key else None,
+        root_path=args.root_path,
         batch_dir=Path(args.batch_dir) if args.batch_dir else None,
         max_body_bytes=args.max_body_size,
-        pid_file=pid_file(args.port),
+        pid_file=pid_file(args.port, args.socket),
     )
     path = find_pack(args)
     from ferrum.server.start import serve

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -26,37 +27,50 @@ class Server:
     started: int
     host: str
     port: int
+    socket: str = ""
+
+    def __str__(self) -> str:
+        return self.socket or f"port {self.port}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-p", "--port", type=positive, default=None, help="the server on this port (default: every one)")
+    parser.add_argument("--socket", default="", metavar="PATH", help="the server on this unix socket")
     parser.add_argument("--wait", type=positive, default=60, metavar="SECONDS", help="how long to wait for its end (default 60)")
 
 
 def run(args: argparse.Namespace) -> int:
     found = running()
-    servers = [s for s in found if args.port in (None, s.port)]
+    servers = [s for s in found if _is_meant(s, args)]
     for server in servers:
         os.kill(server.pid, signal.SIGTERM)
     deadline = time.monotonic() + args.wait
     while alive := [s for s in servers if is_alive(s)]:
         if time.monotonic() > deadline:
             step = f"kill -9 {alive[0].pid} ends it at once"
-            raise FerrumError("stop-timeout", f"the server did not end within {args.wait} s", f"port {alive[0].port}", step)
+            raise FerrumError("stop-timeout", f"the server did not end within {args.wait} s", str(alive[0]), step)
         time.sleep(0.02)
     if args.json:
         print_json({"stopped": [asdict(s) for s in servers]})
     elif servers:
-        print("\n".join(f"stopped the server on port {s.port} (pid {s.pid})" for s in servers))
+        print("\n".join(f"stopped the server on {s} (pid {s.pid})" for s in servers))
     elif found:
-        print(f"no server is running on port {args.port}; there is one on {' and on '.join(f'port {s.port}' for s in found)}")
+        print(f"no server is running on {args.socket or f'port {args.port}'}; there is one on {' and on '.join(map(str, found))}")
     else:
         print("no server is running")
     return 0
 
 
-def pid_file(port: int) -> Path:
-    """Where a server that was asked to use this port leaves its record."""
+def _is_meant(server: Server, args: argparse.Namespace) -> bool:
+    if args.socket:
+        return server.socket == os.path.abspath(args.socket)
+    return args.port is None or (args.port == server.port and not server.socket)
+
+
+def pid_file(port: int, socket: str = "") -> Path:
+    """Where a server that was asked to use this port or this socket leaves its record."""
+    if socket:
+        return env.run_dir() / f"serve-{hashlib.sha256(os.path.abspath(socket).encode()).hexdigest()[:16]}.pid"
     name = f"serve-{port}" if port else f"serve-any-{os.getpid()}"
     return env.run_dir() / f"{name}.pid"
 
@@ -82,7 +96,12 @@ def read_record(path: Path) -> Server | None:
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     numbers = (server.pid, server.started, server.port)
-    sound = all(isinstance(n, int) for n in numbers) and 1 < server.pid < 1 << 31 and isinstance(server.host, str)
+    sound = (
+        all(isinstance(n, int) for n in numbers)
+        and 1 < server.pid < 1 << 31
+        and isinstance(server.host, str)
+        and isinstance(server.socket, str)
+    )
     return server if sound else None
 
 

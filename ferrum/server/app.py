@@ -119,7 +119,7 @@ def create_app(state: ServerState) -> App:
     for name in ("sanic.root", "sanic.error", "sanic.access", "sanic.server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # they would write URLs and addresses
     app.ctx.state = state
-    app.signal("http.routing.before")(make_guard(state.options))
+    app.signal("http.routing.before")(make_guard(state.options, state.meters))
     app.signal("http.handler.before")(note_received)
     app.register_middleware(add_headers, "response")
     for method, path, handler in ROUTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,7 +12,7 @@ from sanic.response import HTTPResponse
 from ferrum.errors import FerrumError, one_line
 from ferrum.server.wire import encode
 
-RETRY_SECONDS = "1"
+MAX_RETRY_SECONDS = 600
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error", 503: "service_unavailable_error"}
 _CONTEXT = "context_length_exceeded"
 
@@ -42,14 +43,17 @@ _STATUS: Mapping[str, tuple[int, str]] = {
 
 
 class ApiError(Exception):
-    """An answer that is an error. ``param`` names the field, ``code`` is stable."""
+    """An answer that is an error. ``param`` names the field, ``code`` is stable. ``retry_after``: seconds, of 429 and 503."""
 
-    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None, retry_after: float = 1.0
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.message = one_line(message)
         self.param = one_line(param, 200) if param else None
         self.code = code
+        self.retry_after = retry_after
 
     @property
     def type(self) -> str:
@@ -59,7 +63,7 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         if self.status in (429, 503):
-            return {"retry-after": RETRY_SECONDS}
+            return {"retry-after": str(min(MAX_RETRY_SECONDS, max(1, math.ceil(self.retry_after))))}
         return {"www-authenticate": "Bearer"} if self.status == 401 else {}
 
     def body(self) -> dict[str, Any]:

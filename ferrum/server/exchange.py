@@ -12,9 +12,10 @@ from sanic.response import HTTPResponse
 from ferrum.errors import FerrumError
 from ferrum.server.choice import Delta
 from ferrum.server.errors import ApiError, from_ferrum, in_words_of, internal
-from ferrum.server.guard import note_error
+from ferrum.server.guard import note_error, owner_of
 from ferrum.server.job import Job
 from ferrum.server.log import RequestRecord
+from ferrum.server.meters import Meter
 from ferrum.server.prepare import Prepared
 from ferrum.server.sse import SILENCE_SECONDS, Event, EventStream, Framing
 from ferrum.server.state import ServerState, state_of
@@ -83,7 +84,8 @@ class Exchange:
         self, prepare: Callable[[], Awaitable[Prepared]], make_writer: Callable[[Prepared], Writer], continues: bool
     ) -> HTTPResponse | None:
         state = self.state
-        with state.admitted():
+        meter: Meter | None = getattr(self.request.ctx, "meter", None)
+        with state.admitted(meter):
             prepared = await prepare()
             job = Job(
                 state.backend,
@@ -93,6 +95,7 @@ class Exchange:
                 prepared.text,
                 state.metrics,
                 continues=continues,
+                salt=owner_of(self.request),
             )
             self.record.work = job
             writer = make_writer(prepared)
@@ -103,7 +106,13 @@ class Exchange:
                     await self._streamed(job, writer, prepared)
                     return None
             except FerrumError as error:
-                raise from_ferrum(error, prepared.param_names) from None
+                refused = from_ferrum(error, prepared.param_names)
+                if refused.status == 429:
+                    refused.retry_after = state.patience()
+                raise refused from None
+            finally:
+                if meter is not None:
+                    meter.tokens.spend(job.prompt_tokens + job.completion_tokens)
 
     async def _whole(self, job: Job, writer: Writer, numbers: int) -> HTTPResponse:
         while not job.done:

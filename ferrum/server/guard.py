@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import secrets
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from httptools import parse_url
 from sanic import Request
 from sanic.exceptions import SanicException
 from sanic.handlers import ErrorHandler
@@ -15,7 +15,9 @@ from sanic.response import BaseHTTPResponse, HTTPResponse
 
 from ferrum.server.error_shapes import error_body
 from ferrum.server.errors import ApiError, internal
+from ferrum.server.keys import Key
 from ferrum.server.log import Log, RequestRecord
+from ferrum.server.meters import Meter, find_key
 from ferrum.server.options import ServeOptions
 from ferrum.server.origins import Gate, cors_headers, preflight_headers
 from ferrum.server.wire import encode
@@ -46,19 +48,22 @@ class Answered(Exception):
         return HTTPResponse(status=204, headers=self.headers)
 
 
-def make_guard(options: ServeOptions) -> Callable[..., Coroutine[Any, Any, None]]:
+def make_guard(options: ServeOptions, meters: Mapping[str, Meter]) -> Callable[..., Coroutine[Any, Any, None]]:
     """The check that runs before a request is routed or its body read. It raises ApiError, or Answered."""
-    key = options.api_key.encode()
+    keys = options.keys
     gate = Gate(options.host, options.allowed_origins)
 
     async def guard(request: Request, **_: Any) -> None:
         method = request.method if request.method in _METHODS else "-"
         request.ctx.record = RequestRecord(secrets.token_hex(12), method)
-        request.ctx.origin = check_origin(request, gate, needed=not key)
-        if not key:
+        if options.root_path:
+            strip_root(request, options.root_path)
+        request.ctx.origin = check_origin(request, gate, needed=not keys)
+        if keys:
+            if request.path not in OPEN_PATHS:
+                admit(request, find_key(request, keys), meters)
+        elif not options.socket:  # no page of a browser reaches that
             check_host(request, gate)
-        elif request.path not in OPEN_PATHS and not carries_key(request, key):
-            raise ApiError(401, "a valid API key is required", code="invalid_api_key")
         length = request.headers.get("content-length", "0")
         if length.isdigit() and int(length[:20]) > options.max_body_bytes:
             raise ApiError(413, f"a request may have {options.max_body_bytes} bytes", code="request_too_large")
@@ -66,19 +71,23 @@ def make_guard(options: ServeOptions) -> Callable[..., Coroutine[Any, Any, None]
     return guard
 
 
-def carries_key(request: Request, key: bytes) -> bool:
-    """Whether ``key`` comes as a bearer token or as x-api-key, each given once; takes the same time for every wrong one."""
-    bearers = request.headers.getall("authorization", [])
-    plain = request.headers.getall("x-api-key", [])
-    right = False
-    if len(bearers) == 1:
-        scheme, _, token = bearers[0].partition(" ")
-        right = _same(token, key) and scheme.lower() == "bearer"
-    return (len(plain) == 1 and _same(plain[0], key)) or right
+def admit(request: Request, key: Key | None, meters: Mapping[str, Meter]) -> None:
+    """Note whose request it is, and that it was made. Raises ApiError."""
+    if key is None:
+        raise ApiError(401, "a valid API key is required", code="invalid_api_key")
+    request.ctx.owner = request.ctx.record.key = key.name
+    request.ctx.meter = meters[key.name]
+    if request.method == "POST":
+        request.ctx.meter.count_request()
 
 
-def _same(given: str, key: bytes) -> bool:
-    return hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), key)
+def strip_root(request: Request, root: str) -> None:
+    """Route a path under ``--root-path`` as if it had come without, as it does from a proxy that strips it."""
+    path, _, query = request.raw_url.partition(b"?")
+    prefix = root.encode()
+    if path == prefix or path.startswith(prefix + b"/"):
+        request.raw_url = (path[len(prefix) :] or b"/") + (b"?" + query if query else b"")
+        request._parsed_url = parse_url(request.raw_url)
 
 
 def owner_of(request: Request) -> str:
@@ -122,6 +131,9 @@ def add_headers(request: Request, response: BaseHTTPResponse) -> None:
     record: RequestRecord | None = getattr(request.ctx, "record", None)
     if record is not None:
         response.headers["x-request-id"] = record.id
+    meter: Meter | None = getattr(request.ctx, "meter", None)
+    if meter is not None:
+        response.headers.update(meter.headers())
 
 
 class ApiErrorHandler(ErrorHandler):

@@ -30,7 +30,7 @@ class _Prompt:
 class Job:
     """``async with Job(...) as job``, then ``next`` until ``done``. Leaving it frees everything in the engine.
 
-    Choice ``i * n + j`` of the answer is choice j of prompt i.
+    Choice ``i * n + j`` of the answer is choice j of prompt i. ``salt``: requests of another one share no cached prefix with it.
     """
 
     def __init__(
@@ -43,12 +43,14 @@ class Job:
         metrics: Metrics,
         *,
         continues: bool = False,
+        salt: str = "",
     ) -> None:
         self.prompt_tokens = sum(len(p) for p in prompts)
         self.cached_tokens = 0
         self.first_token_seconds: float | None = None
         self._backend = backend
         self._prompts = prompts
+        self._salt = salt
         self._params = params
         self._metrics = metrics
         self._running: list[_Prompt] = []
@@ -73,7 +75,7 @@ class Job:
         self._metrics.requests += 1
         try:
             for i, prompt in enumerate(self._prompts):
-                generation = self._backend.generate(prompt, self._params)
+                generation = self._backend.generate(prompt, self._params, salt=self._salt)
                 self._running.append(_Prompt(i * self._params.n, generation, None, {}))
         except BaseException:
             self.abort()
@@ -82,7 +84,8 @@ class Job:
 
     async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.abort()
-        self._metrics.request_duration.observe(time.perf_counter() - self._started)
+        if self.first_token_seconds is not None:  # what was refused took no time and would hide what others take
+            self._metrics.request_duration.observe(time.perf_counter() - self._started)
 
     def abort(self) -> None:
         """Free everything in the engine; safe to call again."""

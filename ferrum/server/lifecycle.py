@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from ferrum.server.connections import limited_protocol
 from ferrum.server.log import Log
 from ferrum.server.options import BACKLOG, ServeOptions
 from ferrum.server.routes.status import find_stats
+from ferrum.server.start import tls_context
 from ferrum.server.state import About, ServerState
 from ferrum.text.template_process import TemplateProcess, pack_templates
 from ferrum.text.tokenizer import Tokenizer
@@ -42,6 +43,20 @@ from ferrum.text.tokenizer import Tokenizer
 FLUSH_SECONDS = 1.0  # for error events to leave after the engine was closed
 WATCH_SECONDS = 0.25
 THROUGHPUT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server listens: a host and a port, or the path of a unix socket."""
+
+    host: str = ""
+    port: int = 0
+    socket: str = ""
+
+
+def address_of(sock: socket.socket) -> Address:
+    name = sock.getsockname()
+    return Address(socket=os.path.abspath(name)) if isinstance(name, str) else Address(*name[:2])
 
 
 @dataclass(frozen=True)
@@ -89,9 +104,9 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
             state.stats = await state.backend.stats()
             server = HttpServer(state, sock)
             await server.start()
-            host, port = sock.getsockname()[:2]
-            with _pid_file(options.pid_file, host, port, state.log):
-                _announce(state, host, port)
+            address = address_of(sock)
+            with _pid_file(options.pid_file, address, state.log):
+                _announce(state, address)
                 telling = asyncio.ensure_future(tell_throughput(state))
                 await stop.first(state)
                 telling.cancel()
@@ -180,6 +195,7 @@ class HttpServer:
         """Accept connections from now on."""
         self._server = await self._app.create_server(
             sock=self._sock,
+            ssl=tls_context(self._state.options) if self._state.options.tls_cert is not None else None,
             protocol=self._protocol,
             backlog=BACKLOG,
             return_asyncio_server=True,
@@ -284,16 +300,19 @@ def kill(backend: Any) -> None:
 
 
 @contextlib.contextmanager
-def _pid_file(path: Path | None, host: str, port: int, log: Log) -> Any:
+def _pid_file(path: Path | None, address: Address, log: Log) -> Any:
     """The record that ``ferrum stop`` reads, there while the server accepts requests. A full or read-only disk is no reason
     not to serve."""
-    written = path is not None and _write_record(path, {"host": host, "port": port}, log)
+    written = path is not None and _write_record(path, asdict(address), log)
     try:
         yield
     finally:
         if path is not None and written:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
+        if address.socket:
+            with contextlib.suppress(OSError):
+                os.unlink(address.socket)
 
 
 def _write_record(path: Path, address: dict[str, object], log: Log) -> bool:
@@ -320,9 +339,11 @@ def start_time(pid: int) -> int:
     return int(fields[19])
 
 
-def _announce(state: ServerState, host: str, port: int) -> None:
-    if state.options.quiet:
+def _announce(state: ServerState, address: Address) -> None:
+    options, info = state.options, state.backend.info
+    if options.quiet:
         return
-    shown = f"[{host}]" if ":" in host else host
-    info = state.backend.info
-    print(f"serving {state.model_name} on http://{shown}:{port}/v1 ({info.device}, {info.max_model_len} tokens)", flush=True)
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    scheme = "https" if options.tls_cert is not None else "http"
+    where = address.socket or f"{scheme}://{host}:{address.port}{options.root_path}/v1"
+    print(f"serving {state.model_name} on {where} ({info.device}, {info.max_model_len} tokens)", flush=True)

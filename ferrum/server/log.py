@@ -32,19 +32,23 @@ class Work(Protocol):
 
 @dataclass(slots=True)
 class RequestRecord:
-    """One request while it runs. ``error``: the code of the error that ended it. ``seconds`` since it arrived."""
+    """One request while it runs. ``error``: the code of the error that ended it.
+    ``key``: the name of its key, never the key. ``seconds`` since it arrived."""
 
     id: str
     method: str
     route: str = "-"
     status: int = 0
     error: str = ""
+    key: str = ""
     work: Work | None = None
     started: float = field(default_factory=time.monotonic)
 
     def fields(self) -> dict[str, object]:
         seconds = time.monotonic() - self.started
         found: dict[str, object] = {"id": self.id, "method": self.method, "route": self.route, "status": self.status}
+        if self.key:
+            found["key"] = self.key
         if self.error:
             found["error"] = self.error
         if self.work is not None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ferrum.errors import FerrumError
+from ferrum.server.keys import Key, check_key
 from ferrum.server.origins import check_origins, is_loopback
 
-MIN_KEY_CHARS = 8  # of a key that others can try
 LOG_FORMATS = ("text", "json")
 BACKLOG = 1024
 
@@ -23,6 +24,8 @@ class ServeOptions:
     requests, removed at its end. ``max_queue``: sequences that may wait. ``quiet``: print nothing on start.
     ``allowed_origins``: pages beside this machine's own that may use the server, as in ``origins``. ``verbose`` above 0, or
     ``log_format`` json: a line on stderr for each request. ``batch_dir``: where files and batches are kept; None keeps none.
+    ``named_keys``: beside ``api_key``. ``socket``: the path of a unix socket to listen on instead of ``host`` and ``port``.
+    ``root_path``: under which a proxy shows the server. ``otlp_endpoint``: where traces go.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +52,12 @@ class ServeOptions:
     verbose: int = 0
     log_format: str = "text"
     batch_dir: Path | None = None
+    named_keys: tuple[Key, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    socket: str = ""
+    root_path: str = ""
+    otlp_endpoint: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
@@ -56,19 +65,31 @@ class ServeOptions:
         for name, low in _SMALLEST.items():
             if getattr(self, name) < low:
                 raise FerrumError("bad-option", f"must be at least {low}", "--" + name.replace("_", "-"))
-        if not self.api_key.isascii() or not self.api_key.isprintable() or self.api_key.strip() != self.api_key:
-            raise FerrumError("bad-option", "the key must be printable ASCII", "--api-key", "choose a random key")
-        if self.api_key and len(self.api_key) < MIN_KEY_CHARS and not is_loopback(self.host):
-            what = f"on an address that others can reach, the key must have at least {MIN_KEY_CHARS} characters"
-            raise FerrumError("bad-option", what, "--api-key", "choose a longer random key")
+        for key in self.keys:
+            check_key(key, f"[{key.name}] of --api-key-file" if key.name else "--api-key", reachable=not self.is_private)
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise FerrumError("bad-option", "a certificate needs its key", "--tls-cert and --tls-key", "give both")
+        if self.root_path and not _ROOT_PATH.fullmatch(self.root_path):
+            raise FerrumError("bad-option", f"{self.root_path} is not a path", "--root-path", "give /name, without a last /")
         if self.log_format not in LOG_FORMATS:
             raise FerrumError("bad-option", f"{self.log_format} is not a format", "--log-format", "use text or json")
         object.__setattr__(self, "allowed_origins", check_origins(self.allowed_origins))
-        if not self.api_key and not self.insecure and not is_loopback(self.host):
+        if not self.keys and not self.insecure and not self.is_private:
             what = "an address that others can reach needs a key"
             raise FerrumError("no-api-key", what, f"--host {self.host}", "give --api-key, or --insecure to allow everyone")
 
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """All of them; none means that everybody may ask."""
+        return (*((Key(secret=self.api_key),) if self.api_key else ()), *self.named_keys)
 
+    @property
+    def is_private(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return bool(self.socket) or is_loopback(self.host)
+
+
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 _SMALLEST: dict[str, float] = {
     "max_num_seqs": 1,
     "max_model_len": 0,

@@ -6,22 +6,90 @@ are imported here: there are two cores' worth of loading to do. So little may be
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import stat
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ferrum.engine_process.spawn import spawn
 from ferrum.errors import FerrumError
 from ferrum.server.options import BACKLOG, ServeOptions
 
+if TYPE_CHECKING:
+    import ssl
+
 
 def serve(pack_path: Path | str, options: ServeOptions | None = None) -> int:
     """Serve the pack until SIGTERM or SIGINT; the exit status. Raises FerrumError when it cannot start."""
     options = options or ServeOptions()
-    with bind(options.host, options.port) as sock, spawn() as engine:
+    if options.tls_cert is not None:
+        tls_context(options)  # told before anything is loaded
+    with listen(options) as sock, spawn() as engine:
         from ferrum.server.lifecycle import run_server  # see above
 
         return run_server(Path(pack_path), options, sock, engine)
+
+
+def listen(options: ServeOptions) -> socket.socket:
+    """Raises FerrumError."""
+    return bind_path(options.socket) if options.socket else bind(options.host, options.port)
+
+
+def bind_path(path: str) -> socket.socket:
+    """A listening unix socket that only this user can reach. Raises FerrumError; a socket that nobody listens on is replaced."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        if _is_left_over(path):
+            os.unlink(path)
+        before = os.umask(0o177)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        reason = "another server listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        raise FerrumError(
+            "socket-busy", f"cannot listen: {reason}", path, "stop the other server, or use another --socket"
+        ) from None
+    return sock
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether a server that is gone left this socket."""
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return False
+    except FileNotFoundError:
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(path) == errno.ECONNREFUSED
+
+
+def tls_context(options: ServeOptions) -> ssl.SSLContext:
+    """Raises FerrumError for a certificate or a key that cannot be used."""
+    import ssl  # few servers speak TLS themselves
+
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    assert options.tls_cert is not None and options.tls_key is not None
+    try:
+        context.load_cert_chain(options.tls_cert, options.tls_key, password=_no_password)
+    except OSError as error:  # ssl.SSLError is one
+        where = f"{options.tls_cert}, {options.tls_key}"
+        reason = (
+            error.strerror if error.filename or not isinstance(error, ssl.SSLError) else "not a certificate and its key in PEM"
+        )
+        raise FerrumError("bad-tls", f"cannot be used: {reason}", where, "give a certificate chain and its private key") from None
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _no_password() -> str:
+    raise FerrumError("bad-tls", "the private key has a password", "--tls-key", "give one without")
 
 
 def bind(host: str, port: int) -> socket.socket:

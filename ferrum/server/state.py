@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -19,6 +19,7 @@ from ferrum.server.backend import Backend
 from ferrum.server.dialects.kept import KeptAnswers
 from ferrum.server.errors import ApiError
 from ferrum.server.log import Log
+from ferrum.server.meters import Meter, make_meters
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
 from ferrum.structured.model import ModelGrammars
@@ -79,6 +80,7 @@ class ServerState:
         self.marks: frozenset[int] = self.tokenizer.within(marks)
         as_json = self.options.log_format == "json"
         self.log = Log(requests=as_json or self.options.verbose > 0, json=as_json)
+        self.meters = make_meters(self.options.keys)
         self._idle: asyncio.Event | None = None
 
     @property
@@ -88,12 +90,14 @@ class ServerState:
         return "draining" if self.draining else "healthy"
 
     @contextmanager
-    def admitted(self) -> Iterator[None]:
-        """Counts a request that generates. Raises ApiError 503 while the server drains or has no engine."""
+    def admitted(self, meter: Meter | None = None) -> Iterator[None]:
+        """Counts a request that generates. Raises ApiError 503 while the server drains or has no engine, 429 when ``meter`` is
+        at its limit."""
         self.check_open()
         self.active += 1
         try:
-            yield
+            with meter.admitted() if meter is not None else nullcontext():
+                yield
         finally:
             self.active -= 1
             if not self.active and self._idle is not None:
@@ -105,6 +109,13 @@ class ServerState:
             if self.draining:
                 raise ApiError(503, "the server is shutting down", code="shutting_down")
             raise ApiError(503, "the engine is not available", code="engine_unavailable")
+
+    def patience(self) -> float:
+        """Seconds until a full queue has likely moved on by a request: those that wait, at the pace of those that have ended."""
+        ended = self.metrics.request_duration
+        waiting = self.stats.queue_depth if self.stats is not None else 0
+        each = ended.total / max(1, sum(ended.counts))
+        return each * max(1, waiting) / max(1, self.backend.info.max_num_seqs)
 
     async def wait_idle(self, timeout: float) -> bool:
         """Wait until no request generates; False when some still do after ``timeout`` seconds."""

@@ -94,6 +94,7 @@ class FakeBackend:
         self.live: set[FakeGeneration] = set()
         self.aborts: list[tuple[str, int | None]] = []
         self.requests: list[tuple[list[int], SamplingParams]] = []
+        self.salts: list[str] = []
         self._count = 0
         self.info = EngineInfo(
             model="fake",
@@ -116,6 +117,7 @@ class FakeBackend:
             raise FerrumError("engine-died", "the engine process ended unexpectedly")
         self._count += 1
         self.requests.append((list(prompt), params))
+        self.salts.append(salt)
         return FakeGeneration(self, f"r{self._count}", prompt, params)
 
     def refusal(self, prompt: Sequence[int], params: SamplingParams) -> FerrumError | None:

@@ -187,7 +187,7 @@ class Batches:
                 record.failed += 1
 
         async def answer(line: bytes) -> Answered:
-            return await answer_line(self._state, line, record.endpoint)
+            return await answer_line(self._state, line, record.endpoint, record.owner)
 
         await in_order(rest(), answer, write, self._width)
 

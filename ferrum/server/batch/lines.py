@@ -23,7 +23,8 @@ from ferrum.server.state import ServerState
 from ferrum.server.wire import encode, explain
 
 MAX_LINES = 50_000
-RETRY_SECONDS = 0.25  # until a full queue is tried again
+RETRY_SECONDS = 0.25  # until a full queue is tried again, at least
+MAX_RETRY_SECONDS = 5.0
 _AHEAD = 2  # lines under way or waiting to be written, for each that runs
 
 Route = Callable[[Request], Awaitable[HTTPResponse | None]]
@@ -81,8 +82,9 @@ def read_lines(stream: IO[bytes], longest: int) -> Iterator[bytes]:
             yield line.rstrip(b"\r\n")
 
 
-async def answer_line(state: ServerState, raw: bytes, endpoint: str = "") -> Answered:
-    """The line that answers ``raw``; ``endpoint``: the only one that is allowed, empty for any. Raises Stopped."""
+async def answer_line(state: ServerState, raw: bytes, endpoint: str = "", owner: str = "") -> Answered:
+    """The line that answers ``raw``. ``endpoint``: the only one that is allowed, empty for any. ``owner``: the name of the key
+    whose limits hold. Raises Stopped."""
     try:
         line = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -94,7 +96,7 @@ async def answer_line(state: ServerState, raw: bytes, endpoint: str = "") -> Ans
         return refused(line.custom_id, "invalid_url", f"url must be {endpoint or ' or '.join(ENDPOINTS)}")
     if line.body.get("stream"):
         return refused(line.custom_id, "invalid_request", "a line of a batch cannot be streamed")
-    record = RequestRecord(secrets.token_hex(12), "POST", route=line.url)
+    record = RequestRecord(secrets.token_hex(12), "POST", route=line.url, key=owner)
     status, body = await _run(state, line, record)
     record.status = status
     state.log.request(record)
@@ -104,20 +106,23 @@ async def answer_line(state: ServerState, raw: bytes, endpoint: str = "") -> Ans
 
 
 async def _run(state: ServerState, line: Line, record: RequestRecord) -> tuple[int, bytes]:
-    app = SimpleNamespace(ctx=SimpleNamespace(state=state))
-    request = cast(Request, _Request(encode(line.body), app, SimpleNamespace(record=record), line.url))
+    app, meter = SimpleNamespace(ctx=SimpleNamespace(state=state)), state.meters.get(record.key)
+    context = SimpleNamespace(record=record, owner=record.key, meter=meter)
+    request = cast(Request, _Request(encode(line.body), app, context, line.url))
     while True:
         try:
+            if meter is not None:
+                meter.count_request()
             response = await ENDPOINTS[line.url](request)
             assert response is not None  # only streams answer by themselves
             return response.status, response.body or b""
         except ApiError as error:
             if error.status == 503:
                 raise Stopped from None
-            if error.code != "queue_full":
+            if error.status != 429:
                 record.error = error.code or error.type
                 return error.status, encode(error_body(line.url, error, record.id))
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(max(RETRY_SECONDS, min(error.retry_after, MAX_RETRY_SECONDS)))
         except Exception as error:
             state.log.failure(error)
             return 500, encode(error_body(line.url, internal(), record.id))

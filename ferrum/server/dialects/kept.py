@@ -13,12 +13,14 @@ MAX_BYTES = 64 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Kept:
-    """``messages``: the conversation up to and with the answer, as a chat has it. ``items``: the answer's own, by id."""
+    """``messages``: the conversation up to and with the answer, as a chat has it. ``items``: the answer's own, by id.
+    ``owner``: the key's name; answers of another one are not found."""
 
     messages: list[dict[str, Any]]
     items: dict[str, dict[str, Any]]
     answer: bytes
     size: int
+    owner: str = ""
 
 
 class KeptAnswers:
@@ -39,17 +41,19 @@ class KeptAnswers:
             while self._kept and (len(self._kept) > self._max_answers or self._bytes > self._max_bytes):
                 self.drop(next(iter(self._kept)))
 
-    def get(self, name: str) -> Kept | None:
+    def get(self, name: str, owner: str = "") -> Kept | None:
         with self._lock:
             found = self._kept.get(name)
-            if found is not None:
-                self._kept.move_to_end(name)
+            if found is None or found.owner != owner:
+                return None
+            self._kept.move_to_end(name)
             return found
 
-    def item(self, name: str) -> dict[str, Any] | None:
+    def item(self, name: str, owner: str = "") -> dict[str, Any] | None:
         """An item of any answer that is kept, the latest first."""
         with self._lock:
-            return next((k.items[name] for k in reversed(self._kept.values()) if name in k.items), None)
+            found = (k.items[name] for k in reversed(self._kept.values()) if name in k.items and k.owner == owner)
+            return next(found, None)
 
     def drop(self, name: str) -> bool:
         with self._lock:

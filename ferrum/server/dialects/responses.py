@@ -19,6 +19,7 @@ from ferrum.server.dialects.responses_answer import ResponseWriter
 from ferrum.server.errors import ApiError, invalid
 from ferrum.server.exchange import Exchange
 from ferrum.server.fields import Hint, Json, Request, only
+from ferrum.server.guard import owner_of
 from ferrum.server.prepare import prepare_chat
 from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, Short
 from ferrum.server.routes.common import answer, read
@@ -170,14 +171,15 @@ async def responses(request: HttpRequest) -> HTTPResponse | None:
     exchange = Exchange(request, "resp_", stream=bool(body.stream), params=PARAMS)
     state = exchange.state
     state.check_model(body.model)
-    conversation = earlier_of(state, body) + messages_of(state, body)
+    owner = owner_of(request)
+    conversation = earlier_of(state, body, owner) + messages_of(state, body, owner)
     system = [{"role": "system", "content": body.instructions}] if body.instructions else []
     chat = chat_request({**fields_of(body), "messages": [*system, *conversation]}, PARAMS)
 
     def keep(made: bytes, items: list[dict[str, Any]]) -> None:
         spoken = [*conversation, *chat_messages([kept_item(i) for i in items])]
         size = len(made) + len(request.body) + sum(len(str(m)) for m in conversation)
-        state.kept.put(exchange.id, Kept(spoken, {str(i["id"]): i for i in items}, made, size))
+        state.kept.put(exchange.id, Kept(spoken, {str(i["id"]): i for i in items}, made, size, owner))
 
     size = len(request.body)
     return await exchange.run(
@@ -187,14 +189,15 @@ async def responses(request: HttpRequest) -> HTTPResponse | None:
 
 
 async def one_response(request: HttpRequest, name: str) -> HTTPResponse:
-    kept = state_of(request).kept.get(name)
+    kept = state_of(request).kept.get(name, owner_of(request))
     if kept is None:
         raise not_kept(name, 404)
     return HTTPResponse(kept.answer, content_type="application/json")
 
 
 async def drop_response(request: HttpRequest, name: str) -> HTTPResponse:
-    if not state_of(request).kept.drop(name):
+    kept = state_of(request).kept
+    if kept.get(name, owner_of(request)) is None or not kept.drop(name):
         raise not_kept(name, 404)
     return answer({"id": name, "object": "response", "deleted": True})
 
@@ -233,24 +236,24 @@ def _function(tool: FunctionTool) -> dict[str, Any]:
     return {k: v for k, v in fields.items() if v is not None}
 
 
-def earlier_of(state: ServerState, body: ResponsesRequest) -> list[dict[str, Any]]:
+def earlier_of(state: ServerState, body: ResponsesRequest, owner: str) -> list[dict[str, Any]]:
     """The conversation that ``previous_response_id`` continues. Raises ApiError."""
     if body.previous_response_id is None:
         return []
-    kept = state.kept.get(body.previous_response_id)
+    kept = state.kept.get(body.previous_response_id, owner)
     if kept is None:
         raise not_kept(body.previous_response_id, 400)
     return kept.messages
 
 
-def messages_of(state: ServerState, body: ResponsesRequest) -> list[dict[str, Any]]:
+def messages_of(state: ServerState, body: ResponsesRequest, owner: str) -> list[dict[str, Any]]:
     """``input`` as messages of a chat. Raises ApiError."""
     if isinstance(body.input, str):
         return [{"role": "user", "content": body.input}]
-    return chat_messages([_item(state, value, i) for i, value in enumerate(body.input)])
+    return chat_messages([_item(state, value, i, owner) for i, value in enumerate(body.input)])
 
 
-def _item(state: ServerState, raw: msgspec.Raw, index: int) -> Item:
+def _item(state: ServerState, raw: msgspec.Raw, index: int, owner: str) -> Item:
     try:
         # A message may leave its type out.
         item = _items.decode(raw) if _kinds.decode(raw).type else _message.decode(raw)
@@ -258,7 +261,7 @@ def _item(state: ServerState, raw: msgspec.Raw, index: int) -> Item:
         raise invalid(f"input[{index}]: {explain(str(error)).message}", "input") from None
     if not isinstance(item, ReferenceItem):
         return item
-    found = state.kept.item(item.id)
+    found = state.kept.item(item.id, owner)
     if found is None:
         raise invalid(f"input[{index}]: the item {item.id!r} is not kept", "input", "item_not_found")
     return kept_item(found)

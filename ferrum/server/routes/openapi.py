@@ -73,7 +73,9 @@ _TEXT_PAGES = {"/v1/files/{id}/content": "application/octet-stream", "/": "text/
 
 
 async def openapi(request: Request) -> HTTPResponse:
-    return answer(document(with_key=bool(state_of(request).options.api_key)))
+    options = state_of(request).options
+    made = document(with_key=bool(options.keys))
+    return answer({**made, "servers": [{"url": options.root_path}]} if options.root_path else made)
 
 
 @cache
