@@ -190,6 +190,7 @@ ERROR_CODES: dict[str, str] = {
         "The pack was compiled from a folder without a chat template, so it continues texts and knows no conversations."
     ),
     "no-tokenizer": "The model's folder has no tokenizer.json, so that its pack takes and gives token ids only.",
+    "otel-missing": ("--otlp-endpoint needs OpenTelemetry, which only serves that option. pip install 'ferrum-infer[otel]'."),
     "out-of-memory": (
         "Memory that the model needs cannot be reserved. Lower --kv-cache-memory, --max-num-seqs or --max-num-batched-tokens."
     ),

@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep files and batches of /v1/files and /v1/batches here, over restarts too (default: none)",
     )
     add("--max-body-size", type=byte_size, default=8 << 20, metavar="SIZE", help="largest request, uploads too (default 8M)")
+    add("--otlp-endpoint", default="", metavar="URL", help="send a span for each request to this OpenTelemetry collector")
     add("--log-format", choices=("text", "json"), default="text", help="lines on stderr; json has one for each request, as -v")
 
 
@@ -100,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
         tls_cert=Path(args.tls_cert) if args.tls_cert else None,
         tls_key=Path(args.tls_key) if args.tls_key else None,
         root_path=args.root_path,
+        otlp_endpoint=args.otlp_endpoint,
         batch_dir=Path(args.batch_dir) if args.batch_dir else None,
         max_body_bytes=args.max_body_size,
         pid_file=pid_file(args.port, args.socket),

@@ -194,6 +194,7 @@ class Engine:
             prefix_cache_evictions=cache.evictions,
             prefix_cache_saved_tokens=cache.saved_tokens,
             windows=[WindowStats(blocks_used=p.pool.num_used, blocks_cached=p.num_known) for p in scheduler.windows],
+            pools=scheduler.states.stats() if scheduler.states is not None else (),
         )
 
     def logits(self, prompt: Many[int]) -> NDArray[np.float32]:
@@ -406,7 +407,10 @@ class Engine:
         reason = sequence.append(token)
         if reason:
             self._end(sequence)
-        return TokenEvent(sequence.request_id, sequence.index, token, reason, logprob, top, max(sequence.cached_tokens, 0))
+        waited = sequence.queue_us if sequence.num_output == 1 else 0
+        return TokenEvent(
+            sequence.request_id, sequence.index, token, reason, logprob, top, max(sequence.cached_tokens, 0), waited
+        )
 
     def _end(self, sequence: Sequence) -> None:
         if sequence.state is not State.FINISHED:

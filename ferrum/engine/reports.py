@@ -12,7 +12,8 @@ class TokenEvent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 
     ``finish_reason``: "" while it goes on, "stop" when ``token`` is an end or stop token (it belongs to the token ids and
     the usage, not to the text), "length". ``logprob`` and ``top`` ((token, logprob), descending) as far as asked for.
-    ``cached_tokens``: prompt tokens that were not computed because the prefix cache had them.
+    ``cached_tokens``: prompt tokens that were not computed because the prefix cache had them. ``queue_us``: with a choice's first
+    token, the microseconds that it waited for a place.
     """
 
     request_id: str
@@ -22,6 +23,15 @@ class TokenEvent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
     logprob: float | None = None
     top: tuple[tuple[int, float], ...] = ()
     cached_tokens: int = 0
+    queue_us: int = 0
+
+
+class PoolStats(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Places of one group of states. ``kind``: as in ``StateGroup``."""
+
+    kind: str
+    total: int
+    used: int
 
 
 class WindowStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,6 +63,7 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prefix_cache_evictions: int
     prefix_cache_saved_tokens: int
     windows: list[WindowStats] = []
+    pools: tuple[PoolStats, ...] = ()  # of models that keep more than blocks
 
 
 class WindowInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

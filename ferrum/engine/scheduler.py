@@ -23,6 +23,7 @@ has all the places that it can need, and a cached prefix counts as far as every 
 
 from __future__ import annotations
 
+import time
 from bisect import insort
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -221,6 +222,8 @@ class Scheduler:
             del self.waiting[place]
             insort(self.running, sequence, key=_arrival)
             sequence.state = State.RUNNING
+            if sequence.queue_us < 0:
+                sequence.queue_us = int((time.monotonic() - sequence.queued_at) * 1e6)
             self._plan(sequence, budget, plan)
 
     def _held(self, sequence: Sequence) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import time
 from array import array
 from typing import Any, Protocol
 
@@ -86,8 +87,8 @@ class Sequence:
 
     __slots__ = (
         "arrival", "ban_tokens", "bias_tokens", "bias_values", "blocks", "cached_tokens", "chain", "counts", "index", "inputs",
-        "inputs_digest", "keys", "leader", "mask", "max_tokens", "num_computed", "num_prompt", "params", "request_id", "salt",
-        "seed", "state", "stop_ids", "tables", "tokens",
+        "inputs_digest", "keys", "leader", "mask", "max_tokens", "num_computed", "num_prompt", "params", "queue_us", "queued_at",
+        "request_id", "salt", "seed", "state", "stop_ids", "tables", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -124,6 +125,8 @@ class Sequence:
         self.leader = leader
         self.mask = mask
         self.state = State.WAITING
+        self.queued_at = time.monotonic()
+        self.queue_us = -1  # until it has a place for the first time
         self.num_computed = 0
         self.cached_tokens = -1  # prompt tokens found in the prefix cache at the first admission; -1 before it
         self.blocks = array("i")

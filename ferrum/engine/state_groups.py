@@ -17,6 +17,7 @@ from array import array
 from typing import NamedTuple, TypeAlias
 
 from ferrum.devices.base import Limits, StateGroup, window_blocks
+from ferrum.engine.messages import PoolStats
 from ferrum.engine.places import Places
 from ferrum.engine.request_inputs import Inputs
 from ferrum.engine.sequence import Sequence
@@ -194,6 +195,9 @@ class StatePlaces:
         self._has_slots = any(group.kind == "slot" for group in groups)
         intervals = [-(-group.checkpoint // block_size) * block_size for group in groups if group.checkpoint]
         self._interval = min(intervals, default=0)
+
+    def stats(self) -> tuple[PoolStats, ...]:
+        return tuple(PoolStats(g.group.kind, g.group.count, g.places.pool.num_used) for g in self.groups)
 
     def usable(self, blocks: list[int]) -> int:
         """How many of these cached blocks a sequence can begin with: up to the last after which every group can go on."""

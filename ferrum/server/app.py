@@ -94,6 +94,8 @@ class App(Sanic[Any, Any]):
                 record.route = f"/{request.route.path}" if request.route is not None else "-"
                 record.status = CLIENT_GONE if gone or response is None else response.status
                 self.ctx.state.log.request(record)
+                if self.ctx.state.traces is not None:
+                    self.ctx.state.traces.request(record, request)
 
 
 def create_app(state: ServerState) -> App:

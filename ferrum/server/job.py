@@ -86,6 +86,8 @@ class Job:
         self.abort()
         if self.first_token_seconds is not None:  # what was refused took no time and would hide what others take
             self._metrics.request_duration.observe(time.perf_counter() - self._started)
+            self._metrics.prompt_tokens.observe(self.prompt_tokens)
+            self._metrics.generation_tokens.observe(self.completion_tokens)
 
     def abort(self) -> None:
         """Free everything in the engine; safe to call again."""
@@ -143,6 +145,8 @@ class Job:
             self._metrics.ttft.observe(now - self._started)
             if self.first_token_seconds is None:
                 self.first_token_seconds = now - self._started
+        if last is None:
+            self._metrics.queue.observe(event.queue_us / 1e6)
         prompt.last[event.index] = now
         prompt.last.setdefault(-1 - event.index, now)  # the first token, for the mean
 

@@ -32,10 +32,10 @@ from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
 from ferrum.server.connections import limited_protocol
+from ferrum.server.listening import tls_context
 from ferrum.server.log import Log
 from ferrum.server.options import BACKLOG, ServeOptions
 from ferrum.server.routes.status import find_stats
-from ferrum.server.start import tls_context
 from ferrum.server.state import About, ServerState
 from ferrum.text.template_process import TemplateProcess, pack_templates
 from ferrum.text.tokenizer import Tokenizer
@@ -210,6 +210,10 @@ class HttpServer:
 
             self._state.batches = Batches(self._state, FileStore(self._state.options.batch_dir))
             self._state.batches.start()
+        if self._state.options.otlp_endpoint:
+            from ferrum.server.traces import Traces
+
+            self._state.traces = Traces(self._state.options.otlp_endpoint, self._state.model_name)
         await self._server.start_serving()
 
     async def close(self) -> None:
@@ -221,6 +225,8 @@ class HttpServer:
             connection.close_if_idle()
         for connection in list(self._server.connections):
             connection.abort()
+        if self._state.traces is not None:
+            await asyncio.to_thread(self._state.traces.close)
         with contextlib.suppress(KeyError):
             Sanic._app_registry.pop(self._app.name)
 

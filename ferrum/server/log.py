@@ -44,8 +44,11 @@ class RequestRecord:
     work: Work | None = None
     started: float = field(default_factory=time.monotonic)
 
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.started
+
     def fields(self) -> dict[str, object]:
-        seconds = time.monotonic() - self.started
         found: dict[str, object] = {"id": self.id, "method": self.method, "route": self.route, "status": self.status}
         if self.key:
             found["key"] = self.key
@@ -59,7 +62,7 @@ class RequestRecord:
             }
             if self.work.first_token_seconds is not None:
                 found["ttft_s"] = round(self.work.first_token_seconds, 4)
-        return found | {"seconds": round(seconds, 4)}
+        return found | {"seconds": round(self.seconds, 4)}
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from ferrum.engine.reports import EngineInfo, EngineStats
 
 _SHORT = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+_COUNTS = (1, 4, 16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 _LONG = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 
 
@@ -38,6 +39,11 @@ HELP = {
     "ferrum_engine_ttft_seconds": "Time from a request's admission to its first token.",
     "ferrum_engine_tpot_seconds": "Mean time between the tokens of one choice.",
     "ferrum_engine_itl_seconds": "Time between two tokens of one choice.",
+    "ferrum_engine_queue_seconds": "Time that a choice waited for a place.",
+    "ferrum_engine_request_prompt_tokens": "Tokens of a request's prompts.",
+    "ferrum_engine_request_generation_tokens": "Tokens of a request's answer.",
+    "ferrum_state_places": "Places of a group of states that a sequence keeps beside KV blocks.",
+    "ferrum_state_places_used": "Places of a group of states that sequences have now.",
     "ferrum_engine_request_duration_seconds": "Time from a request's admission to its end.",
 }
 
@@ -47,16 +53,16 @@ def describe(name: str, kind: str) -> list[str]:
 
 
 class Histogram:
-    """Seconds in buckets; ``bounds`` ascend, and one bucket more takes the rest."""
+    """Numbers in buckets; ``bounds`` ascend, and one bucket more takes the rest."""
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
-    def observe(self, seconds: float) -> None:
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.total += seconds
+    def observe(self, value: float) -> None:
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
 
     def lines(self, name: str) -> list[str]:
         lines = describe(name, "histogram")
@@ -77,6 +83,9 @@ class Metrics:
     tpot: Histogram = field(default_factory=lambda: Histogram(_SHORT))
     itl: Histogram = field(default_factory=lambda: Histogram(_SHORT))
     request_duration: Histogram = field(default_factory=lambda: Histogram(_LONG))
+    queue: Histogram = field(default_factory=lambda: Histogram(_LONG))
+    prompt_tokens: Histogram = field(default_factory=lambda: Histogram(_COUNTS))
+    generation_tokens: Histogram = field(default_factory=lambda: Histogram(_COUNTS))
 
 
 def render(metrics: Metrics, stats: EngineStats, info: EngineInfo) -> str:
@@ -116,10 +125,29 @@ def render(metrics: Metrics, stats: EngineStats, info: EngineInfo) -> str:
         lines += describe("ferrum_window_blocks", "gauge")
         lines += [f'ferrum_window_blocks{{window="{w.window}"}} {w.num_blocks}' for w, _ in windows]
     lines += [line for name, value in counters.items() for line in (*describe(name, "counter"), f"{name} {value}")]
-    for name in ("ttft", "tpot", "itl", "request_duration"):
+    lines += _pools(stats)
+    for name in ("ttft", "tpot", "itl", "request_duration", "queue"):
         histogram: Histogram = getattr(metrics, name)
         lines += histogram.lines(f"ferrum_engine_{name}_seconds")
+    lines += metrics.prompt_tokens.lines("ferrum_engine_request_prompt_tokens")
+    lines += metrics.generation_tokens.lines("ferrum_engine_request_generation_tokens")
     return "\n".join(lines) + "\n"
+
+
+def _pools(stats: EngineStats) -> list[str]:
+    """Two gauges for each group of states; nothing for a model that has none."""
+    if not stats.pools:
+        return []
+    labels = [f'{{group="{i}",kind="{pool.kind}"}}' for i, pool in enumerate(stats.pools)]
+    names = ("ferrum_state_places", "total"), ("ferrum_state_places_used", "used")
+    return [
+        line
+        for name, value in names
+        for line in (
+            *describe(name, "gauge"),
+            *(f"{name}{label} {getattr(pool, value)}" for label, pool in zip(labels, stats.pools, strict=True)),
+        )
+    ]
 
 
 def _number(value: float) -> str:

@@ -29,6 +29,7 @@ from ferrum.text.tool_calls import ToolFormat, find_format
 
 if TYPE_CHECKING:
     from ferrum.server.batch.jobs import Batches
+    from ferrum.server.traces import Traces
 
 INLINE_CHARS = 4096  # texts up to this size are tokenized on the event loop: a few milliseconds
 MIN_REFUSED_CHARS = 1 << 20
@@ -71,6 +72,7 @@ class ServerState:
     active: int = 0
     kept: KeptAnswers = field(default_factory=KeptAnswers)
     batches: Batches | None = None  # where there is a folder for them
+    traces: Traces | None = None  # where there is a collector
     pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(WORKERS, "text"))
     grammar_pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1, "grammar"))
 

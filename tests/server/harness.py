@@ -16,8 +16,8 @@ from typing import Any
 from ferrum.engine.params import SamplingParams
 from ferrum.pack.schema import TextRecord
 from ferrum.server.lifecycle import HttpServer
+from ferrum.server.listening import bind
 from ferrum.server.options import ServeOptions
-from ferrum.server.start import bind
 from ferrum.server.state import ServerState
 from ferrum.text.chat_template import ChatTemplate
 from ferrum.text.tokenizer import Tokenizer

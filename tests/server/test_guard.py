@@ -8,9 +8,12 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from ferrum.engine.messages import PoolStats
 from ferrum.errors import FerrumError
 from ferrum.server.app import ROUTES
+from ferrum.server.metrics import render
 from ferrum.server.options import ServeOptions
 from ferrum.server.routes import status
 from tests.server.harness import chat_body, running, says
@@ -113,16 +116,16 @@ def test_the_key_is_not_in_what_is_printed_of_the_options() -> None:
     assert KEY not in repr(ServeOptions(api_key=KEY))
 
 
-_PAGE_LINE = r'# TYPE \w+ (counter|gauge|histogram)|# HELP \w+ [A-Z].*\.|\w+(\{le="[^"]+"\})? [-+0-9.e]+'
+_PAGE_LINE = r'# TYPE \w+ (counter|gauge|histogram)|# HELP \w+ [A-Z].*\.|\w+(\{(\w+="[^"]+",?)+\})? [-+0-9.e]+'
 
 
 def check_page(page: str) -> dict[str, float]:
     """The values of a Prometheus page, after a look at its form."""
     values = {}
     for line in page.splitlines():
-        assert re.fullmatch(r'# TYPE \w+ (counter|gauge|histogram)|# HELP \w+ [A-Z].*\.|\w+(\{le="[^"]+"\})? [-+0-9.e]+', line), (
-            line
-        )
+        assert re.fullmatch(
+            r'# TYPE \w+ (counter|gauge|histogram)|# HELP \w+ [A-Z].*\.|\w+(\{(\w+="[^"]+",?)+\})? [-+0-9.e]+', line
+        ), line
         if not line.startswith("#"):
             name, _, value = line.rpartition(" ")
             values[name] = float(value)
@@ -140,6 +143,7 @@ def test_metrics() -> None:
         assert values["ferrum_engine_ttft_seconds_count"] == values["ferrum_engine_request_duration_seconds_count"] == 2
         assert values["ferrum_engine_tpot_seconds_count"] == 2 and values["ferrum_engine_itl_seconds_count"] > 10
         assert values['ferrum_engine_itl_seconds_bucket{le="+Inf"}'] == values["ferrum_engine_itl_seconds_count"]
+        assert values["ferrum_engine_request_prompt_tokens_count"] == 2 == values["ferrum_engine_queue_seconds_count"]
         assert values["ferrum_admission_rejected_requests_total"] == 1
     contract = Path(__file__).with_name("metric_names.txt").read_text(encoding="utf-8").split()
     assert set(contract) <= {name.partition("{")[0].removesuffix("_count").removesuffix("_sum") for name in values}
@@ -219,3 +223,13 @@ def test_nothing_of_a_request_is_logged(capfd: pytest.CaptureFixture[str]) -> No
                 sock.recv(4096)
         server.chat("secret", temperature="secret")
     assert capfd.readouterr() == ("", "")
+
+
+def test_pools_of_states_are_shown() -> None:
+    backend = says("x")
+    with running(backend) as server:
+        stats = replace(server.call(backend.stats()), pools=(PoolStats("slot", 8, 3), PoolStats("window", 40, 0)))
+        page = render(server.state.metrics, stats, backend.info)
+    assert 'ferrum_state_places{group="0",kind="slot"} 8\n' in page
+    assert 'ferrum_state_places_used{group="1",kind="window"} 0\n' in page
+    check_page(page)

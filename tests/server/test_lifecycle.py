@@ -24,8 +24,9 @@ import pytest
 from ferrum.engine_process.spawn import EngineProcess
 from ferrum.errors import FerrumError
 from ferrum.server import lifecycle
+from ferrum.server.listening import bind
 from ferrum.server.options import ServeOptions
-from ferrum.server.start import bind, serve
+from ferrum.server.start import serve
 from tests.engine.null_pack import write_null_pack
 from tests.server.harness import sse_events
 from tests.server.test_streams import eventually

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ferrum.errors import FerrumError
+from ferrum.server.listening import bind_path, tls_context
 from ferrum.server.options import ServeOptions
-from ferrum.server.start import bind_path, tls_context
 from tests.cli.packs import write_pack
 from tests.conftest import CommandLine
 from tests.server.harness import running, says
