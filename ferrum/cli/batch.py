@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         trust=args.trust,
         verbose=args.verbose,
     )
-    from ferrum.engine.spawn import spawn
+    from ferrum.engine_process.spawn import spawn
     from ferrum.server.batch.jobs import count_lines
     from ferrum.server.batch.offline import run_batch
 

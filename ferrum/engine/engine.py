@@ -398,6 +398,8 @@ class Engine:
             logprob = float(buffers.out_logprob[row])
             wanted = min(wanted, self.executor.limits.vocab_size)
             top = tuple(zip(buffers.top_token[row, :wanted].tolist(), buffers.top_logprob[row, :wanted].tolist(), strict=True))
+        if sequence.thinking is not None and (stands := sequence.thinking.take(token)) != token:
+            token, logprob = stands, None if logprob is None else 0.0  # it was certain
         return self._event(sequence, token, logprob, top)
 
     def _event(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ferrum.devices.options import GREEDY_BELOW
+from ferrum.engine.thinking import ThinkingBudget
 from ferrum.errors import FerrumError
 from ferrum.pack.step import MAX_LOGPROBS
 from ferrum.structured.wish import Structured
@@ -47,7 +48,7 @@ class SamplingParams:
     ``seed`` None: a fresh random seed. ``stop``: strings that end the text and are not part of it. ``logprobs``: None is
     off, 0 the chosen token only, up to 20 alternatives. ``n``: choices; choice i > 0 of a seeded request has the seed
     ``seed + i * 0x9E3779B97F4A7C15`` modulo 2**64. ``structured``: the form that the answer must have; ``LLM`` makes ``grammar``
-    of it, which is the text that an engine takes.
+    of it, which is the text that an engine takes. ``thinking``: a bound on reasoning, None is no bound.
     """
 
     max_tokens: int | None = None
@@ -68,6 +69,7 @@ class SamplingParams:
     n: int = 1
     structured: Structured | None = None
     grammar: str = ""
+    thinking: ThinkingBudget | None = None
 
     def __post_init__(self) -> None:
         for name, (low, high, whole) in RANGES.items():
@@ -105,6 +107,8 @@ class SamplingParams:
     def largest_token_id(self) -> tuple[int, str]:
         """The largest token id named anywhere, with its field: the engine checks it against the vocabulary."""
         named = [(t, "logit_bias") for t in self.logit_bias] + [(t, "stop_token_ids") for t in self.stop_token_ids]
+        if self.thinking is not None:
+            named += [(self.thinking.start, "thinking"), (self.thinking.end, "thinking")]
         return max(named, default=(-1, ""))
 
 

@@ -14,6 +14,7 @@ from ferrum.devices.sampling import BANNED_LOGIT
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.prefix_cache import NO_KEYS, Keys
 from ferrum.engine.request_inputs import NO_INPUTS, Inputs
+from ferrum.engine.thinking import Thinking
 from ferrum.errors import FerrumError
 
 
@@ -88,7 +89,7 @@ class Sequence:
     __slots__ = (
         "arrival", "ban_tokens", "bias_tokens", "bias_values", "blocks", "cached_tokens", "chain", "counts", "index", "inputs",
         "inputs_digest", "keys", "leader", "mask", "max_tokens", "num_computed", "num_prompt", "params", "queue_us", "queued_at",
-        "request_id", "salt", "seed", "state", "stop_ids", "tables", "tokens",
+        "request_id", "salt", "seed", "state", "stop_ids", "tables", "thinking", "tokens",
     )  # fmt: skip
 
     def __init__(
@@ -135,6 +136,7 @@ class Sequence:
         self.bias_tokens = array("i", params.logit_bias.keys())
         self.bias_values = array("f", params.logit_bias.values())
         self.ban_tokens = array("i", sorted(stop_ids) if params.min_tokens else ())
+        self.thinking = Thinking(params.thinking) if params.thinking is not None else None
         self.counts = TokenCounts()
         if params.repetition_penalty != 1.0:
             for token in prompt:
@@ -164,7 +166,8 @@ class Sequence:
         """Whether the row after the next token can be described before that token is known, and will be wanted."""
         output = self.num_output
         settled = self.mask is None and not self.params.penalized and not (self.ban_tokens and output < self.params.min_tokens)
-        return settled and output + 1 < self.max_tokens
+        spent = self.thinking is not None and self.thinking.spent  # then another token stands where one is being sampled
+        return settled and not spent and output + 1 < self.max_tokens
 
     def append(self, token: int) -> str:
         """Take a sampled token; returns the finish reason: "" (goes on), "stop" (a stop token) or "length"."""

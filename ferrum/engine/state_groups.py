@@ -17,8 +17,8 @@ from array import array
 from typing import NamedTuple, TypeAlias
 
 from ferrum.devices.base import Limits, StateGroup, window_blocks
-from ferrum.engine.messages import PoolStats
 from ferrum.engine.places import Places
+from ferrum.engine.reports import PoolStats
 from ferrum.engine.request_inputs import Inputs
 from ferrum.engine.sequence import Sequence
 

@@ -60,6 +60,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/tags", later("ollama_models", "tags")),
     ("GET", "/api/ps", later("ollama_models", "running")),
     ("GET", "/api/version", later("ollama_models", "version")),
+    ("POST", "/infill", later("infill", "infill")),
     ("POST", "/tokenize", tokens.tokenize),
     ("POST", "/detokenize", tokens.detokenize),
     ("GET", "/v1/models", status.models),

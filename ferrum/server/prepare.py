@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -13,9 +13,10 @@ from ferrum.errors import FerrumError
 from ferrum.server.budget import cap_tokens
 from ferrum.server.choice import TextOptions
 from ferrum.server.errors import from_ferrum, invalid, unsupported
-from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, TemplateOptions, Tool
+from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, Tool
 from ferrum.server.state import ServerState
 from ferrum.server.structured import grammar_of
+from ferrum.server.thinking import thinking_budget
 from ferrum.server.wire import BadRequest
 from ferrum.text.reasoning import Opening, opening
 
@@ -38,7 +39,7 @@ async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> P
     tools = request.tools if request.tools and request.tool_choice != "none" else None
     if tools and state.tool_format is None:
         raise unsupported("tools", "this model has no tool format")
-    options = template_options(state, request.chat_template_kwargs, request.reasoning_effort)
+    options = template_options(state, request.wants_thinking, request.effort)
     text, ids = await chat_tokens(state, request.messages, tools, options, size)
     names = dict(CHAT_PARAMS)
     if request.max_completion_tokens is not None:
@@ -50,11 +51,17 @@ async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> P
     grammar = await grammar_of(state, request, text)
     sampling = sampling_params(state, request, limit, wanted, grammar)
     reading = text_options(state, request, uses_tools=bool(tools), prompt=text)
+    budget = thinking_budget(state, request, limit or room, reading.begins)
+    if budget is not None:
+        sampling = replace(sampling, thinking=budget)
     return Prepared([ids], sampling, reading, names)
 
 
-async def prepare_completion(state: ServerState, request: CompletionRequest) -> Prepared:
-    """Raises ApiError."""
+async def prepare_completion(state: ServerState, request: CompletionRequest, ends: tuple[int, ...] = ()) -> Prepared:
+    """``ends``: tokens that end the answer beside the model's own. Raises ApiError."""
+    encode, around = state.tokenizer.encode, len(request.suffix or "")
+    if request.suffix:
+        encode, ends = _filling(state, request)
     prompts: list[list[int]] = []
     limit = state.max_chars
     try:
@@ -63,11 +70,13 @@ async def prepare_completion(state: ServerState, request: CompletionRequest) -> 
         raise invalid(error.message, error.param) from None
     for prompt in given:
         if isinstance(prompt, list):
+            if request.suffix:
+                raise invalid("suffix is for prompts that are texts", "suffix")
             prompts.append(prompt)
             continue
-        check_size(len(prompt), limit, "prompt")
+        check_size(len(prompt) + around, limit, "prompt")
         try:
-            prompts.append(await state.off_loop(len(prompt), state.tokenizer.encode, prompt))
+            prompts.append(await state.off_loop(len(prompt) + around, encode, prompt))
         except FerrumError as error:
             raise from_ferrum(error) from None
     longest = max(len(p) for p in prompts)
@@ -75,11 +84,19 @@ async def prepare_completion(state: ServerState, request: CompletionRequest) -> 
     max_tokens = request.max_tokens or max(1, min(COMPLETION_TOKENS, room))
     cap_tokens(max_tokens, room, sequences=len(prompts) * (request.n or 1), logprobs=request.logprobs)
     grammar = await grammar_of(state, request, "")
-    sampling = sampling_params(state, request, max_tokens, request.logprobs, grammar)
+    sampling = sampling_params(state, request, max_tokens, request.logprobs, grammar, ends)
     reading = TextOptions(stops=request.stops, logprobs=request.logprobs is not None)
     if len(prompts) * sampling.n > state.backend.info.max_queue:
         raise invalid(f"prompts times n must not exceed {state.backend.info.max_queue}", "n")
     return Prepared(prompts, sampling, reading, {})
+
+
+def _filling(state: ServerState, request: CompletionRequest) -> tuple[Callable[[str], list[int]], tuple[int, ...]]:
+    """How prompts become tokens when what stands after them is given, and what ends their answers. Raises ApiError."""
+    infill, suffix = state.infill, request.suffix or ""
+    if infill is None:
+        raise unsupported("suffix", "suffix is not supported: this model's tokenizer has no tokens to fill in before one")
+    return lambda prompt: infill.tokens(prompt, suffix), infill.end_ids
 
 
 async def chat_tokens(
@@ -138,11 +155,13 @@ def check_size(size: int, limit: int, param: str) -> None:
         raise invalid(f"{param} may have {limit} characters", param, "context_length_exceeded")
 
 
-def template_options(state: ServerState, given: TemplateOptions | None, effort: str | None = None) -> dict[str, Any]:
-    """Variables for the chat template. Raises ApiError for one that this model's template does not look at."""
+def template_options(state: ServerState, thinking: bool | None, effort: str | None = None) -> dict[str, Any]:
+    """Variables for the chat template. ``thinking``: whether the request wants it.
+
+    Raises ApiError for one that this model's template does not look at.
+    """
     options: dict[str, Any] = {}
     takes = state.template.takes if state.template is not None else (lambda _: False)
-    thinking = given.enable_thinking if given is not None else None
     if effort is not None and not takes("reasoning_effort"):
         if not takes("enable_thinking") and effort != "none":  # switching off what is not there asks for nothing
             raise unsupported("reasoning_effort", "this model does not take reasoning_effort")
@@ -153,13 +172,18 @@ def template_options(state: ServerState, given: TemplateOptions | None, effort: 
             thinking = effort != "none"
     if thinking is not None and takes("enable_thinking"):
         options["enable_thinking"] = thinking
-    elif thinking:
+    elif thinking and not state.text.reasoning_end:  # a model that always reasons does what is asked
         raise unsupported("chat_template_kwargs.enable_thinking", "this model has no thinking to enable")
     return options
 
 
 def sampling_params(
-    state: ServerState, request: GenerationRequest, max_tokens: int | None, logprobs: int | None, grammar: str = ""
+    state: ServerState,
+    request: GenerationRequest,
+    max_tokens: int | None,
+    logprobs: int | None,
+    grammar: str = "",
+    ends: tuple[int, ...] = (),
 ) -> SamplingParams:
     """The request's fields, then the model's generation defaults, then OpenAI's. Raises ApiError."""
     greedy = state.text.generation.get("do_sample") is False
@@ -176,7 +200,7 @@ def sampling_params(
             logit_bias=request.biases(),
             seed=request.seed,
             stop=request.stops,
-            stop_token_ids=tuple(i for i in state.tokenizer.stop_ids(request.stops) if i < state.backend.info.vocab_size),
+            stop_token_ids=_within(state, (*state.tokenizer.stop_ids(request.stops), *ends)),
             ignore_eos=bool(request.ignore_eos),
             logprobs=logprobs,
             n=_checked_n(state, request.n or 1),
@@ -184,6 +208,10 @@ def sampling_params(
         )
     except FerrumError as error:
         raise from_ferrum(error) from None
+
+
+def _within(state: ServerState, ids: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(i for i in dict.fromkeys(ids) if i < state.backend.info.vocab_size)
 
 
 def _checked_n(state: ServerState, n: int) -> int:

@@ -122,6 +122,27 @@ class TemplateOptions(Request, kw_only=True):
     enable_thinking: bool | None = None
 
 
+Effort: TypeAlias = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+ThinkingTokens: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+
+
+class ReasoningOptions(Request, kw_only=True):
+    """OpenRouter's form."""
+
+    effort: Effort | None = None
+    max_tokens: ThinkingTokens | None = None
+    enabled: bool | None = None
+    exclude: Annotated[Json, only(False)] = None
+    summary: Hint = None
+
+
+class ThinkingOptions(Request, kw_only=True):
+    """Anthropic's form, as proxies hand it on."""
+
+    type: Literal["enabled", "disabled", "adaptive"] | None = None
+    budget_tokens: ThinkingTokens | None = None
+
+
 class GenerationRequest(Request, kw_only=True):
     """What chat and text completions share."""
 
@@ -241,7 +262,11 @@ class ChatRequest(GenerationRequest, kw_only=True):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     chat_template_kwargs: TemplateOptions | None = None
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    reasoning_effort: Effort | None = None
+    reasoning: ReasoningOptions | None = None
+    thinking: ThinkingOptions | None = None
+    thinking_token_budget: Annotated[int, Meta(ge=-1, le=MAX_TOKEN_ID)] | None = None
+    reasoning_budget: Annotated[int, Meta(ge=-1, le=MAX_TOKEN_ID)] | None = None
     functions: Annotated[Json, only([])] = None
     function_call: Annotated[Json, only("auto", "none")] = None
     modalities: Annotated[list[Literal["text"]], Meta(max_length=1)] | None = None
@@ -268,6 +293,7 @@ class ChatRequest(GenerationRequest, kw_only=True):
         if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs", "top_logprobs")
         self._check_tools()
+        self.thinking_tokens()
 
     def _check_tools(self) -> None:
         names = set()
@@ -294,6 +320,35 @@ class ChatRequest(GenerationRequest, kw_only=True):
             raise BadRequest("tool_choice is required, and tools declares none", "tool_choice")
 
     @property
+    def effort(self) -> str | None:
+        """By any of its names."""
+        nested = self.reasoning.effort if self.reasoning is not None else None
+        return self.reasoning_effort or nested
+
+    @property
+    def wants_thinking(self) -> bool | None:
+        """What the request says of thinking, apart from an effort."""
+        if self.chat_template_kwargs is not None and self.chat_template_kwargs.enable_thinking is not None:
+            return self.chat_template_kwargs.enable_thinking
+        if self.reasoning is not None and self.reasoning.enabled is not None:
+            return self.reasoning.enabled
+        kind = self.thinking.type if self.thinking is not None else None
+        return kind == "enabled" if kind in ("enabled", "disabled") else None
+
+    def thinking_tokens(self) -> tuple[int | None, str]:
+        """Most tokens of reasoning, and the field that says so; -1 is no bound. Raises BadRequest when two differ."""
+        given = {
+            "reasoning.max_tokens": self.reasoning.max_tokens if self.reasoning is not None else None,
+            "thinking.budget_tokens": self.thinking.budget_tokens if self.thinking is not None else None,
+            "thinking_token_budget": self.thinking_token_budget,
+            "reasoning_budget": self.reasoning_budget,
+        }
+        named = {name: value for name, value in given.items() if value is not None and value >= 0}
+        if len(set(named.values())) > 1:
+            raise BadRequest(f"{' and '.join(named)} differ", next(iter(named)))
+        return next(((value, name) for name, value in named.items()), (None, ""))
+
+    @property
     def uses_tools(self) -> bool:
         return bool(self.tools) and self.tool_choice != "none"
 
@@ -310,7 +365,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     )
     logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     echo: Annotated[Json, only(False)] = None
-    suffix: Annotated[Json, only("")] = None
+    suffix: str | None = None
 
     def prompts(self) -> list[str] | list[list[int]]:
         """One entry per prompt. Raises BadRequest for a mixture."""

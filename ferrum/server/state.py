@@ -23,6 +23,7 @@ from ferrum.server.meters import Meter, make_meters
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
 from ferrum.structured.model import ModelGrammars
+from ferrum.text.fim import find_infill
 from ferrum.text.template_process import Template
 from ferrum.text.tokenizer import Tokenizer
 from ferrum.text.tool_calls import ToolFormat, find_format
@@ -82,6 +83,7 @@ class ServerState:
         self.marks: frozenset[int] = self.tokenizer.within(marks)
         as_json = self.options.log_format == "json"
         self.log = Log(requests=as_json or self.options.verbose > 0, json=as_json)
+        self.infill = find_infill(self.tokenizer, self.text.special_tokens.get("bos_token", ""))
         self.meters = make_meters(self.options.keys)
         self._idle: asyncio.Event | None = None
 

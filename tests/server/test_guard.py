@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from ferrum.engine.messages import PoolStats
+from ferrum.engine.reports import PoolStats
 from ferrum.errors import FerrumError
 from ferrum.server.app import ROUTES
 from ferrum.server.metrics import render

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import msgspec
 
-from ferrum.engine.spawn import EngineProcess
+from ferrum.engine_process.spawn import EngineProcess
 from ferrum.errors import FerrumError
 from ferrum.server.batch.jobs import is_good
 from ferrum.server.batch.lines import Answered, Stopped, answer_line, in_order, read_lines, whole_lines

@@ -1,6 +1,6 @@
 """Anthropic's Messages API: ``POST /v1/messages`` and ``/v1/messages/count_tokens``.
 
-A thinking budget is not enforced, and "thinking" is taken as leave to think: a model without it answers without.
+"thinking" is taken as leave to think, and its budget as the most: a model without it answers without.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from ferrum.server.errors import ApiError, invalid, unsupported
 from ferrum.server.exchange import Counts, Exchange
 from ferrum.server.fields import Hint, Json, Request, only
 from ferrum.server.prepare import chat_tokens, prepare_chat, template_options
-from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, ChatRequest, Short
+from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, ChatRequest, Short, ThinkingTokens
 from ferrum.server.routes.common import answer, read
 from ferrum.server.sse import Event, Framing, ServerSentEvents
 from ferrum.server.state import ServerState, state_of
+from ferrum.server.thinking import marks_of
 
 PARAMS: Mapping[str, str] = {
     "stop": "stop_sequences",
@@ -95,7 +96,7 @@ class ToolChoice(Request, kw_only=True):
 
 class Thinking(Request, kw_only=True):
     type: Literal["enabled", "disabled", "adaptive"]
-    budget_tokens: Hint = None
+    budget_tokens: ThinkingTokens | None = None
     display: Hint = None
 
 
@@ -168,7 +169,7 @@ async def count_tokens(request: HttpRequest) -> HTTPResponse:
     state, body = state_of(request), await read(request, _count)
     state.check_model(body.model)
     chat: ChatRequest = chat_request(fields_of(state, body), PARAMS)
-    options = template_options(state, chat.chat_template_kwargs, chat.reasoning_effort)
+    options = template_options(state, chat.wants_thinking, chat.effort)
     _, tokens = await chat_tokens(state, chat.messages, chat.tools if chat.uses_tools else None, options, len(request.body))
     return answer({"input_tokens": len(tokens)})
 
@@ -196,6 +197,8 @@ def fields_of(state: ServerState, body: CountRequest) -> dict[str, Any]:
         fields |= _choice(body.tool_choice)
     if body.thinking is not None and body.thinking.type != "adaptive" and takes("enable_thinking"):
         fields["chat_template_kwargs"] = {"enable_thinking": body.thinking.type == "enabled"}
+    if body.thinking is not None and body.thinking.type == "enabled" and marks_of(state) is not None:
+        fields["thinking_token_budget"] = body.thinking.budget_tokens
     if body.output_config is not None and body.output_config.effort and takes("reasoning_effort"):
         effort = body.output_config.effort
         fields["reasoning_effort"] = "xhigh" if effort == "max" else effort

@@ -22,6 +22,7 @@ from ferrum.version import __version__
 def _bodies() -> dict[str, Any]:
     """The struct of each route's requests. Dialects are imported here, since few need this page."""
     from ferrum.server.dialects.batches import BatchRequest
+    from ferrum.server.dialects.infill import InfillRequest
     from ferrum.server.dialects.messages import CountRequest, MessagesRequest
     from ferrum.server.dialects.ollama import OllamaChat, OllamaGenerate
     from ferrum.server.dialects.ollama_models import ShowRequest
@@ -37,6 +38,7 @@ def _bodies() -> dict[str, Any]:
         "/api/chat": OllamaChat,
         "/api/generate": OllamaGenerate,
         "/api/show": ShowRequest,
+        "/infill": InfillRequest,
         "/tokenize": TokenizeRequest,
         "/detokenize": DetokenizeRequest,
     }

@@ -21,7 +21,7 @@ async def tokenize(request: Request) -> HTTPResponse:
     state, body = state_of(request), await read(request, _tokenize)
     state.check_model(body.model)
     if body.prompt is None:
-        options = template_options(state, body.chat_template_kwargs)
+        options = template_options(state, body.chat_template_kwargs.enable_thinking if body.chat_template_kwargs else None)
         generate = body.add_generation_prompt is not False
         size = len(request.body)
         _, tokens = await chat_tokens(state, body.messages or [], body.tools, options, size, add_generation_prompt=generate)

@@ -15,11 +15,18 @@ WANTED = {
     "/api/embed": "embeddings",
     "/api/embeddings": "embeddings",
     "/v1/rerank": "scores of documents",
+    "/v1/reranking": "scores of documents",
+    "/v2/rerank": "scores of documents",
+    "/embedding": "embeddings",
+    "/pooling": "embeddings",
+    "/classify": "classes",
+    "/v1/moderations": "judgements",
     "/v1/score": "scores of texts",
-    "/infill": "text between a prefix and a suffix",
     "/v1/audio/transcriptions": "transcripts",
+    "/v1/audio/translations": "translations of speech",
     "/v1/audio/speech": "speech",
     "/v1/images/generations": "images",
+    "/v1/images/edits": "images",
 }
 
 
