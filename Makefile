@@ -7,7 +7,7 @@ WORKERS ?= 2
 SOAK_SECONDS ?= 600
 AGAINST ?=
 
-.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu kernel-diff soak clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu kernel-diff soak clients clean
 
 setup: $(READY)
 
@@ -56,6 +56,11 @@ bench-gpu: $(READY)
 # generated kernels beside the stored rendering, or beside those of a revision: make kernel-diff AGAINST=REV; about a minute
 kernel-diff: $(READY)
 	@$(BIN)/python -m tests.kernel_diff $(if $(AGAINST),--against $(AGAINST))
+
+# an environment for each client under build/clients, then their programs against two servers; the table is docs/clients.md.
+# CLIENT="'openai 2.8' litellm" tries some and writes nothing
+clients: $(READY)
+	@$(BIN)/python -m tests.clients.run $(CLIENT)
 
 # docs/cli.md is made from the parsers
 docs: $(READY)

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     found = running()
-    servers = [s for s in found if _is_meant(s, args)]
+    servers = [s for s in found if _is_meant(s, args.port, args.socket)]
     for server in servers:
         os.kill(server.pid, signal.SIGTERM)
     deadline = time.monotonic() + args.wait
@@ -61,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _is_meant(server: Server, args: argparse.Namespace) -> bool:
-    if args.socket:
-        return server.socket == os.path.abspath(args.socket)
-    return args.port is None or (args.port == server.port and not server.socket)
+def _is_meant(server: Server, port: int | None, socket: str) -> bool:
+    if socket:
+        return server.socket == os.path.abspath(socket)
+    return port is None or (port == server.port and not server.socket)
 
 
 def pid_file(port: int, socket: str = "") -> Path:

@@ -59,7 +59,8 @@ async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> P
 
 async def prepare_completion(state: ServerState, request: CompletionRequest, ends: tuple[int, ...] = ()) -> Prepared:
     """``ends``: tokens that end the answer beside the model's own. Raises ApiError."""
-    encode, around = state.tokenizer.encode, len(request.suffix or "")
+    encode: Callable[[str], list[int]] = state.tokenizer.encode
+    around = len(request.suffix or "")
     if request.suffix:
         encode, ends = _filling(state, request)
     prompts: list[list[int]] = []

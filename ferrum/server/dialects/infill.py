@@ -73,7 +73,8 @@ async def infill(request: HttpRequest) -> HTTPResponse | None:
     state.check_model(body.model)
     exchange = Exchange(request, "infill-", stream=bool(body.stream), params=PARAMS)
     fields: dict[str, Any] = {name: getattr(body, name) for name in _SAME}
-    completion = CompletionRequest(prompt=await _tokens(state, how, body), max_tokens=body.n_predict or None, **fields)
+    prompt: Any = await _tokens(state, how, body)
+    completion = CompletionRequest(prompt=prompt, max_tokens=body.n_predict or None, **fields)
     completion.check()
     return await exchange.run(
         lambda: prepare_completion(state, completion, how.end_ids),

@@ -66,6 +66,12 @@ _READS: dict[str, Any] = {
 
 _COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 _STREAMS = {"/api/chat": "application/x-ndjson", "/api/generate": "application/x-ndjson"}
+_MESSAGE = {"type": "object", "required": ["message"], "properties": {"message": {"type": "string"}}}
+_ERRORS: dict[str, dict[str, Any]] = {
+    "OpenAI": {"type": "object", "required": ["error"], "properties": {"error": _MESSAGE}},
+    "Anthropic": {"type": "object", "required": ["type", "error"], "properties": {"type": {"const": "error"}, "error": _MESSAGE}},
+    "Ollama": {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}},
+}
 _UPLOAD = {
     "type": "object",
     "required": ["purpose", "file"],
@@ -91,7 +97,7 @@ def document(*, with_key: bool) -> dict[str, Any]:
     for path, kind in bodies.items():
         contents = _json(by_type[Completion] if path in _COMPLETIONS else {"type": "object"})
         if "stream" in kind.__struct_fields__:
-            contents |= {_STREAMS.get(path, "text/event-stream"): {"schema": {"type": "string", "description": _STREAM}}}
+            contents |= {_STREAMS.get(path, "text/event-stream"): {"schema": {"description": _STREAM}}}
         paths[path] = {
             "post": {"requestBody": {"required": True, "content": _json(by_type[kind])}, "responses": _answers(path, contents)}
         }
@@ -111,7 +117,7 @@ def document(*, with_key: bool) -> dict[str, Any]:
         "responses": _answers("/v1/files", _json({"type": "object"})),
     }
     for path in WANTED:
-        paths[path] = {"post": {"responses": {"400": {"description": "the model cannot do this"}}}}
+        paths[path] = {"post": {"responses": {"default": _answers(path, {})["default"]}}}
     made: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "ferrum", "version": __version__},
@@ -137,5 +143,5 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 def _answers(path: str, contents: dict[str, Any]) -> dict[str, Any]:
     return {
         "200": {"description": "the answer", "content": contents},
-        "default": {"description": f"an error, in {api_of(path)}'s form"},
+        "default": {"description": f"an error, in {api_of(path)}'s form", "content": _json(_ERRORS[api_of(path)])},
     }
