@@ -31,7 +31,7 @@ from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
-from ferrum.server.connections import limited_protocol
+from ferrum.server.connections import HEADER_SECONDS, limited_protocol
 from ferrum.server.listening import tls_context
 from ferrum.server.log import Log
 from ferrum.server.options import BACKLOG, ServeOptions
@@ -193,13 +193,16 @@ class HttpServer:
 
     async def start(self) -> None:
         """Accept connections from now on."""
+        context = tls_context(self._state.options) if self._state.options.tls_cert is not None else None
+        # a connection is not known to the protocol, and so to its deadline, before its handshake is done
+        handshake = {"ssl_handshake_timeout": HEADER_SECONDS} if context is not None else {}
         self._server = await self._app.create_server(
             sock=self._sock,
-            ssl=tls_context(self._state.options) if self._state.options.tls_cert is not None else None,
+            ssl=context,
             protocol=self._protocol,
             backlog=BACKLOG,
             return_asyncio_server=True,
-            asyncio_server_kwargs={"start_serving": False},
+            asyncio_server_kwargs={"start_serving": False, **handshake},
         )
         assert self._server is not None
         await self._server.startup()

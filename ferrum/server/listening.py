@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ferrum.errors import FerrumError
@@ -35,7 +36,9 @@ def bind_path(path: str) -> socket.socket:
         sock.setblocking(False)
     except OSError as error:
         sock.close()
-        reason = "another server listens there" if error.errno == errno.EADDRINUSE else error.strerror or str(error)
+        reason = error.strerror or str(error)
+        if error.errno == errno.EADDRINUSE:
+            reason = "another server listens there" if Path(path).is_socket() else "something else is there"
         raise FerrumError(
             "socket-busy", f"cannot listen: {reason}", path, "stop the other server, or use another --socket"
         ) from None

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from ferrum.errors import FerrumError
+from ferrum.server import lifecycle
 from ferrum.server.listening import bind_path, tls_context
 from ferrum.server.options import ServeOptions
 from tests.cli.packs import write_pack
@@ -61,6 +62,15 @@ def test_tls(certificate: tuple[Path, Path]) -> None:
         old.minimum_version, old.maximum_version = ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_1
         with pytest.raises(OSError):
             urllib.request.urlopen(f"https://127.0.0.1:{server.port}/health", context=old, timeout=10)
+
+
+def test_a_handshake_has_a_deadline(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "HEADER_SECONDS", 0.3)
+    with (
+        running(says("x"), tls_cert=certificate[0], tls_key=certificate[1]) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=5) as silent,
+    ):
+        assert silent.recv(1) == b"", "closed, well before the client's own patience ends"
 
 
 def test_certificates_that_cannot_be_used(certificate: tuple[Path, Path], tmp_path: Path) -> None:
@@ -113,7 +123,7 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path) -> None:
     for path in (tmp_path / "file", tmp_path / "none" / "x.sock", tmp_path / ("x" * 200)):
         with pytest.raises(FerrumError) as refused:
             bind_path(str(path))
-        assert refused.value.code == "socket-busy"
+        assert refused.value.code == "socket-busy" and "another server" not in refused.value.what
     assert (tmp_path / "file").read_text() == "mine"
 
 
