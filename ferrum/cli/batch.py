@@ -48,19 +48,18 @@ def run(args: argparse.Namespace) -> int:
         trust=args.trust,
         verbose=args.verbose,
     )
-    from ferrum.engine_process.spawn import spawn
     from ferrum.server.batch.jobs import count_lines
     from ferrum.server.batch.offline import run_batch
 
     total = count_lines(source, options.max_body_bytes)
     counts = {"total": total, "completed": 0, "failed": 0}
-    with stage_progress(quiet=bool(args.json)) as progress, spawn() as engine:
+    with stage_progress(quiet=bool(args.json)) as progress:
 
         def told(done: int, good: int) -> None:
             counts.update(completed=good, failed=done - good)
             progress("lines", done, total)
 
-        run_batch(path, options, engine, source, target, told)
+        run_batch(path, options, source, target, told)
     if args.json:
         print_json({"path": str(target), **counts})
     else:

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import msgspec
 
-from ferrum.engine_process.spawn import EngineProcess
+from ferrum.engine_process.spawn import EngineProcess, spawn
 from ferrum.errors import FerrumError
 from ferrum.server.batch.jobs import is_good
 from ferrum.server.batch.lines import Answered, Stopped, answer_line, in_order, read_lines, whole_lines
@@ -27,10 +27,10 @@ class _Named(msgspec.Struct):
 _named = msgspec.json.Decoder(_Named)
 
 
-def run_batch(pack: Path, options: ServeOptions, engine: EngineProcess, source: Path, target: Path, told: Told) -> None:
+def run_batch(pack: Path, options: ServeOptions, source: Path, target: Path, told: Told) -> None:
     """Answer the lines of ``source`` into ``target``, in order, after those that it holds already. Raises FerrumError."""
 
-    async def work() -> None:
+    async def work(engine: EngineProcess) -> None:
         backend = await start_engine(pack, options, engine)
         try:
             state = make_state(options, backend, await asyncio.to_thread(load_text, pack, options.trust))
@@ -43,7 +43,8 @@ def run_batch(pack: Path, options: ServeOptions, engine: EngineProcess, source: 
         finally:
             await backend.close()
 
-    asyncio.run(work())
+    with spawn() as engine:
+        asyncio.run(work(engine))
 
 
 async def answer_file(state: ServerState, source: Path, target: Path, told: Told) -> None:
