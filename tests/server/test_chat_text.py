@@ -13,7 +13,6 @@ from msgspec.structs import replace
 
 from ferrum.server.errors import ApiError
 from ferrum.server.prepare import template_options
-from ferrum.server.protocol import TemplateOptions
 from ferrum.text.chat_template import ChatTemplate
 from ferrum.text.template_process import TemplateProcess
 from tests.server import harness
@@ -117,7 +116,7 @@ def test_channels_are_understood_with_and_without_tools() -> None:
 
 def options(style: str, effort: str | None, thinking: bool | None = None) -> dict[str, Any]:
     state: Any = SimpleNamespace(template=ChatTemplate(style))
-    return template_options(state, None if thinking is None else TemplateOptions(enable_thinking=thinking), effort)
+    return template_options(state, thinking, effort)
 
 
 def test_effort_becomes_what_the_template_knows() -> None:
