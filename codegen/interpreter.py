@@ -14,13 +14,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
-from ferrum.devices.base import Limits, RequestArray, StateGroup, StepBuffers
-from ferrum.devices.sampling import sample_reference
+from ferrum.devices.base import Limits, RequestArray, StateGroup, StepBuffers, row_limits
 from ferrum.graphs.interpret import Weights, run_step
 from ferrum.graphs.ir import Graph, State
 from ferrum.graphs.step_states import Array, SlotState, StateRows, StepState, StepStates, WindowState
+from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, StepArray, shape_of
 
 DTYPE = np.float64
 PER_TOKEN = ("paged", "window")
@@ -28,7 +29,7 @@ PER_TOKEN = ("paged", "window")
 
 @dataclass(frozen=True)
 class Programs:
-    """``step``: tokens, positions and sample_rows to logits. ``fill``: what a request brings to rows of the fixed states."""
+    """``step``: a graph with its tail. ``fill``: what a request brings to rows of the fixed states."""
 
     step: Graph
     weights: Weights
@@ -70,11 +71,8 @@ class InterpreterExecutor:
         states, seqs = StepStates(graph.states, DTYPE), range(b.num_seqs)
         for s in seqs:
             self._load(states, s, int(b.positions[b.query_start[s]]))
-        inputs = {
-            "tokens": b.tokens[: b.num_tokens],
-            "positions": b.positions[: b.num_tokens],
-            "sample_rows": b.sample_rows[: b.num_samples],
-        }
+        rows = structs.replace(row_limits(self.limits), tokens=b.num_tokens, samples=b.num_samples, seqs=b.num_seqs)
+        inputs = {array.name: getattr(b, array.name)[within(array, rows)] for array in INPUTS}
         starts = {"tokens": b.query_start[: b.num_seqs + 1].tolist()}
         out = run_step(graph, inputs, self.programs.weights, states, seqs, starts, DTYPE, each_row=True)
         for s in seqs:
@@ -82,7 +80,8 @@ class InterpreterExecutor:
         logits = out[graph.outputs[0]]
         assert np.isfinite(logits).all(), "a step reads what was never written"
         self._logits[: b.num_samples] = logits
-        sample_reference(self._logits, b)
+        for array in OUTPUTS:
+            getattr(b, array.name)[within(array, rows)] = out[array.name]
 
     def logits(self) -> NDArray[np.float32]:
         return self._logits[: self.buffers.num_samples]
@@ -165,6 +164,11 @@ class InterpreterExecutor:
         count = self.limits.groups[self.index[state.name]].count if state.name in self.index else self.limits.num_blocks
         rows = {"slot": (), "fixed": (state.limit,)}.get(state.kind, (self.limits.block_size,))
         return np.full((count, *rows, *(int(dim) for dim in state.shape)), np.nan, DTYPE)
+
+
+def within(array: StepArray, rows: RowCounts) -> tuple[slice, ...]:
+    """The part of an array that a step with so many rows uses."""
+    return tuple(slice(n) for n in shape_of(array, rows))
 
 
 def members_of(graph: Graph) -> list[list[State]]:

@@ -12,6 +12,7 @@ from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan import Plan, thread_bytes
 from ferrum.codegen.render import templates_digest
 from ferrum.codegen.target import GpuTarget, Target
+from ferrum.graphs.ir import Graph
 from ferrum.pack.check import contract_hash
 from ferrum.pack.launches import ALIGNMENT, Rows, encode_table
 from ferrum.pack.schema import (
@@ -31,11 +32,12 @@ from ferrum.pack.schema import (
     TextRecord,
     TuningRecord,
 )
-from ferrum.pack.step import INPUTS, OUTPUTS
+from ferrum.pack.step import INPUTS, OUTPUTS, StepArray
 from ferrum.version import __version__
 
 GRAPH_NAME, CONSTANTS_NAME, PLAN_NAME = f"{STEP}/graph.txt", f"{STEP}/constants", f"{STEP}/plan.json"
 SELFTEST_NAME, LAYERS_NAME = f"{STEP}/selftest.json", f"{STEP}/layers.json"
+CALLED: tuple[Rows, ...] = ("tokens", "seqs", "samples")  # what a call is a number of
 # Of a CPU's step: a query tile for each token and sequence, a counter for each launch and slot.
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
 
@@ -143,17 +145,25 @@ def contract_of(plan: Plan, max_model_len: int) -> str:
     return contract_hash(tensor_records(plan), state_records(plan), plan.vocab_size, max_model_len)
 
 
+def program_arrays(graph: Graph) -> tuple[list[StepArray], list[StepArray]]:
+    """What a call of the program takes and gives: the arrays that the graph declares, and those that say whose states it has."""
+    given = {value.name for value in graph.inputs}
+    inputs = [array for array in INPUTS if array.name in given or array.shape[0] == "seqs"]
+    return inputs, [array for array in OUTPUTS if array.name in graph.outputs]
+
+
 def program_record(
     plan: Plan, target: Target | GpuTarget, has_selftest: bool = False, has_constants: bool = False
 ) -> ProgramRecord:
+    inputs, outputs = program_arrays(plan.graph)
     return ProgramRecord(
         name=STEP,
         graph=GRAPH_NAME,
         constants=CONSTANTS_NAME if has_constants else "",
         plan=PLAN_NAME,
-        rows=["tokens", "seqs", "samples"],
-        inputs=list(INPUTS),
-        outputs=list(OUTPUTS),
+        rows=[rows for rows in CALLED if any(array.shape[0] == rows for array in (*inputs, *outputs))],
+        inputs=inputs,
+        outputs=outputs,
         states=[state.name for state in state_records(plan)],
         memory=memory_record(plan, target),
         kernels=kernel_records(plan),

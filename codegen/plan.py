@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from msgspec.structs import replace
@@ -11,7 +11,6 @@ from ferrum.codegen.kernels.base import Kernel, distinct
 from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import PagedAttention
-from ferrum.codegen.kernels.sample import Sample
 from ferrum.codegen.kv import Kept, kept_by_layer
 from ferrum.codegen.layouts import parse_layout
 from ferrum.codegen.target import GpuTarget, Target
@@ -85,12 +84,16 @@ def plan(graph: Graph, calls: list[Call], target: Target | GpuTarget, kv_dtype: 
     """Lay out weights and arena and build the launch table."""
     tensors = place_tensors(graph)
     kv = plan_kv(graph, calls, kv_dtype)
-    planner = _Planner(graph.outputs[0], calls, {t.name: t.offset for t in tensors}, kv, target)
+    planner = _Planner(graph.outputs, calls, {t.name: t.offset for t in tensors}, kv, target)
     table, launched = planner.table()
-    sample = calls[-1].kernel
-    assert isinstance(sample, Sample)
     kernels = distinct(v.kernel for call in calls for v in call.variants)
-    return Plan(kernels, calls, table, launched, tensors, kv, sample.vocab_size, graph)
+    return Plan(kernels, calls, table, launched, tensors, kv, vocabulary(graph), graph)
+
+
+def vocabulary(graph: Graph) -> int:
+    """How many ids there are for a token: the rows of the table in which the program looks them up."""
+    tables = (node.inputs[1] for node in graph.nodes if node.op == "embedding" and node.inputs[0] == "tokens")
+    return next((graph.param(name).shape[0] for name in tables), 0)
 
 
 def align(n: int, to: int = 64) -> int:
@@ -146,10 +149,15 @@ class _Place:
 
 
 class _Planner:
-    """``fenced``: of each call, whether all threads have ended it before any starts the next."""
+    """``outputs``: of the graph; those that lie in the arena are read after the step, the first of them through ``logits_slot``.
 
-    def __init__(self, logits: str, calls: list[Call], offsets: dict[str, int], kv: KvPlan, target: Target | GpuTarget) -> None:
-        self.logits, self.calls, self.offsets, self.kv = logits, calls, offsets, kv
+    ``fenced``: of each call, whether all threads have ended it before any starts the next.
+    """
+
+    def __init__(
+        self, outputs: Sequence[str], calls: list[Call], offsets: dict[str, int], kv: KvPlan, target: Target | GpuTarget
+    ) -> None:
+        self.outputs, self.calls, self.offsets, self.kv = outputs, calls, offsets, kv
         self.early = isinstance(target, GpuTarget) and target.has_early_start
         self.private = _private(calls) if isinstance(target, Target) else set()
         self.cpu = isinstance(target, Target)
@@ -177,12 +185,12 @@ class _Planner:
             code="",
             slots=[*slots, *self.scratch.values()],
             launches=[launch for _, _, launch in made],
-            logits_slot=self.place[self.logits],
+            logits_slot=self.place[self.outputs[0]],
         )
         return table, [(call, kernel) for call, kernel, _ in made]
 
     def _last_uses(self) -> dict[str, int]:
-        """Index of the last call during which each value must stay; logits are read after the step.
+        """Index of the last call during which each value must stay.
 
         After a call that is not fenced, slow threads may still read its inputs until the next one that is.
         """
@@ -193,7 +201,7 @@ class _Planner:
                 following = i
             for name in (*self.calls[i].inputs, self.calls[i].output):
                 last.setdefault(name, following)
-        return last | {self.logits: len(self.calls)}
+        return last | {name: len(self.calls) for name in self.outputs}
 
     def _unfenced(self, i: int) -> set[str]:
         """Values that a slow thread may still read when call ``i`` starts: inputs since the last fence."""

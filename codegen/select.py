@@ -34,10 +34,9 @@ OPS: Mapping[str, Mapping[str, Choose]] = {
 
 
 def select(graph: Graph, target: Target | GpuTarget, kv_dtype: str, tuned: Mapping[str, Blocking]) -> list[Call]:
-    """Kernel calls of a laid-out graph, in execution order; the last one samples from the graph's first output."""
+    """Kernel calls of a laid-out graph, in execution order."""
     walk = Walk(graph, target, kv_dtype, tuned)
     for node in graph.nodes:
         if node.output.name not in walk.fused:
             OPS[node.op][target.device](walk, node)
-    OPS["sample"][target.device](walk, graph.producers()[graph.outputs[0]])
     return walk.calls

@@ -233,7 +233,7 @@ _MACHINE: tuple[Stage, ...] = (
     Stage(
         "layout",
         "Each weight gets a logical number format (bf16, int8, int4-g32 ...) and the physical layout that every kernel of the "
-        "target reads; rows are converted before a product that wants others (graphs/passes/layout.py).",
+        "target reads; a quantize converts rows before a product that wants others (graphs/passes/layout.py).",
         "target", _layout, _dump_layout, _load_layout, PAGED_OPS,
     ),
     Stage(

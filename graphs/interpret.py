@@ -17,6 +17,7 @@ from ferrum.graphs.ir import STATE_KINDS, Graph, Param
 from ferrum.graphs.numpy_ops import KERNELS
 from ferrum.graphs.numpy_run import Array, KvState, Rows, Run, Sequences, Weights
 from ferrum.graphs.numpy_state import Version
+from ferrum.graphs.rewrite import live
 from ferrum.graphs.step_states import StepStates
 
 __all__ = ["Array", "ArrayWeights", "KvState", "Rows", "Weights", "interpret", "reference_greedy", "reference_logits", "run_step"]
@@ -51,12 +52,12 @@ class ArrayWeights(SourceWeights):
 def bind_dims(graph: Graph, inputs: Mapping[str, Array]) -> dict[str, int]:
     """Sizes of the symbolic dims, from the inputs' shapes. Raises ValueError when an input does not fit its declaration."""
     dims: dict[str, int] = {}
-    for value in graph.inputs:
+    for value in (value for value in graph.inputs if value.name in inputs):
         array = inputs[value.name]
         if len(array.shape) != len(value.shape):
             raise ValueError(f"input {value.name} needs {len(value.shape)} axes, not {len(array.shape)}")
         dims |= {d: n for d, n in zip(value.shape, array.shape, strict=True) if isinstance(d, str) and d not in dims}
-    for value in graph.inputs:
+    for value in (value for value in graph.inputs if value.name in inputs):
         for dim, size in zip(value.shape, inputs[value.name].shape, strict=True):
             if evaluate_dim(dim, dims) != size:
                 raise ValueError(f"input {value.name}: {dim} is {size} here and {evaluate_dim(dim, dims)} elsewhere")
@@ -74,8 +75,11 @@ def interpret(
     query_start: Sequence[int] | None = None,
     keep: Sequence[str] = (),
     observe: Callable[[str, Array], None] | None = None,
+    wanted: Sequence[str] = (),
 ) -> dict[str, Array]:
     """The outputs of ``graph`` (and the values named in ``keep``) for ``inputs`` by name, computed in ``dtype``.
+
+    With ``wanted`` only these outputs: what they do not need is neither computed nor asked of ``inputs``.
 
     For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence). States
     begin empty and are gone after the run; for a finished graph ``kv`` holds, and receives, the earlier and the new tokens'
@@ -87,7 +91,8 @@ def interpret(
     for seq in ids:
         states.take(seq)
     sequences = Sequences(ids, {"tokens": starts}, (0,) * len(ids))
-    return execute(graph, inputs, weights, dtype, states, sequences, KvState() if kv is None else kv, keep=keep, observe=observe)
+    kv = KvState() if kv is None else kv
+    return execute(graph, inputs, weights, dtype, states, sequences, kv, False, keep, observe, wanted)
 
 
 def run_step(
@@ -122,16 +127,19 @@ def execute(
     each_row: bool = False,
     keep: Sequence[str] = (),
     observe: Callable[[str, Array], None] | None = None,
+    wanted: Sequence[str] = (),
 ) -> dict[str, Array]:
-    env: dict[str, Any] = {value.name: np.asarray(inputs[value.name]) for value in graph.inputs}
+    results_of = {*(wanted or graph.outputs), *keep}
+    nodes, needed = live(graph.nodes, results_of) if wanted else (graph.nodes, {value.name for value in graph.inputs})
+    given = [value.name for value in graph.inputs if value.name in needed or value.name in inputs]
+    env: dict[str, Any] = {name: np.asarray(inputs[name]) for name in given}
     dims = bind_dims(graph, env) | {"seqs": len(sequences.ids)}
     env |= {state.name: Version(states.states[state.name]) for state in graph.states}
     params = {p.name: p for p in graph.params}
     run = Run(weights, dtype, env, graph.values(), dims, params, kv, sequences, each_row)
-    wanted = {*graph.outputs, *keep}
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs}
+    last_use = {name: i for i, node in enumerate(nodes) for name in node.inputs}
     out: dict[str, Array] = {}
-    for i, node in enumerate(graph.nodes):
+    for i, node in enumerate(nodes):
         results = KERNELS[node.op](run, node)
         for value, result in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             env[value.name] = result
@@ -139,12 +147,12 @@ def execute(
                 continue
             if observe is not None:
                 observe(value.name, result)
-            if value.name in wanted:
+            if value.name in results_of:
                 out[value.name] = result
         for name in {*node.inputs, *(v.name for v in node.outputs)}:
             if name != "positions" and last_use.get(name, -1) <= i and name in env:
                 del env[name]
-    for name in wanted - out.keys():
+    for name in results_of - out.keys():
         if run.types[name].dtype not in STATE_KINDS:
             out[name] = np.asarray(inputs[name]) if name in inputs else run.get(name)
     return out
@@ -164,7 +172,8 @@ def reference_logits(
         "positions": rows,
         "sample_rows": rows[-1:] if last_only else rows,
     }
-    return interpret(graph, inputs, weights, dtype)[graph.outputs[0]]
+    logits = graph.outputs[0]
+    return interpret(graph, inputs, weights, dtype, wanted=(logits,))[logits][-1 if last_only else 0 :]
 
 
 def reference_greedy(
@@ -193,7 +202,8 @@ def reference_greedy(
             "positions": positions.astype(np.int32),
             "sample_rows": (starts[1:] - 1).astype(np.int32),
         }
-        logits = interpret(graph, inputs, weights, dtype, kv, starts.tolist(), observe=observe)[graph.outputs[0]]
+        ran = interpret(graph, inputs, weights, dtype, kv, starts.tolist(), observe=observe, wanted=graph.outputs[:1])
+        logits = ran[graph.outputs[0]]
         observe = None
         first = logits if step == 0 else first
         done = [n + len(p) for n, p in zip(done, pending, strict=True)]

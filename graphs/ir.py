@@ -18,7 +18,7 @@ from ferrum.graphs.expressions.sources import Constant, External, Floats, Source
 Shape: TypeAlias = tuple[Dim, ...]
 Attr: TypeAlias = bool | int | float | str | tuple[int, ...] | tuple[float, ...] | tuple[str, ...]
 
-DTYPES = ("f32", "bf16", "f16", "i8", "i32", "i64", "bool", "q8")
+DTYPES = ("f32", "bf16", "f16", "i8", "i32", "i64", "u32", "u64", "bool", "q8")
 STATE_KINDS = ("paged", "window", "slot", "fixed")
 
 

@@ -12,9 +12,10 @@ from ferrum.graphs.numpy_attention import attend, paged_attention, rope, sdpa
 from ferrum.graphs.numpy_index import conv, cumsum, gather, grouped_linear, pad, put, scatter, sort, take
 from ferrum.graphs.numpy_region import map_elements, scan, split, topk
 from ferrum.graphs.numpy_run import Array, Kernel, Run, normalize, softmax
+from ferrum.graphs.numpy_sample import sample
 from ferrum.graphs.numpy_state import read, short_conv, view, write
-from ferrum.graphs.op_spec import axes, integer, number
-from ferrum.graphs.ops import GATES
+from ferrum.graphs.op_spec import integer, number
+from ferrum.graphs.ops import GATES, OPS
 
 CHUNK_BYTES = 32 << 20
 
@@ -23,8 +24,9 @@ def unary(f: Callable[[Array], Array]) -> Kernel:
     return lambda run, node: f(run.get(node.inputs[0]))
 
 
-def binary(f: Callable[[Array, Array], Array]) -> Kernel:
-    return lambda run, node: f(run.get(node.inputs[0]), run.get(node.inputs[1]))
+def of_arrays(f: Callable[..., Array]) -> Kernel:
+    """An op that is a function of arrays and attributes: what its record says."""
+    return lambda run, node: f(*run.all(node), **node.attrs)
 
 
 def with_value(f: Callable[[Array, float], Array]) -> Kernel:
@@ -83,20 +85,11 @@ def cast(run: Run, node: Node) -> Array:
     return run.get(node.inputs[0]).astype(run.numpy_dtype(node.output.dtype))
 
 
-def where(run: Run, node: Node) -> Array:
-    c, x, y = (run.get(name) for name in node.inputs)
-    return np.where(c, x, y)
-
-
 def slice_axis(run: Run, node: Node) -> Array:
     x = run.get(node.inputs[0])
     index = [slice(None)] * x.ndim
     index[integer(node.attrs, "axis")] = slice(integer(node.attrs, "start"), integer(node.attrs, "end"))
     return x[tuple(index)]
-
-
-def reduction(f: Callable[..., Array]) -> Kernel:
-    return lambda run, node: f(run.get(node.inputs[0]), axis=integer(node.attrs, "axis"), keepdims=bool(node.attrs["keepdim"]))
 
 
 def linear_rows(run: Run, x: Array, name: str) -> Array:
@@ -151,59 +144,19 @@ def layer_norm(run: Run, node: Node) -> Array:
 
 
 KERNELS: Mapping[str, Kernel] = {
+    **{name: of_arrays(spec.numpy) for name, spec in OPS.items() if spec.numpy is not None},
     "full": full,
     "iota": iota,
-    "add": binary(np.add),
-    "sub": binary(np.subtract),
-    "mul": binary(np.multiply),
-    "div": binary(np.divide),
     "add_scalar": with_value(lambda x, v: x + v),
     "mul_scalar": with_value(lambda x, v: x * v),
     "pow_scalar": with_value(lambda x, v: x**v),
-    "neg": unary(np.negative),
-    "reciprocal": unary(lambda x: 1 / x),
-    "sqrt": unary(np.sqrt),
-    "rsqrt": unary(lambda x: 1 / np.sqrt(x)),
-    "exp": unary(np.exp),
-    "cos": unary(np.cos),
-    "sin": unary(np.sin),
     "sigmoid": unary(sigmoid),
     **{op: unary(f) for op, f in UNARY_ACTIVATIONS.items()},
-    "tanh": unary(np.tanh),
-    "log": unary(np.log),
-    "log1p": unary(np.log1p),
-    "expm1": unary(np.expm1),
     "erf": unary(erf),
-    "floor": unary(np.floor),
-    "abs": unary(np.abs),
-    "maximum": binary(np.maximum),
-    "minimum": binary(np.minimum),
-    "pow": binary(np.power),
-    "floor_divide": binary(np.floor_divide),
-    "remainder": binary(np.mod),
     "cast": cast,
-    "lt": binary(np.less),
-    "le": binary(np.less_equal),
-    "gt": binary(np.greater),
-    "ge": binary(np.greater_equal),
-    "eq": binary(np.equal),
-    "ne": binary(np.not_equal),
-    "and": binary(np.logical_and),
-    "or": binary(np.logical_or),
-    "not": unary(np.logical_not),
-    "where": where,
-    "tril": lambda run, node: np.tril(run.get(node.inputs[0]), integer(node.attrs, "diagonal")),
-    "triu": lambda run, node: np.triu(run.get(node.inputs[0]), integer(node.attrs, "diagonal")),
     "reshape": lambda run, node: run.get(node.inputs[0]).reshape(run.shape(node.output.shape)),
     "expand": lambda run, node: np.broadcast_to(run.get(node.inputs[0]), run.shape(node.output.shape)),
-    "permute": lambda run, node: run.get(node.inputs[0]).transpose(axes(node.attrs, "order")),
     "slice": slice_axis,
-    "cat": lambda run, node: np.concatenate([run.get(name) for name in node.inputs], axis=integer(node.attrs, "axis")),
-    "repeat": lambda run, node: np.repeat(run.get(node.inputs[0]), integer(node.attrs, "times"), integer(node.attrs, "axis")),
-    "mean": reduction(np.mean),
-    "sum": reduction(np.sum),
-    "max": reduction(np.max),
-    "min": reduction(np.min),
     "cumsum": cumsum,
     "sort": sort,
     "take": take,
@@ -214,7 +167,6 @@ KERNELS: Mapping[str, Kernel] = {
     "grouped_linear": grouped_linear,
     "conv": conv,
     "softmax": lambda run, node: softmax(run.get(node.inputs[0]), integer(node.attrs, "axis")),
-    "matmul": binary(np.matmul),
     "map": lambda run, node: map_elements(run, node, KERNELS),
     "scan": lambda run, node: scan(run, node, KERNELS),
     "split": split,
@@ -232,6 +184,5 @@ KERNELS: Mapping[str, Kernel] = {
     "layer_norm": layer_norm,
     "linear": linear,
     "paged_attention": paged_attention,
-    "quantize": lambda run, node: run.get(node.inputs[0]),  # the oracle computes with the exact rows
-    "gather_rows": lambda run, node: run.get(node.inputs[0])[run.get(node.inputs[1])],
+    "sample": sample,
 }

@@ -93,7 +93,7 @@ class Run:
         return tuple(evaluate(dim, self.dims) for dim in shape)
 
     def numpy_dtype(self, dtype: str) -> Any:
-        return {"f32": self.dtype, "i32": np.int32, "i64": np.int64, "bool": np.bool_}[dtype]
+        return {"f32": self.dtype, "i32": np.int32, "i64": np.int64, "u32": np.uint32, "u64": np.uint64, "bool": np.bool_}[dtype]
 
 
 Kernel: TypeAlias = Callable[[Run, Node], Any]

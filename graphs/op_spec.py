@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Literal, TypeAlias
+
+from numpy.typing import NDArray
 
 from ferrum.graphs.dims import Dim, multiply, substitute
 from ferrum.graphs.ir import Attr, Region, Shape, Value
@@ -25,7 +27,10 @@ class OpSpec:
     """One operation: how many inputs, which attributes (name → kind: int, float, bool, str, ints, strs), and its result.
 
     ``infer`` gives the result's dtype and shape; an operation with several outputs or with regions has ``infer_all`` instead.
-    ``paged`` marks the operations that the finished graph may contain, ``state`` those that may read versions of states.
+    ``numpy`` is its arithmetic where that is a function of the inputs' arrays, ``numpy(*arrays, **attributes)``; what needs to
+    know more of a run is in ``numpy_ops.py``. ``paged`` marks the operations that the finished graph may contain, ``state``
+    those that may read versions of states. ``uses`` says how elements meet, so that paging knows whether tokens do: ``pointwise``
+    not at all, ``along`` one axis, ``last`` in the last axis only; what has another form is known to ``passes/page_rows.py``.
     """
 
     inputs: tuple[int, int]
@@ -35,6 +40,8 @@ class OpSpec:
     state: bool = False
     infer_all: InferAll | None = None
     regions: int = 0
+    uses: Literal["", "pointwise", "along", "last"] = ""
+    numpy: Callable[..., NDArray[Any]] | None = None
 
 
 def integer(attrs: Attrs, name: str) -> int:

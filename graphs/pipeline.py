@@ -24,6 +24,7 @@ from ferrum.graphs.passes import (
     fuse_rope,
     merge_linear,
     page_attention,
+    tail,
 )
 from ferrum.graphs.verify import verify
 
@@ -46,8 +47,9 @@ def as_imported(graph: Graph) -> Graph:
 # Ops that no frontend makes, by the pass that does; an ``attend`` is also what a trace of transformers has.
 _ROPE = frozenset({"rope"})
 _GATED = _ROPE | {"gated"}
-_STATES = _GATED | {"write", "read", "view", "gather_rows"}
-_PLAIN = frozenset(OPS) - _STATES - {"paged_attention", "quantize"}
+_STATES = _GATED | {"write", "read", "view"}
+_TAIL = _STATES | {"gather_rows", "sample"}
+_PLAIN = frozenset(OPS) - _TAIL - {"paged_attention", "quantize"}
 FINISHED = PAGED_OPS - {"quantize"}
 
 PIPELINE: tuple[GraphStage, ...] = (
@@ -60,8 +62,9 @@ PIPELINE: tuple[GraphStage, ...] = (
     ),
     GraphStage(
         "canonicalize",
-        "One spelling for each idea: casts that change nothing, views of views and constants that can be folded are removed, so "
-        "that later patterns have one form to match (graphs/passes/canonicalize.py).",
+        "One spelling for each idea, so that later patterns have one form to match: casts that change nothing, views of views "
+        "and constants that can be folded are removed; products, sums and exponentials become linear, mean, sub, rsqrt, silu "
+        "and repeat where they are that (graphs/passes/canonicalize.py).",
         canonicalize.run,
         _PLAIN,
     ),
@@ -94,31 +97,40 @@ PIPELINE: tuple[GraphStage, ...] = (
     ),
     GraphStage(
         "merge_linear",
-        "Projections that read the same input are joined: Q, K and V in one matrix, gate and up in another with its activation. "
-        "Only the parameter's expression changes here; rows are joined when the pack is written (graphs/passes/merge_linear.py).",
+        "Projections that read the same input are joined: Q, K and V in one matrix, of whose columns each takes a slice, gate "
+        "and up in another with its activation. Only the "
+        "parameter's expression changes here; rows are joined when the pack is written (graphs/passes/merge_linear.py).",
         merge_linear.run,
         _PLAIN | _GATED,
     ),
     GraphStage(
         "page_attention",
         "Stateless attention over [batch, seq] becomes ragged [tokens] that write keys and values into states and attend to "
-        "them, and only sampled rows reach the LM head. A plain torch model gets continuous batching here, without knowing of "
-        "it (graphs/passes/page_attention.py).",
+        "them: write, attend. A plain torch model gets continuous batching here, without knowing of it "
+        "(graphs/passes/page_attention.py).",
         page_attention.run,
         _PLAIN | _STATES,
+    ),
+    GraphStage(
+        "tail",
+        "A gather_rows lets only rows that are sampled reach the final norm and the LM head, and the drawing of tokens becomes "
+        "one sample node: the parameters of sampling are its inputs, tokens and log-probabilities its outputs "
+        "(graphs/passes/tail.py).",
+        tail.run,
+        _PLAIN | _TAIL,
     ),
     GraphStage(
         "fuse_residual",
         "add(linear(x), residual) becomes a linear that adds in place (graphs/passes/fuse_residual.py).",
         fuse_residual.run,
-        _PLAIN | _STATES,
+        _PLAIN | _TAIL,
     ),
     GraphStage(
         "fuse_paged",
-        "Q/k norms, rotation, the writes and the attention become the one op that kernels compute; CPUs and GPUs fuse alike "
-        "(graphs/passes/fuse_paged.py).",
+        "Q/k norms, rotation, the writes and the attention become paged_attention, the one op that kernels compute; CPUs and "
+        "GPUs fuse alike (graphs/passes/fuse_paged.py).",
         fuse_paged.run,
-        _PLAIN | _STATES | {"paged_attention"},
+        _PLAIN | _TAIL | {"paged_attention"},
     ),
 )
 STAGE_NAMES = tuple(stage.name for stage in PIPELINE)
@@ -170,7 +182,7 @@ def check_finished(graph: Graph, ops: frozenset[str] = FINISHED) -> Graph:
     for node in graph.nodes:
         if node.op not in ops:
             causes.add(node)
-    causes.findings += fuse_paged.form_findings(graph)
+    causes.findings += fuse_paged.form_findings(graph) + tail.form_findings(graph)
     causes.tell(f"graph {graph.name}")
     return graph
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ferrum.graphs.findings import Finding, UnsupportedOps, grouped
 from ferrum.graphs.ir import Graph
-from ferrum.graphs.passes import fuse_paged, page_attention
+from ferrum.graphs.passes import fuse_paged, page_attention, tail
 from ferrum.graphs.pipeline import run_pipeline
 from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.graphs.weights.match import problems
@@ -36,6 +36,8 @@ def survey(load: Callable[[], Graph], checkpoint: Checkpoint | None = None) -> t
         known = {(f.what, f.source) for f in found}
         merged = run_pipeline(graph, stop_after="merge_linear")
         more = page_attention.attention_findings(merged, page_attention.check, fuse_paged.describe)
+        if complete:
+            more += tail.end_findings(merged)
         found += [f for f in more if (f.what, f.source) not in known]
     if checkpoint is not None:
         found += [Finding(text, "", "checkpoint", "") for text in problems(graph, checkpoint, surplus=complete)]

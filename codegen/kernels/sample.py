@@ -113,11 +113,10 @@ class GpuSample(Sample, GpuKernel):
 
 
 def on_cpu(walk: Walk, node: Node) -> None:
-    """``node`` is what makes the logits."""
-    walk.add(node, CpuSample(walk.width(node.output.name)), (node.output.name,), (), 0, "")
+    walk.add(node, CpuSample(walk.width(node.inputs[0])), node.inputs[:1], (), 0, "")
 
 
 def on_gpu(walk: Walk, node: Node) -> None:
     assert isinstance(walk.target, GpuTarget)
-    kernel = GpuSample(walk.width(node.output.name), min(_THREADS, walk.target.max_threads))
-    walk.add(node, kernel, (node.output.name,), (), 0, "")
+    kernel = GpuSample(walk.width(node.inputs[0]), min(_THREADS, walk.target.max_threads))
+    walk.add(node, kernel, node.inputs[:1], (), 0, "")

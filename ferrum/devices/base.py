@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.layers import LayerPoint
-from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, StepInputs, StepOutputs, shape_of
+from ferrum.pack.step import INPUTS, OUTPUTS, RowCounts, Sampling, StepInputs, shape_of
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Limits:
     groups: tuple[StateGroup, ...] = ()
 
 
-class StepBuffers(StepInputs, StepOutputs):
+class StepBuffers(StepInputs, Sampling):
     """Inputs and outputs of a step, with the capacities of ``limits``. A device may put its own memory in an array's place."""
 
     def __init__(self, limits: Limits) -> None:

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from ferrum.devices.base import Executor, Limits, StepBuffers
 from ferrum.devices.options import DeviceOptions
 from ferrum.devices.pools import blocks_within, per_sequence, windows
-from ferrum.devices.sampling import sample_reference
 from ferrum.pack.programs import kv_groups
+from ferrum.pack.sampling import sample_reference
 
 if TYPE_CHECKING:
     from ferrum.pack.schema import Manifest
@@ -69,7 +69,7 @@ class NullExecutor:
             s = int(np.searchsorted(starts, at, side="right")) - 1
             history = self._places(s, np.arange(int(b.positions[at]) + 1, dtype=np.int32))
             self._logits[row] = null_logits(self.memory[history], self.limits.vocab_size)
-        sample_reference(self._logits, b)
+        sample_reference(self.logits(), b)
 
     def logits(self) -> NDArray[np.float32]:
         return self._logits[: self.buffers.num_samples]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-GREEDY_BELOW = 1e-5  # a smaller temperature is greedy: logits divided by it would leave float32's range
-
 
 @dataclass(frozen=True)
 class DeviceOptions:

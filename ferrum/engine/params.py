@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ferrum.devices.options import GREEDY_BELOW
 from ferrum.engine.thinking import ThinkingBudget
 from ferrum.errors import FerrumError
-from ferrum.pack.step import MAX_LOGPROBS
+from ferrum.pack.step import GREEDY_BELOW, MAX_LOGPROBS
 from ferrum.structured.wish import Structured
 
 MAX_STOP_STRINGS = 16

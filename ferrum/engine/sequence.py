@@ -10,12 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.sampling import BANNED_LOGIT
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.prefix_cache import NO_KEYS, Keys
 from ferrum.engine.request_inputs import NO_INPUTS, Inputs
 from ferrum.engine.thinking import Thinking
 from ferrum.errors import FerrumError
+from ferrum.pack.sampling import BANNED_LOGIT
 
 
 class State(enum.Enum):

@@ -19,6 +19,7 @@ ROWS: tuple[Rows, ...] = ("one", "tokens", "samples", "seqs", "groups", "blocks_
 Dtype = Literal["int32", "uint32", "float32", "uint64"]
 
 MAX_LOGPROBS = 20
+GREEDY_BELOW = 1e-5  # a smaller temperature is greedy: logits divided by it would leave float32's range
 
 
 class StepArray(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -40,17 +41,9 @@ def _array(dtype: Dtype, *shape: Rows, width: int = 1, plus_one: bool = False) -
     return StepArray("", dtype, shape, width, plus_one)
 
 
-class StepInputs:
-    # tokens of all sequences one after the other; the query tokens of sequence s are query_start[s]:query_start[s+1]
-    tokens: NDArray[np.int32] = _array("int32", "tokens")
-    positions: NDArray[np.int32] = _array("int32", "tokens")  # of each token in its sequence
-    query_start: NDArray[np.int32] = _array("int32", "seqs", plus_one=True)
-    context_len: NDArray[np.int32] = _array("int32", "seqs")  # KV length once this step's tokens are written
-    # physical block ids by group of states: first those of blocks that no query passes, then those of ``Limits.groups``. Of a
-    # window, what no query of the step sees is -1; a slot or a fixed place has the first entry only
-    block_table: NDArray[np.int32] = _array("int32", "seqs", "groups", "blocks_per_seq")
-    # one entry per sampled row, ascending token index
-    sample_rows: NDArray[np.int32] = _array("int32", "samples")  # index into tokens
+class SamplingInputs:
+    """What the drawing of tokens reads beside logits (``sampling.py``); one entry per sampled row."""
+
     temperature: NDArray[np.float32] = _array("float32", "samples")  # 0 is greedy
     top_k: NDArray[np.int32] = _array("int32", "samples")  # 0 is off
     top_p: NDArray[np.float32] = _array("float32", "samples")  # 1 is off
@@ -73,6 +66,18 @@ class StepInputs:
     mask: NDArray[np.uint32] = _array("uint32", "samples", "mask_words")
 
 
+class StepInputs(SamplingInputs):
+    # tokens of all sequences one after the other; the query tokens of sequence s are query_start[s]:query_start[s+1]
+    tokens: NDArray[np.int32] = _array("int32", "tokens")
+    positions: NDArray[np.int32] = _array("int32", "tokens")  # of each token in its sequence
+    query_start: NDArray[np.int32] = _array("int32", "seqs", plus_one=True)
+    context_len: NDArray[np.int32] = _array("int32", "seqs")  # KV length once this step's tokens are written
+    # physical block ids by group of states: first those of blocks that no query passes, then those of ``Limits.groups``. Of a
+    # window, what no query of the step sees is -1; a slot or a fixed place has the first entry only
+    block_table: NDArray[np.int32] = _array("int32", "seqs", "groups", "blocks_per_seq")
+    sample_rows: NDArray[np.int32] = _array("int32", "samples")  # the sampled rows: indices into tokens, ascending
+
+
 class StepOutputs:
     out_token: NDArray[np.int32] = _array("int32", "samples")
     out_logprob: NDArray[np.float32] = _array("float32", "samples")  # of the raw distribution (before temperature)
@@ -80,12 +85,17 @@ class StepOutputs:
     top_logprob: NDArray[np.float32] = _array("float32", "samples", width=MAX_LOGPROBS)
 
 
+class Sampling(SamplingInputs, StepOutputs):
+    """All that the drawing of tokens reads beside logits, and all that it writes."""
+
+
 def _arrays_of(owner: type) -> tuple[StepArray, ...]:
     found = ((name, value) for name, value in vars(owner).items() if isinstance(value, StepArray))
     return tuple(msgspec.structs.replace(value, name=name) for name, value in found)
 
 
-INPUTS = _arrays_of(StepInputs)
+SAMPLING = _arrays_of(SamplingInputs)
+INPUTS = (*_arrays_of(StepInputs), *SAMPLING)
 OUTPUTS = _arrays_of(StepOutputs)
 # by the rows of an array, what a step seldom uses the whole of
 _SELDOM: dict[Rows, int] = {"blocks_per_seq": 1, "adjust": 2, "mask_words": 3}

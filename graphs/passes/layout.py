@@ -58,7 +58,7 @@ def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
     """A choice for each parameter that is multiplied with or looked up in; a product's needs win over a look-up's."""
     choices: dict[str, Choice] = {}
     shapes = {p.name: p.value.shape for p in graph.params}
-    heads = {graph.producers()[name].inputs[1] for name in graph.outputs}
+    heads = {node.inputs[1] for node in graph.nodes if node.op == "linear" and node.output.name in graph.outputs}
     for op in ("linear", "embedding"):
         for node in graph.nodes:
             if node.op != op or node.inputs[1] in choices:

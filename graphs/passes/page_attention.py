@@ -1,8 +1,7 @@
 """Stateless attention over [batch, seq] → ragged tokens whose keys and values are states.
 
 The model knows nothing of it: every value [batch, seq, ..] becomes [tokens, ..], the keys and values of each attention are
-written into two states of their own, positions become an input, and only the rows that are sampled reach the final norm and
-the LM head. Everything that cannot be paged is reported at once.
+written into two states of their own, and positions become an input. Everything that cannot be paged is reported at once.
 """
 
 from __future__ import annotations
@@ -14,16 +13,15 @@ from ferrum.graphs.dims import substitute
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Graph, Node, Shape, State, Value
 from ferrum.graphs.passes.merge_linear import chain
-from ferrum.graphs.passes.page_rows import POINTWISE, NotPaged, Rows, has_tokens
+from ferrum.graphs.passes.page_rows import NotPaged, Rows, has_tokens
 from ferrum.graphs.rewrite import Scope, live
 
-INPUTS = (Value("tokens", "i32", ("tokens",)), Value("positions", "i32", ("tokens",)), Value("sample_rows", "i32", ("samples",)))
+INPUTS = (Value("tokens", "i32", ("tokens",)), Value("positions", "i32", ("tokens",)))
 NORMS = ("rms_norm", "layer_norm")
 ATTENTION = ("sdpa", "softmax", "matmul")
 ROLES = ("query", "key", "value")  # what the values between a linear and an attention are called
 MOVEMENT = ("reshape", "permute", "slice", "cat", "repeat", "expand")
 OPENS = ("linear", *NORMS, "embedding", "add")  # a fault before these is no cause of a fault behind them
-TAIL = frozenset({"linear", *NORMS, *POINTWISE})
 ONE_LINEAR = "query, key and value as three nn.Linear of one input, all or none with a bias"
 NORM_THEN_ROPE = "view as [batch, seq, heads, head_dim], RMSNorm over head_dim (both or neither), then rope (both)"
 
@@ -52,30 +50,12 @@ def check(s: Scope, node: Node) -> None:
         raise NotPaged("attention that is not causal, or with a bias, segments or a length", "causal attention")
 
 
-def tail_of(graph: Graph, producers: Mapping[str, Node], types: Mapping[str, Value]) -> str:
-    """The first value of what only the logits need: its input is where the sampled rows are picked. Empty: there is none.
-
-    It begins at the final norm, or where several values of tokens meet.
-    """
-    uses = graph.users()
-    name, first = graph.outputs[0], ""
-    while (node := producers.get(name)) is not None and node.op in TAIL:
-        rows = [value for value in node.inputs if any(map(has_tokens, types[value].shape))]
-        if len(rows) != 1 or (name != graph.outputs[0] and len(uses.get(name, ())) != 1):
-            break
-        first, name = name, rows[0]
-        if node.op in NORMS:
-            break
-    return first
-
-
 @dataclass
 class Pager:
     """The paged graph under construction. ``roles``: what the values around attention are called."""
 
     s: Scope
     out: Scope
-    tail: str
     roles: Mapping[str, str]
     rows: Rows
     states: list[State] = field(default_factory=list)
@@ -89,23 +69,11 @@ class Pager:
         """``node`` on rows of tokens; the names of its values."""
         if node.op == "attend":
             return (self.attend(node),)
-        if node.output.name == self.tail:
-            self.sample(node)
         self.named(node, self.roles.get(node.output.name, "") or node.op)
         try:
             return self.rows.page(node)
         except NotPaged as fault:
             raise NotPaged(fault.what, fault.nearest or NEAREST.get(node.op, "")) from fault
-
-    def sample(self, node: Node) -> None:
-        """Behind here only the rows that are sampled are computed."""
-        (name,) = (name for name in node.inputs if any(map(has_tokens, self.s.shape(name))))
-        rows = self.rows.name(name)
-        if self.out.shape(rows)[:1] != ("tokens",):
-            raise NotPaged("an LM head on another form than a row for each token", "an LM head")
-        self.named(node, "gather_rows")
-        self.rows.names[name] = self.out.emit("gather_rows", rows, "sample_rows")
-        self.rows.row = "samples"
 
     def attend(self, node: Node) -> str:
         q, k, v, *sinks = map(self.rows.name, node.inputs)
@@ -148,7 +116,7 @@ def run(graph: Graph) -> Graph:
     if findings:
         raise UnsupportedOps(findings + leftovers(graph), f"graph {graph.name}")
     out = Scope(Graph(graph.name, INPUTS, graph.params, (), ()), ())
-    pager = Pager(s, out, tail_of(graph, s.nodes, s.types), roles(s, nodes), Rows(out, s.types))
+    pager = Pager(s, out, roles(s, nodes), Rows(out, s.types))
     causes = Causes()
     for node in nodes:
         try:
@@ -157,8 +125,6 @@ def run(graph: Graph) -> Graph:
             causes.add(node, fault.what, fault.nearest)
             made = tuple(out.emit("full", shape=paged(value.shape), dtype=value.dtype, value=0.0) for value in node.outputs)
         pager.rows.names.update(zip((value.name for value in node.outputs), made, strict=True))
-    if not pager.tail:
-        causes.findings.append(Finding("a graph that does not end in a linear", "", "", "an LM head"))
     causes.tell(f"graph {graph.name}")
     outputs = (*(pager.rows.names[name] for name in graph.outputs), *pager.versions)
     kept, used = live(out.nodes.values(), outputs)

@@ -2,8 +2,8 @@
 
 The sizes say it all: the axis ``batch`` goes, ``seq`` (and batch times seq) becomes the axis of a step's tokens. That is right
 for every op that computes each token's elements from that token's alone, and an op's axes show whether it does: what runs along
-the axis of tokens, or has that axis twice, mixes tokens and is no matter of rows. Ops are sorted by how they use their axes, so
-that one more op of a known kind is one more name here.
+the axis of tokens, or has that axis twice, mixes tokens and is no matter of rows. An op's record says how it uses its axes, so
+one more op of a known kind is nothing here.
 """
 
 from __future__ import annotations
@@ -14,17 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ferrum.graphs.dims import Dim, substitute, symbols, terms_of
-from ferrum.graphs.infer_region import ELEMENT_OPS
 from ferrum.graphs.ir import Node, Shape
 from ferrum.graphs.op_spec import OpFault, axes, integer
+from ferrum.graphs.ops import OPS
 from ferrum.graphs.rewrite import Scope
 
-POINTWISE = (ELEMENT_OPS - {"full"}) | {"gated", "map"}
-# along one axis of the first input, which the others share or broadcast to
-ALONG = frozenset({"mean", "sum", "max", "min", "softmax", "cumsum", "sort", "slice", "split", "gather", "scatter",
-                   "scatter_add", "cat"})  # fmt: skip
-# along the last axis only; what else they read has no tokens or the same rows
-LAST = frozenset({"embedding", "linear", "rms_norm", "layer_norm", "grouped_linear", "topk"})
+POINTWISE, ALONG, LAST = (
+    frozenset(name for name, spec in OPS.items() if spec.uses == uses) for uses in ("pointwise", "along", "last")
+)
 
 
 class NotPaged(Exception):
@@ -69,14 +66,13 @@ def repeats(dim: Dim) -> int:
 
 @dataclass
 class Rows:
-    """Emits nodes on rows into ``out``. ``row``: what the axis of tokens is called, ``names``: the values' names on rows.
+    """Emits nodes on rows into ``out``. ``names``: the values' names on rows.
 
     ``inner``: of an axis of several elements for each token, how many of a token's lie side by side.
     """
 
     out: Scope
     types: Mapping[str, Any]
-    row: str = "tokens"
     names: dict[str, str] = field(default_factory=dict)
     inner: dict[str, int] = field(default_factory=dict)
 
@@ -110,7 +106,7 @@ class Rows:
     def size(self, dim: Dim) -> Dim:
         if has_tokens(dim):
             repeats(dim)
-        return substitute(dim, {"batch": 1, "seq": self.row, "tokens": self.row})
+        return substitute(dim, {"batch": 1, "seq": "tokens", "tokens": "tokens"})
 
     def paged(self, shape: Shape) -> Shape:
         return tuple(self.size(dim) for dim in shape if dim != "batch")
@@ -272,7 +268,7 @@ class Rows:
         batch, axis = batch_axis(shape), integer(node.attrs, "seq_axis")
         names = [self.name(name) for name in node.inputs]
         wanted = self.paged(self.types[node.inputs[1]].shape)
-        if batch is not None and self.out.shape(names[1]) not in (wanted, (self.row,)):
+        if batch is not None and self.out.shape(names[1]) not in (wanted, ("tokens",)):
             raise NotPaged("a rope by positions of another form", "one position for each token")
         return self.add(node, names, seq_axis=self.moved(axis, batch))
 

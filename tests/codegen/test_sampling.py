@@ -12,8 +12,8 @@ import pytest
 from ferrum.devices.base import Executor, StepBuffers
 from ferrum.devices.cpu import CpuDevice
 from ferrum.devices.options import DeviceOptions
-from ferrum.devices.sampling import sample_reference
 from ferrum.pack.reader import open_pack
+from ferrum.pack.sampling import sample_reference
 from tests.codegen.conftest import VOCAB
 
 ROWS = 32

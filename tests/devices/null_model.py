@@ -17,7 +17,6 @@ import numpy as np
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.launching import StepLayout
 from ferrum.devices.null import null_logits
-from ferrum.devices.sampling import sample_reference
 from ferrum.pack.launches import (
     LAUNCHES_NAME,
     LAUNCHES_VERSION,
@@ -34,6 +33,7 @@ from ferrum.pack.launches import (
     WeightsArg,
     encode_table,
 )
+from ferrum.pack.sampling import sample_reference
 from ferrum.pack.schema import TargetRecord
 from tests.pack.helpers import (
     MAX_MODEL_LEN,

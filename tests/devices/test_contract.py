@@ -7,11 +7,11 @@ import pytest
 
 from ferrum.devices.base import Executor, OverlappingExecutor, StepBuffers
 from ferrum.devices.options import DeviceOptions
-from ferrum.devices.sampling import allow_bits, sample_reference
 from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from ferrum.pack.programs import kv_groups
+from ferrum.pack.sampling import allow_bits, sample_reference
 from ferrum.pack.step import INPUTS, OUTPUTS
 from tests.devices.conftest import SMALL, Loader
 

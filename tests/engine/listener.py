@@ -78,7 +78,6 @@ def _graph(mixed: bool) -> Graph:
     text = f"""graph listener
 input tokens: i32[tokens]
 input positions: i32[tokens]
-input sample_rows: i32[samples]
 {states}state heard.keys: {_HEARD}
 state heard.values: {_HEARD}
 {f"state sum: f32[{HIDDEN}] slot" if mixed else ""}
@@ -90,8 +89,7 @@ param out: f32[{HIDDEN}, 16] from(out)
 {f"param decay: f32[{HIDDEN}] from(decay)" if mixed else ""}
 x.0: f32[tokens, {HIDDEN}] = embedding(tokens, table) {{scale=1.0}}
 {"".join(_layer(i, kinds[i][1], kinds[i][2]) for i in LAYERS)}{_SUM if mixed else ""}
-rows: f32[samples, {HIDDEN}] = gather_rows(x.{3 if mixed else 2}, sample_rows)
-logits: f32[samples, {VOCAB}] = linear(rows, table) {LINEAR}
+logits: f32[tokens, {VOCAB}] = linear(x.{3 if mixed else 2}, table) {LINEAR}
 return logits, {", ".join(f"keys.{i}.1, values.{i}.1" for i in LAYERS)}, heard.keys, heard.values{", sum.1" if mixed else ""}
 """
     return verify(parse_graph("".join(line + "\n" for line in text.splitlines() if line)))

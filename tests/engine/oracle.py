@@ -8,11 +8,11 @@ import numpy as np
 
 from ferrum.devices.base import Limits
 from ferrum.devices.null import NullExecutor, null_logits
-from ferrum.devices.sampling import choose, uniform
 from ferrum.engine.engine import Engine
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.reports import TokenEvent
+from ferrum.pack.sampling import choose, uniform
 
 VOCAB = 37
 

@@ -14,7 +14,7 @@ from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.reports import TokenEvent
 from ferrum.graphs.interpret import Array, ArrayWeights, interpret
-from ferrum.graphs.passes import page_attention
+from ferrum.graphs.passes import page_attention, tail
 from tests.engine.listener import LISTENER, MIXED, WINDOW, plain_listener
 from tests.engine.oracle import drain
 from tests.graphs import toys
@@ -27,11 +27,11 @@ MODELS = ("decoder", "window", "convolution", *LISTENERS)
 def programs(model: str) -> Programs:
     if model in LISTENERS:
         graph = LISTENERS[model]
-        return Programs(graph, ArrayWeights(toys.arrays_of(toys.ENCODE, graph)), toys.ENCODE)
+        return Programs(tail.run(graph), ArrayWeights(toys.arrays_of(toys.ENCODE, graph)), toys.ENCODE)
     if model == "convolution":
-        return Programs(toys.CONVOLUTION, ArrayWeights(toys.arrays_of(toys.CONVOLUTION)))
+        return Programs(tail.run(toys.CONVOLUTION), ArrayWeights(toys.arrays_of(toys.CONVOLUTION)))
     stateless = _decoder(model)
-    return Programs(page_attention.run(stateless), ArrayWeights(toys.arrays_of(stateless)))
+    return Programs(tail.run(page_attention.run(stateless)), ArrayWeights(toys.arrays_of(stateless)))
 
 
 @cache

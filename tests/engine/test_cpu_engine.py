@@ -12,10 +12,10 @@ import transformers
 
 from ferrum.devices.base import Executor
 from ferrum.devices.options import DeviceOptions
-from ferrum.devices.sampling import allow_bits, sample_reference
 from ferrum.engine.load import load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
+from ferrum.pack.sampling import allow_bits, sample_reference
 from tests.codegen.folders import compile_folder, save
 
 VOCAB_SIZE = 777

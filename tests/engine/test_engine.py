@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from ferrum.devices.null import NullExecutor, null_logits
-from ferrum.devices.sampling import allow_bits, log_softmax
 from ferrum.engine.engine import Engine
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
+from ferrum.pack.sampling import allow_bits, log_softmax
 from tests.engine.oracle import VOCAB, check_empty, drain, expected, limits, new_engine, tokens_of
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=8)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ferrum.devices.base import StepBuffers
-from ferrum.devices.sampling import adjust_row, allow_bits, choose, log_softmax, philox, sample_reference, uniform
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
+from ferrum.pack.sampling import adjust_row, allow_bits, choose, log_softmax, philox, sample_reference, uniform
 from tests.engine.oracle import limits
 
 BAD: list[tuple[str, Any]] = [

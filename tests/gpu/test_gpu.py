@@ -16,12 +16,12 @@ import transformers
 from ferrum.devices.base import OverlappingExecutor
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.options import DeviceOptions
-from ferrum.devices.sampling import sample_reference
 from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.pack.programs import kv_groups
+from ferrum.pack.sampling import sample_reference
 from ferrum.pack.selftest import read_selftest
 from ferrum.proof.numbers import run_case
 from tests.codegen.folders import compile_folder, save

@@ -115,7 +115,7 @@ def check_attributes(graph: Graph, config: Any) -> None:
     assert {n.attrs["qk_norm"] for n in nodes} == {config.qk_norm}
     assert {n.attrs["rope_scale"] for n in nodes} == {config.rope.scale}
     assert graph.param("rope.inv_freq").source == Constant(inverse_frequencies(config))
-    assert len(graph.nodes) == 5 * config.num_layers + 2 * config.num_layers + 4
+    assert len(graph.nodes) == 5 * config.num_layers + 2 * config.num_layers + 5
 
 
 def check_greedy(graph: Graph, module: torch.nn.Module, weights: ArrayWeights, tokens: list[list[int]]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.frontend.torch_export import import_module
 from ferrum.graphs.interpret import ArrayWeights, interpret
-from ferrum.graphs.passes import canonicalize, page_attention
+from ferrum.graphs.passes import canonicalize, page_attention, tail
 from ferrum.graphs.text import parse_graph
 from ferrum.graphs.verify import verify
 from tests.graphs.test_aten import CASES, ROWS, WIDTH
@@ -56,7 +56,7 @@ GROUPS = {group: [case for name, case in cases.items() if name not in MIXING] fo
 def test_each_sequence_gets_what_it_gets_alone(cases: list[Callable[[Tensor], Tensor]]) -> None:
     torch.manual_seed(0)
     module = Ended(cases).eval()
-    graph = verify(page_attention.run(canonicalize.run(import_module(module))))
+    graph = verify(tail.run(page_attention.run(canonicalize.run(import_module(module)))))
     weights = ArrayWeights({name: parameter.detach().numpy() for name, parameter in module.named_parameters()})
     random = np.random.default_rng(2)
     parts = [random.integers(0, ROWS, length) for length in LENGTHS]
@@ -66,7 +66,8 @@ def test_each_sequence_gets_what_it_gets_alone(cases: list[Callable[[Tensor], Te
         "positions": np.concatenate([np.arange(n) for n in LENGTHS]).astype(np.int32),
         "sample_rows": np.arange(ends[-1], dtype=np.int32)[::-1].copy(),
     }
-    found = interpret(graph, inputs, weights, np.float64, query_start=ends.tolist())[graph.outputs[0]][::-1]
+    logits = graph.outputs[:1]
+    found = interpret(graph, inputs, weights, np.float64, query_start=ends.tolist(), wanted=logits)[logits[0]][::-1]
     with torch.no_grad():
         wanted = torch.cat([module(torch.from_numpy(part)[None])[0] for part in parts]).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)

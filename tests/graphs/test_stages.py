@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,22 @@ def test_case(case: str, golden: Golden) -> None:
 
 def test_every_pass_has_a_case() -> None:
     assert {Path(case).parent.name for case in CASES} == set(STAGE_NAMES[1:])
+
+
+@pytest.mark.parametrize("number", range(2, len(PIPELINE) + 1))
+def test_a_stage_says_which_ops_it_makes(number: int) -> None:
+    """The words of ``ferrum explain STAGE`` beside its goldens: each op that is there after it and was not before."""
+    stage = PIPELINE[number - 1]
+    folder = GOLDENS / "cases" / stage.name
+    pairs = [(GOLDENS / stage_file(number - 1), GOLDENS / stage_file(number))]
+    pairs += [(path, path.with_suffix(".after")) for path in folder.glob("*.before")]
+    made = {op for before, after in pairs for op in ops_of(after) - ops_of(before)}
+    assert [op for op in sorted(made) if not re.search(rf"\b{op}\b", stage.doc)] == []
+    assert made or stage.name == "fuse_residual"  # which makes a linear do more
+
+
+def ops_of(path: Path) -> set[str]:
+    return {node.op for node in parse_graph(path.read_text(encoding="utf-8")).nodes}
 
 
 # a paged graph cannot be paged again

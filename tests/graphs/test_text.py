@@ -104,7 +104,7 @@ def test_a_text_without_return_is_cut_off() -> None:
 @settings(max_examples=300, deadline=None)
 @given(st.data())
 def test_damaged_text_is_refused_or_read(data: st.DataObject) -> None:
-    text = (GOLDENS / "stages" / "09-fuse_residual.txt").read_text(encoding="utf-8")
+    text = (GOLDENS / "stages" / "10-fuse_residual.txt").read_text(encoding="utf-8")
     start = data.draw(st.integers(0, len(text) - 1))
     length = data.draw(st.integers(0, 20))
     filler = data.draw(st.text(alphabet='()[]{}:=,@".-1e9abc \n\\', max_size=6))

@@ -123,7 +123,7 @@ def test_all_faults_are_listed_and_the_error_counts_them() -> None:
 
 def test_a_finished_graph_has_only_paged_ops() -> None:
     stages = GOLDENS / "stages"
-    finished = parse_graph((stages / "10-fuse_paged.txt").read_text(encoding="utf-8"))
+    finished = parse_graph((stages / "11-fuse_paged.txt").read_text(encoding="utf-8"))
     assert faults(finished, paged=True) == []
     assert len(faults(parse_graph((stages / "07-merge_linear.txt").read_text(encoding="utf-8")), paged=True)) > 3
 

@@ -69,7 +69,6 @@ CONVOLUTION = verify(
         f"""graph convolution
 input tokens: i32[tokens]
 input positions: i32[tokens]
-input sample_rows: i32[samples]
 state past: f32[{CONV - 1}, {HIDDEN}] slot
 state sum: f32[{HIDDEN}] slot
 state keys: f32[1, {HIDDEN}] paged
@@ -105,8 +104,7 @@ values: paged[1, {HIDDEN // 2}] = view(keys.1) {{axis=1, end={HIDDEN}, start={HI
 a: f32[tokens, 2, {HIDDEN // 2}] = attend(q, part, values) {ATTEND.format("true", 0)}
 joined: f32[tokens, {HIDDEN}] = reshape(a)
 sums: f32[tokens, {HIDDEN}] = add(joined, z)
-rows: f32[samples, {HIDDEN}] = gather_rows(sums, sample_rows)
-logits: f32[samples, {VOCAB}] = linear(rows, table) {LINEAR}
+logits: f32[tokens, {VOCAB}] = linear(sums, table) {LINEAR}
 return logits, past.1, sum.1, keys.1
 """
     )
@@ -138,7 +136,6 @@ CROSS = verify(
         f"""graph cross
 input tokens: i32[tokens]
 input positions: i32[tokens]
-input sample_rows: i32[samples]
 state own.keys: f32[{KV_HEADS}, {WIDTH}] paged
 state own.values: f32[{KV_HEADS}, {WIDTH}] paged
 state heard.keys: f32[{KV_HEADS}, {WIDTH}] fixed({FRAMES})
@@ -163,8 +160,7 @@ c: f32[tokens, {HEADS}, {WIDTH}] = add(a, b)
 joined: f32[tokens, 16] = reshape(c)
 y: f32[tokens, {HIDDEN}] = linear(joined, out) {LINEAR}
 z: f32[tokens, {HIDDEN}] = add(x, y)
-rows: f32[samples, {HIDDEN}] = gather_rows(z, sample_rows)
-logits: f32[samples, {VOCAB}] = linear(rows, table) {LINEAR}
+logits: f32[tokens, {VOCAB}] = linear(z, table) {LINEAR}
 return logits, own.keys.1, own.values.1, heard.keys, heard.values
 """
     )
@@ -190,7 +186,6 @@ def advance(
     inputs = {
         "tokens": np.array([token for seq in seqs for token in parts[seq]], np.int32),
         "positions": np.array(positions, np.int32),
-        "sample_rows": np.arange(starts[-1], dtype=np.int32),
     }
     out = run_step(graph, inputs, weights, states, seqs, {"tokens": starts}, np.float64, each_row)
     return {seq: out[graph.outputs[0]][a:b] for seq, a, b in zip(seqs, starts[:-1], starts[1:], strict=True)}

@@ -30,8 +30,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import StepBuffers
-from ferrum.devices.options import GREEDY_BELOW
+from ferrum.pack.step import GREEDY_BELOW, Sampling, SamplingInputs
 
 BANNED_LOGIT = -1e30  # finite, so that penalties and temperatures keep it finite; exp of it is 0
 
@@ -82,49 +81,48 @@ def choose(x: NDArray[np.float32], top_k: int, top_p: float, min_p: float, u: fl
     return int(order[min(picked, order.size - 1)])
 
 
-def adjust_row(logits: NDArray[np.float32], buffers: StepBuffers, row: int) -> NDArray[np.float32]:
+def adjust_row(logits: NDArray[np.float32], step: SamplingInputs, row: int) -> NDArray[np.float32]:
     """A copy of ``logits`` ``[vocab_size]`` after mask, bias and penalties (steps 1 to 4 above)."""
     x = logits.astype(np.float32, copy=True)
-    if buffers.use_mask[row]:
-        bits = np.unpackbits(buffers.mask[row].view(np.uint8), bitorder="little")[: x.size]
+    if step.use_mask[row]:
+        bits = np.unpackbits(step.mask[row].view(np.uint8), bitorder="little")[: x.size]
         x[bits == 0] = -np.inf
-    for i in range(buffers.bias_start[row], buffers.bias_start[row + 1]):
-        x[buffers.bias_token[i]] += buffers.bias_value[i]
-    begin, end = buffers.penalty_start[row], buffers.penalty_start[row + 1]
+    for i in range(step.bias_start[row], step.bias_start[row + 1]):
+        x[step.bias_token[i]] += step.bias_value[i]
+    begin, end = step.penalty_start[row], step.penalty_start[row + 1]
     if begin < end:
-        tokens, count = buffers.penalty_token[begin:end], buffers.penalty_count[begin:end].astype(np.float32)
-        repetition = buffers.repetition_penalty[row]
+        tokens, count = step.penalty_token[begin:end], step.penalty_count[begin:end].astype(np.float32)
+        repetition = step.repetition_penalty[row]
         picked = x[tokens]
         picked = np.where(picked > 0, picked / repetition, picked * repetition).astype(np.float32)
-        presence = np.where(count > 0, buffers.presence_penalty[row], np.float32(0))
-        x[tokens] = picked - (count * buffers.frequency_penalty[row] + presence)
+        presence = np.where(count > 0, step.presence_penalty[row], np.float32(0))
+        x[tokens] = picked - (count * step.frequency_penalty[row] + presence)
     return x
 
 
-def sample_reference(logits: NDArray[np.float32], buffers: StepBuffers) -> None:
-    """Fill the outputs of ``buffers`` from raw ``logits`` ``[num_samples, vocab_size]``."""
-    for row in range(buffers.num_samples):
-        raw = logits[row]
-        x = adjust_row(raw, buffers, row)
-        temperature = buffers.temperature[row]
+def sample_reference(logits: NDArray[np.float32], step: Sampling) -> None:
+    """Fill the outputs of ``step`` from raw ``logits`` ``[rows, vocab_size]``."""
+    for row, raw in enumerate(logits):
+        x = adjust_row(raw, step, row)
+        temperature = step.temperature[row]
         if temperature < GREEDY_BELOW:
             token = int(np.argmax(x))
         else:
-            u = uniform(int(buffers.seed[row]), int(buffers.draw[row]))
-            top_k, top_p, min_p = int(buffers.top_k[row]), float(buffers.top_p[row]), float(buffers.min_p[row])
+            u = uniform(int(step.seed[row]), int(step.draw[row]))
+            top_k, top_p, min_p = int(step.top_k[row]), float(step.top_p[row]), float(step.min_p[row])
             token = choose(x / temperature, top_k, top_p, min_p, u)
-        buffers.out_token[row] = token
-        wanted = int(buffers.num_logprobs[row])
+        step.out_token[row] = token
+        wanted = int(step.num_logprobs[row])
         if wanted >= 0:
             logprobs = log_softmax(raw)
-            buffers.out_logprob[row] = logprobs[token]
+            step.out_logprob[row] = logprobs[token]
             top = np.argsort(-raw, kind="stable")[:wanted]
-            buffers.top_token[row, : top.size] = top
-            buffers.top_logprob[row, : top.size] = logprobs[top]
+            step.top_token[row, : top.size] = top
+            step.top_logprob[row, : top.size] = logprobs[top]
 
 
 def allow_bits(tokens: Iterable[int], row: NDArray[np.uint32]) -> None:
-    """Write into one row of ``StepBuffers.mask`` that exactly ``tokens`` are allowed."""
+    """Write into one row of a step's ``mask`` that exactly ``tokens`` are allowed."""
     row[:] = 0
     for token in tokens:
         row[token >> 5] |= np.uint32(1 << (token & 31))
