@@ -32,7 +32,7 @@ from ferrum.engine.batch import fill_step
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.prefix_cache import Keys, keys_by_block
-from ferrum.engine.reports import EngineStats, TokenEvent, WindowStats, queue_full
+from ferrum.engine.reports import EngineStats, TokenEvent, queue_full
 from ferrum.engine.request_inputs import NO_INPUTS, checked_inputs, digest
 from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import MaskMaker, Sequence, State, TokenMask
@@ -193,7 +193,6 @@ class Engine:
             prefix_cache_misses=cache.misses,
             prefix_cache_evictions=cache.evictions,
             prefix_cache_saved_tokens=cache.saved_tokens,
-            windows=[WindowStats(blocks_used=p.pool.num_used, blocks_cached=p.num_known) for p in scheduler.windows],
             pools=scheduler.states.stats() if scheduler.states is not None else (),
         )
 

@@ -27,18 +27,12 @@ class TokenEvent(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fi
 
 
 class PoolStats(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """Places of one group of states. ``kind``: as in ``StateGroup``."""
+    """Places of one group of states. ``kind``: as in ``StateGroup``; ``cached``: of which the content is known."""
 
     kind: str
     total: int
     used: int
-
-
-class WindowStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Blocks of one window: those of running sequences, and those that later prompts may share."""
-
-    blocks_used: int
-    blocks_cached: int
+    cached: int = 0
 
 
 class EngineStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -62,7 +56,6 @@ class EngineStats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     prefix_cache_misses: int
     prefix_cache_evictions: int
     prefix_cache_saved_tokens: int
-    windows: list[WindowStats] = []
     pools: tuple[PoolStats, ...] = ()  # of models that keep more than blocks
 
 

@@ -31,7 +31,6 @@ from typing import NamedTuple
 from ferrum.devices.base import Limits
 from ferrum.engine.kv_blocks import BlockPool
 from ferrum.engine.options import EngineOptions
-from ferrum.engine.places import Places
 from ferrum.engine.prefix_cache import PrefixCache
 from ferrum.engine.sequence import Sequence, State
 from ferrum.engine.state_groups import StatePlaces, longest_chunk
@@ -74,12 +73,6 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.running: list[Sequence] = []
         self.preemptions = 0
-
-    @property
-    def windows(self) -> list[Places]:
-        """The places of each window."""
-        groups = self.states.groups if self.states is not None else []
-        return [group.places for group in groups if group.group.kind == "window"]
 
     def add(self, sequence: Sequence) -> None:
         insort(self.waiting, sequence, key=_arrival)

@@ -197,7 +197,7 @@ class StatePlaces:
         self._interval = min(intervals, default=0)
 
     def stats(self) -> tuple[PoolStats, ...]:
-        return tuple(PoolStats(g.group.kind, g.group.count, g.places.pool.num_used) for g in self.groups)
+        return tuple(PoolStats(g.group.kind, g.group.count, g.places.pool.num_used, g.places.num_known) for g in self.groups)
 
     def usable(self, blocks: list[int]) -> int:
         """How many of these cached blocks a sequence can begin with: up to the last after which every group can go on."""

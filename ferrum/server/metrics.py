@@ -23,8 +23,6 @@ HELP = {
     "ferrum_kv_blocks": "KV blocks that there are.",
     "ferrum_kv_bytes": "Memory of all KV blocks.",
     "ferrum_kv_used_bytes": "Memory of the KV blocks in use.",
-    "ferrum_window_blocks_used": "KV blocks in use of the layers that see a window of so many tokens.",
-    "ferrum_window_blocks": "KV blocks that there are of the layers that see a window of so many tokens.",
     "ferrum_prefix_cache_hits_total": "Prompts of which a part was in the cache.",
     "ferrum_prefix_cache_misses_total": "Prompts of which nothing was in the cache.",
     "ferrum_prefix_cache_evictions_total": "Cached blocks that were given up for others.",
@@ -90,9 +88,9 @@ class Metrics:
 
 def render(metrics: Metrics, stats: EngineStats, info: EngineInfo) -> str:
     """The page. Bytes count whole blocks."""
-    windows = list(zip(info.windows, stats.windows, strict=True))
-    used = info.bytes_per_block * stats.blocks_used + sum(w.bytes_per_block * s.blocks_used for w, s in windows)
-    cached = info.bytes_per_block * stats.prefix_cache_entries + sum(w.bytes_per_block * s.blocks_cached for w, s in windows)
+    windows = list(zip(info.windows, (pool for pool in stats.pools if pool.kind == "window"), strict=True))
+    used = info.bytes_per_block * stats.blocks_used + sum(w.bytes_per_block * pool.used for w, pool in windows)
+    cached = info.bytes_per_block * stats.prefix_cache_entries + sum(w.bytes_per_block * pool.cached for w, pool in windows)
     gauges = {
         "ferrum_prefix_cache_entries": stats.prefix_cache_entries,
         "ferrum_prefix_cache_bytes": cached,
@@ -119,11 +117,6 @@ def render(metrics: Metrics, stats: EngineStats, info: EngineInfo) -> str:
         "ferrum_engine_decode_tokens_total": stats.num_decode_tokens,
     }
     lines = [line for name, value in gauges.items() for line in (*describe(name, "gauge"), f"{name} {value}")]
-    if windows:
-        lines += describe("ferrum_window_blocks_used", "gauge")
-        lines += [f'ferrum_window_blocks_used{{window="{w.window}"}} {s.blocks_used}' for w, s in windows]
-        lines += describe("ferrum_window_blocks", "gauge")
-        lines += [f'ferrum_window_blocks{{window="{w.window}"}} {w.num_blocks}' for w, _ in windows]
     lines += [line for name, value in counters.items() for line in (*describe(name, "counter"), f"{name} {value}")]
     lines += _pools(stats)
     for name in ("ttft", "tpot", "itl", "request_duration", "queue"):

@@ -89,7 +89,7 @@ def test_prefixes_are_shared_while_their_window_is_there(pack: Pack) -> None:
             assert said(events) == alone[i]
             assert events[0].cached_tokens == (400 if i else 0)
         stats = engine.stats()
-        assert stats.prefix_cache_hits == 1 and stats.windows[0].blocks_used == 0 < stats.windows[0].blocks_cached
+        assert stats.prefix_cache_hits == 1 and stats.pools[0].used == 0 < stats.pools[0].cached
         check_empty(engine)
 
 

@@ -228,8 +228,8 @@ def test_nothing_of_a_request_is_logged(capfd: pytest.CaptureFixture[str]) -> No
 def test_pools_of_states_are_shown() -> None:
     backend = says("x")
     with running(backend) as server:
-        stats = replace(server.call(backend.stats()), pools=(PoolStats("slot", 8, 3), PoolStats("window", 40, 0)))
+        stats = replace(server.call(backend.stats()), pools=(PoolStats("slot", 8, 3), PoolStats("fixed", 40, 0)))
         page = render(server.state.metrics, stats, backend.info)
     assert 'ferrum_state_places{group="0",kind="slot"} 8\n' in page
-    assert 'ferrum_state_places_used{group="1",kind="window"} 0\n' in page
+    assert 'ferrum_state_places_used{group="1",kind="fixed"} 0\n' in page
     check_page(page)
