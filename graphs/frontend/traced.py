@@ -70,8 +70,9 @@ def parameters_on_meta() -> Iterator[None]:
     register = nn.Module.register_parameter
 
     def without_memory(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        empty = None if parameter is None else nn.Parameter(parameter.to("meta"), requires_grad=False)
-        register(module, name, empty)
+        if parameter is not None and not parameter.is_meta:  # one that is there is tied: it stays the same
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
 
     nn.Module.register_parameter = without_memory
     try:
