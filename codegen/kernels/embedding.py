@@ -35,10 +35,6 @@ class Embedding(RowKernel):
     def args(self) -> tuple[str, ...]:
         return ("count", "input:tokens", "weight:0", "result")
 
-    @property
-    def width(self) -> int:
-        return self.k
-
     def cost(self) -> Cost:
         return Cost(0, self.k * self.weight.format.bits // 8 + 4 * self.k, self.k)
 

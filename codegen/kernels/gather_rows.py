@@ -28,10 +28,6 @@ class GatherRows(RowKernel):
         return ("count", "input:sample_rows", "value:0", "result")
 
     @property
-    def width(self) -> int:
-        return self.k
-
-    @property
     def tolerance(self) -> float:
         return 0.0
 

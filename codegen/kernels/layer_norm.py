@@ -9,19 +9,17 @@ import numpy as np
 
 from ferrum.codegen.kernels.base import F32, Cost, c_float
 from ferrum.codegen.kernels.cases import Case, normal, rows_case
-from ferrum.codegen.kernels.rows import RowKernel, narrower
+from ferrum.codegen.kernels.rows import ActRows, narrower
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.walk import Walk, number
 from ferrum.graphs.ir import Node
 
 
 @dataclass(frozen=True)
-class LayerNorm(RowKernel):
+class LayerNorm(ActRows):
     """``x [rows, k] float32 -> act [rows, k]``; weight ``[k]`` and, with ``bias``, a bias ``[k]``, float32."""
 
     stem: ClassVar[str] = "layer_norm"
-    row_wise: ClassVar[bool] = True
-    reads_private: ClassVar[bool] = True
     k: int
     eps: float
     bias: bool
@@ -31,19 +29,14 @@ class LayerNorm(RowKernel):
     def args(self) -> tuple[str, ...]:
         return ("count", "value:0", "weight:0", *(("weight:1",) if self.bias else ()), "result")
 
-    @property
-    def width(self) -> int:
-        return self.k
-
     def cost(self) -> Cost:
-        return Cost(4 * self.k * (1 + self.bias), 4 * self.k + self.act.row_bytes(self.k), 7 * self.k)
+        return self.row_cost(1 + self.bias, 7)
 
     def why(self) -> str:
-        stored = f"stored as {self.act.name} for the product that reads it" if self.act.kind != "f32" else "kept in float32"
-        return f"norm of {self.k} channels, mean first, {stored}"
+        return f"norm of {self.k} channels, mean first, {self.stored}"
 
     def context(self) -> dict[str, object]:
-        return super().context() | {"stride": self.act.row_stride(self.k), "eps": c_float(self.eps)}
+        return super().context() | {"eps": c_float(self.eps)}
 
     @staticmethod
     def reference(x: F32, w: F32, bias: F32 | None, eps: float) -> F32:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ferrum.codegen.kernels.base import F32, Cost
 from ferrum.codegen.kernels.cases import Case, normal, rows_case
-from ferrum.codegen.kernels.rows import RowKernel, narrower
+from ferrum.codegen.kernels.rows import ActRows, narrower
 from ferrum.codegen.layouts import to_bf16, to_f32
 from ferrum.codegen.layouts.activations import ActFormat, parse_act
 from ferrum.codegen.walk import Walk
@@ -17,12 +17,10 @@ from ferrum.graphs.ir import Node
 
 
 @dataclass(frozen=True)
-class Quantize(RowKernel):
+class Quantize(ActRows):
     """``x [rows, k] float32 -> act [rows, k]``."""
 
     stem: ClassVar[str] = "quantize"
-    row_wise: ClassVar[bool] = True
-    reads_private: ClassVar[bool] = True
     k: int
     act: ActFormat
 
@@ -30,18 +28,11 @@ class Quantize(RowKernel):
     def args(self) -> tuple[str, ...]:
         return ("count", "value:0", "result")
 
-    @property
-    def width(self) -> int:
-        return self.k
-
     def cost(self) -> Cost:
-        return Cost(0, 4 * self.k + self.act.row_bytes(self.k), 3 * self.k)
+        return self.row_cost(0, 3)
 
     def why(self) -> str:
         return f"{self.k} channels to {self.act.name}, once for all rows of the weight: their producer has no format of its own"
-
-    def context(self) -> dict[str, object]:
-        return super().context() | {"stride": self.act.row_stride(self.k)}
 
     @staticmethod
     def reference(x: F32, act: ActFormat) -> F32:

@@ -30,10 +30,6 @@ class RopeTable(RowKernel):
         return ("count", "input:positions", "weight:0", "result")
 
     @property
-    def width(self) -> int:
-        return self.half
-
-    @property
     def threads(self) -> int:
         return row_threads(self.half, 64)
 

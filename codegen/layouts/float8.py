@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.formats import F32
+from ferrum.codegen.layouts.quantize import Candidates, least_error
 
 LARGEST = 448.0
 _SMALLEST_NORMAL = 2.0**-6
@@ -46,15 +47,13 @@ def values_of(bits: NDArray[np.uint8]) -> F32:
 def quantize_rows(w: F32) -> tuple[NDArray[np.uint8], F32]:
     """Quantize ``w [rows, K]`` to bytes ``[rows, K]`` and scales ``[rows]``: those with the least squared error of a few."""
     smallest = np.abs(w).max(-1, initial=0.0) / np.float32(LARGEST)
-    best_error = np.full(len(w), np.inf, np.float32)
-    best_scale, best = np.zeros(len(w), np.float32), np.zeros_like(w)
-    for stretch in _STRETCH:
-        scale = (smallest * np.float32(stretch)).astype(np.float32)
-        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale >= np.finfo(np.float32).tiny)
-        rounded = round_e4m3(w * inverse[:, None])
-        error = np.square(rounded * scale[:, None] - w).sum(-1)
-        better = error < best_error
-        np.copyto(best_error, error, where=better)
-        np.copyto(best_scale, scale, where=better)
-        np.copyto(best, rounded, where=better[:, None])
-    return bits_of(best), best_scale
+
+    def candidates() -> Candidates:
+        for stretch in _STRETCH:
+            scale = (smallest * np.float32(stretch)).astype(np.float32)
+            inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=scale >= np.finfo(np.float32).tiny)
+            rounded = round_e4m3(w * inverse[:, None])
+            yield np.square(rounded * scale[:, None] - w).sum(-1), (rounded, scale)
+
+    rounded, scale = least_error(candidates())
+    return bits_of(rounded), scale

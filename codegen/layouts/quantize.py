@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.layouts.formats import F32, Format, to_bf16, to_f32
+from ferrum.codegen.layouts.formats import F32, Array, Format, to_bf16, to_f32
 
 # What the largest whole scale of a span may be: 8 * 15 is a signed byte, and less rounds others better now and then.
 _LARGEST = (15, 14, 13, 12)
 # Candidate shrink factors of a group's scale: clipping the largest weights a little often lowers the squared error.
 _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 
+Candidates = Iterator[tuple[F32, tuple[Array, ...]]]
 Quantized = tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8] | None]
+
+
+def least_error(candidates: Candidates) -> list[NDArray[Any]]:
+    """Of candidates (errors, arrays with the same first axes): place by place, what the one with the least error has.
+
+    Zeros where no error is a number.
+    """
+    best: list[NDArray[Any]] = []
+    for error, found in candidates:
+        if not best:
+            least, best = np.full_like(error, np.inf), [np.zeros_like(array) for array in found]
+        better = error < least
+        for kept, array in zip((least, *best), (error, *found), strict=True):
+            np.copyto(kept, array, where=better.reshape(better.shape + (1,) * (array.ndim - better.ndim)))
+    return best
 
 
 def quantize_groups(w: F32, fmt: Format) -> Quantized:
@@ -31,24 +50,20 @@ def quantize_groups(w: F32, fmt: Format) -> Quantized:
         # int4: the value of largest magnitude goes to -8, so the sign of the scale follows it and no level is wasted
         half = fmt.zero - 1 if fmt.kind == "int8" else -fmt.zero
         low, span = None, (np.abs(extreme) if fmt.kind == "int8" else extreme) / half
-    best_error = np.full(span.shape, np.inf, np.float32)
-    best_scale = np.zeros(span.shape, np.float16)
-    best_zero = np.zeros(span.shape, np.uint8)
-    best_q = np.zeros(groups.shape, np.uint8)
-    for shrink in _SHRINK if fmt.bits == 4 else (1.0,):
-        scale = np.clip(span * shrink, -65504, 65504).astype(np.float16)
-        s = scale.astype(np.float32)
-        inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s != 0)
-        zero = np.clip(np.rint(-low * shrink * inverse), 0, levels) if low is not None else np.float32(fmt.zero)
-        z = np.broadcast_to(zero, s.shape)[..., None]
-        q = np.clip(np.rint(groups * inverse[..., None] + z), 0, levels)
-        error = np.square((q - z) * s[..., None] - groups).sum(-1)
-        better = error < best_error
-        np.copyto(best_error, error, where=better)
-        np.copyto(best_scale, scale, where=better)
-        np.copyto(best_zero, np.broadcast_to(zero, s.shape).astype(np.uint8), where=better)
-        np.copyto(best_q, q.astype(np.uint8), where=better[..., None])
-    return best_q.reshape(rows, k), best_scale, best_zero if fmt.kind == "int4a" else None
+
+    def candidates() -> Candidates:
+        for shrink in _SHRINK if fmt.bits == 4 else (1.0,):
+            scale = np.clip(span * shrink, -65504, 65504).astype(np.float16)
+            s = scale.astype(np.float32)
+            inverse = np.divide(1.0, s, out=np.zeros_like(s), where=s != 0)
+            zero = np.clip(np.rint(-low * shrink * inverse), 0, levels) if low is not None else np.float32(fmt.zero)
+            z = np.broadcast_to(zero, s.shape)
+            q = np.clip(np.rint(groups * inverse[..., None] + z[..., None]), 0, levels)
+            error = np.square((q - z[..., None]) * s[..., None] - groups).sum(-1)
+            yield error, (q.astype(np.uint8), scale, z.astype(np.uint8))
+
+    q, scale, zero = least_error(candidates())
+    return q.reshape(rows, k), scale, zero if fmt.kind == "int4a" else None
 
 
 def quantize_spans(
@@ -63,22 +78,17 @@ def quantize_spans(
     wide = quantize_groups(w, fmt)[1].astype(np.float32).reshape(shape)
     groups, magnitude = w.reshape(*shape, fmt.group), np.abs(wide)
     zero = np.where(wide < 0, np.float32(fmt.zero - 1), np.float32(fmt.zero))
-    best_error = np.full(shape[:2], np.inf, np.float32)
-    best_step = np.zeros(shape[:2], np.uint16)
-    best_scale = np.zeros(shape, np.uint8)
-    best_q = np.zeros(groups.shape, np.uint8)
-    for largest in _LARGEST:
-        step = to_bf16(magnitude.max(-1) / np.float32(largest))
-        wide_step = to_f32(step)[..., None]
-        scale = np.rint(np.divide(magnitude, wide_step, out=np.zeros_like(magnitude), where=wide_step > 0)).clip(0, 15)
-        s, z = (scale * wide_step)[..., None], zero[..., None]
-        q = np.clip(np.rint(np.divide(groups, s, out=np.zeros_like(groups), where=s > 0) + z), 0, 15)
-        error = np.square((q - z) * s - groups).sum((-1, -2))
-        better = error < best_error
-        np.copyto(best_error, error, where=better)
-        np.copyto(best_step, step, where=better)
-        np.copyto(best_scale, scale.astype(np.uint8), where=better[..., None])
-        np.copyto(best_q, q.astype(np.uint8), where=better[..., None, None])
+
+    def candidates() -> Candidates:
+        for largest in _LARGEST:
+            step = to_bf16(magnitude.max(-1) / np.float32(largest))
+            wide_step = to_f32(step)[..., None]
+            scale = np.rint(np.divide(magnitude, wide_step, out=np.zeros_like(magnitude), where=wide_step > 0)).clip(0, 15)
+            s, z = (scale * wide_step)[..., None], zero[..., None]
+            q = np.clip(np.rint(np.divide(groups, s, out=np.zeros_like(groups), where=s > 0) + z), 0, 15)
+            yield np.square((q - z) * s - groups).sum((-1, -2)), (q.astype(np.uint8), scale.astype(np.uint8), step)
+
+    q, scale, step = least_error(candidates())
     word = np.zeros((*shape[:2], 4), np.uint8)
-    word[..., : shape[2]] = best_scale | (zero == fmt.zero - 1).astype(np.uint8) << np.uint8(7)
-    return best_q.reshape(w.shape), word.view(np.uint32)[..., 0], best_step
+    word[..., : shape[2]] = scale | (zero == fmt.zero - 1).astype(np.uint8) << np.uint8(7)
+    return q.reshape(w.shape), word.view(np.uint32)[..., 0], step

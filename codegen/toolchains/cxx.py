@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
-import subprocess
-import sys
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from ferrum.codegen.target import Target
+from ferrum.devices.compilers import Source, find_zig, version_line
 from ferrum.devices.host import machine_arch
 from ferrum.errors import FerrumError
 
@@ -38,42 +35,14 @@ class CToolchain:
 
     def compile(self, source: str, target: Target, keep: Path | None = None) -> bytes:
         """A shared object. Raises FerrumError with the compiler's first error, the saved source and the command."""
-        with tempfile.TemporaryDirectory(prefix="ferrum-cc-") as folder:
-            work = Path(folder)
-            (work / "step.c").write_text(source)
-            command = [*self.command, *self.flags(target), "step.c", "-o", "step.so", "-lm"]
-            env = {**os.environ, "SOURCE_DATE_EPOCH": "315532800", "LC_ALL": "C"}
-            if self.kind == "zig":
-                env.setdefault("ZIG_LOCAL_CACHE_DIR", str(work / "zig-cache"))
-            result = subprocess.run(command, cwd=work, capture_output=True, text=True, env=env, check=False)
-            if result.returncode == 0:
-                return (work / "step.so").read_bytes()
-            saved = _save_failure(source, result.stderr, keep)
-        lines = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.splitlines() or ["no output"]
-        repeat = " ".join(command).replace("step.c", str(saved))
-        raise FerrumError("toolchain-failed", f"the C compiler failed: {lines[0]}", str(saved), f"repeat with: {repeat}")
-
-
-def _save_failure(source: str, stderr: str, keep: Path | None) -> Path:
-    folder = keep or Path(tempfile.mkdtemp(prefix="ferrum-failed-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "step.c").write_text(source)
-    (folder / "stderr.txt").write_text(stderr)
-    return folder / "step.c"
-
-
-def _first_line(command: tuple[str, ...]) -> str:
-    try:
-        result = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.splitlines()[0].strip() if result.returncode == 0 and result.stdout else ""
+        command = [*self.command, *self.flags(target), "step.c", "-o", "step.so", "-lm"]
+        return Source(source, "step.c", keep).compile("the C compiler", command, "step.so")
 
 
 def _system_compiler() -> CToolchain | None:
     for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
         path = shutil.which(name)
-        version = _first_line((path,)) if path else ""
+        version = version_line(path) if path else ""
         if not path or not version:
             continue
         kind = "clang" if "clang" in version else "gcc"
@@ -85,12 +54,8 @@ def _system_compiler() -> CToolchain | None:
 
 
 def _zig_compiler() -> CToolchain | None:
-    if importlib.util.find_spec("ziglang") is None:
-        return None
-    version = subprocess.run(
-        [sys.executable, "-m", "ziglang", "version"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    return CToolchain((sys.executable, "-m", "ziglang", "cc"), "zig", f"zig {version}")
+    command, version = find_zig()
+    return CToolchain(command, "zig", version) if command else None
 
 
 @cache

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from pathlib import Path
 from typing import Protocol
 
@@ -26,7 +24,9 @@ class GpuToolchain(Protocol):
 def find_gpu_toolchain(target: GpuTarget) -> GpuToolchain:
     """NVRTC, else nvcc; on a Mac its compiler, else the source itself. Raises FerrumError when there is none."""
     if target.device == "metal":
-        return _metal()
+        from ferrum.codegen.toolchains.metal import find_metal
+
+        return find_metal()
     from ferrum.codegen.toolchains.nvcc import find_nvcc
     from ferrum.codegen.toolchains.nvrtc import find_nvrtc
 
@@ -35,12 +35,4 @@ def find_gpu_toolchain(target: GpuTarget) -> GpuToolchain:
         raise FerrumError(
             "no-compiler", "no CUDA compiler was found", "PATH", "pip install ferrum-infer[cuda], or install the CUDA toolkit"
         )
-    return found
-
-
-def _metal() -> GpuToolchain:
-    name = "ferrum.codegen.toolchains.metal"
-    if importlib.util.find_spec(name) is None:
-        raise FerrumError("no-compiler", "this ferrum has no kernels for Metal yet", "--target", "compile for cpu or cuda")
-    found: GpuToolchain = importlib.import_module(name).find_metal()
     return found

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ferrum.codegen.target import GpuTarget
+from ferrum.devices.compilers import Source
 from ferrum.errors import FerrumError
 
 # Divisions and square roots as exact as on a CPU; -0.0 and denormals are kept. Line numbers only: names of files would differ.
@@ -37,7 +37,8 @@ class Nvrtc:
                 size = nvrtc.nvrtcGetProgramLogSize(program)[1]
                 log = bytearray(size)
                 nvrtc.nvrtcGetProgramLog(program, log)
-                raise failure("NVRTC", source, bytes(log).rstrip(b"\0").decode("utf-8", "replace"), self.repeat(target), keep)
+                told = bytes(log).rstrip(b"\0").decode("utf-8", "replace")
+                raise Source(source, "step.cu", keep).failure("NVRTC", told, self.repeat(target))
             size = nvrtc.nvrtcGetCUBINSize(program)[1]
             code = bytearray(size)
             nvrtc.nvrtcGetCUBIN(program, code)
@@ -45,22 +46,9 @@ class Nvrtc:
         finally:
             nvrtc.nvrtcDestroyProgram(program)
 
-    def repeat(self, target: GpuTarget) -> str:
+    def repeat(self, target: GpuTarget) -> tuple[str, ...]:
         """The command that compiles a saved ``step.cu`` again; it needs this package only."""
-        return f"python -m ferrum.codegen.toolchains.nvrtc {target.name} SOURCE"
-
-
-def failure(compiler: str, source: str, log: str, repeat: str, keep: Path | None) -> FerrumError:
-    """Save source and messages; the error that names them. ``repeat`` has SOURCE where the path belongs."""
-    folder = keep or Path(tempfile.mkdtemp(prefix="ferrum-failed-"))
-    folder.mkdir(parents=True, exist_ok=True)
-    saved = folder / "step.cu"
-    saved.write_text(source, encoding="utf-8")
-    (folder / "stderr.txt").write_text(log, encoding="utf-8")
-    lines = [line for line in log.splitlines() if "error" in line] or log.splitlines() or ["no output"]
-    return FerrumError(
-        "toolchain-failed", f"{compiler} failed: {lines[0]}", str(saved), f"repeat with: {repeat.replace('SOURCE', str(saved))}"
-    )
+        return ("python", "-m", "ferrum.codegen.toolchains.nvrtc", target.name, "step.cu")
 
 
 def find_nvrtc() -> Nvrtc | None:

@@ -6,7 +6,6 @@ import argparse
 import importlib.metadata
 import platform
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from ferrum import env
 from ferrum.cli.machine import ROOF_UNITS, cores, known_roofs, memory_bytes
 from ferrum.cli.output import print_json, print_table, size
+from ferrum.devices.compilers import version_line
 from ferrum.errors import FerrumError
 from ferrum.version import __version__
 
@@ -76,7 +76,7 @@ def gpus(device: str) -> Iterator[Finding]:
 def toolchains() -> Iterator[Finding]:
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
-            yield Finding(f"compiler {name}", "ok", f"{path}: {_version_line([path, '--version'])}")
+            yield Finding(f"compiler {name}", "ok", f"{path}: {version_line(path) or 'does not answer'}")
             break
     else:
         yield Finding("compiler cc", "note", "none; zig is used in its place")
@@ -142,11 +142,3 @@ def _package_version(name: str) -> str:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def _version_line(command: list[str]) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return "does not answer"
-    return (done.stdout.splitlines() or ["no version"])[0].strip()

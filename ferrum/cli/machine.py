@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ferrum import env
+from ferrum.errors import FerrumError
+from ferrum.pack.atomic import write_atomic
 from ferrum.version import __version__
 
 if TYPE_CHECKING:
@@ -60,11 +62,9 @@ def roofs_with(executor: Any, target: TargetRecord | None = None) -> dict[str, f
         return {}
     found = {key: float(value) for key, value in measure().items()}
     path = _roofs_file(target)
-    with contextlib.suppress(OSError):  # a cache: what was measured is still shown
+    with contextlib.suppress(OSError, FerrumError):  # a cache: what was measured is still shown
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(found), encoding="utf-8")
-        temporary.replace(path)
+        write_atomic(path, json.dumps(found).encode())
     return found
 
 

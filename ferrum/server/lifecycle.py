@@ -28,6 +28,7 @@ from ferrum.engine.options import EngineOptions
 from ferrum.engine_process.client import EngineClient
 from ferrum.engine_process.spawn import EngineProcess
 from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
+from ferrum.pack.atomic import write_atomic
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
@@ -326,15 +327,12 @@ def _pid_file(path: Path | None, address: Address, log: Log) -> Any:
 
 def _write_record(path: Path, address: dict[str, object], log: Log) -> bool:
     record = {"pid": os.getpid(), "started": start_time(os.getpid()), **address}
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(record), encoding="utf-8")
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        log.warning(f"ferrum stop will not find this server: cannot write {path}: {error.strerror}")
+        write_atomic(path, json.dumps(record).encode())
+    except (OSError, FerrumError) as error:
+        reason = error.what if isinstance(error, FerrumError) else f"cannot make its folder: {error.strerror}"
+        log.warning(f"ferrum stop will not find this server: {path}: {reason}")
         return False
     return True
 

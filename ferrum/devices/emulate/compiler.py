@@ -7,11 +7,9 @@ the ``ziglang`` package. No C++ library is linked or included.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from ferrum import env
+from ferrum.devices.compilers import complaint, find_zig, run, version_line
 from ferrum.devices.host import machine_arch, machine_features
 from ferrum.errors import FerrumError
 
@@ -62,14 +61,6 @@ class CxxCompiler:
         return [*_FLAGS, *native, *own, *wanted, f"-I{INCLUDE}"]
 
 
-def _version(command: tuple[str, ...]) -> str:
-    try:
-        result = subprocess.run([*command, "--version"], capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.splitlines()[0].strip() if result.returncode == 0 and result.stdout else ""
-
-
 @cache
 def _compiles(command: tuple[str, ...], *flags: str) -> bool:
     """Whether C++ can be compiled (with these flags): a C compiler without its C++ half answers to --version as well."""
@@ -88,14 +79,13 @@ def find_cxx(need_clang: bool) -> CxxCompiler:
     """The machine's C++ compiler, else zig's. Raises FerrumError when there is none."""
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         path = shutil.which(name)
-        version = _version((path,)) if path else ""
+        version = version_line(path) if path else ""
         kind = "clang" if "clang" in version else "gcc"
         if path and version and not (need_clang and kind == "gcc") and _compiles((path,)):
             return CxxCompiler((path,), kind, version)
-    if importlib.util.find_spec("ziglang") is not None:
-        zig = (sys.executable, "-m", "ziglang")
-        version = subprocess.run([*zig, "version"], capture_output=True, text=True, check=False).stdout.strip()
-        return CxxCompiler((*zig, "cc"), "zig", f"zig {version}")
+    zig, version = find_zig()
+    if zig:
+        return CxxCompiler(zig, "zig", version)
     what = "no clang was found, which Metal sources need" if need_clang else "no C++ compiler was found"
     raise FerrumError("no-compiler", what, "PATH", "install one, or: pip install ziglang")
 
@@ -129,11 +119,11 @@ def compile_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, che
         work = Path(made)
         command = _prepare(work, unit, headers, compiler, flags)
         if checks == "races":  # compiled for a library that is not linked
-            result = _run([*(flag for flag in command if flag != "-shared"), "-c", "-o", "kernels.o"], work)
+            result = run([*(flag for flag in command if flag != "-shared"), "-c", "-o", "kernels.o"], work)
             if result.returncode == 0:
-                result = _run([*compiler.command, "-shared", "kernels.o", "-o", "kernels.so", "-lm"], work)
+                result = run([*compiler.command, "-shared", "kernels.o", "-o", "kernels.so", "-lm"], work)
         else:
-            result = _run([*command, "-o", "kernels.so", "-lm"], work)
+            result = run([*command, "-o", "kernels.so", "-lm"], work)
         if result.returncode == 0:
             os.replace(work / "kernels.so", target)
             return target
@@ -146,7 +136,7 @@ def check_unit(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, defin
     flags = [flag for flag in compiler.flags() if flag not in ("-shared", "-O2")]
     with tempfile.TemporaryDirectory(prefix="ferrum-emulate-") as made:
         command = _prepare(Path(made), unit, headers, compiler, [*flags, "-c", *(f"-D{d}" for d in defines)])
-        result = _run([*command, "-o", "kernels.o"], Path(made))
+        result = run([*command, "-o", "kernels.o"], Path(made))
         return result.stderr if result.returncode else ""
 
 
@@ -159,16 +149,10 @@ def _prepare(work: Path, unit: str, headers: tuple[str, ...], compiler: CxxCompi
     return [*compiler.command, *flags, "-Iempty", "kernels.cpp"]
 
 
-def _run(command: list[str], work: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "LC_ALL": "C", "ZIG_LOCAL_CACHE_DIR": str(work / "zig-cache")}
-    return subprocess.run(command, cwd=work, capture_output=True, text=True, env=environment, check=False)
-
-
 def _failure(unit: str, headers: tuple[str, ...], compiler: CxxCompiler, flags: list[str], stderr: str) -> FerrumError:
     folder = Path(tempfile.mkdtemp(prefix="ferrum-failed-"))
     command = _prepare(folder, unit, headers, compiler, flags)
     (folder / "stderr.txt").write_text(stderr)
-    lines = [line for line in stderr.splitlines() if "error" in line] or stderr.splitlines() or ["no output"]
     repeat = f"cd {folder} && {' '.join(command)} -o kernels.so -lm"
-    what = f"the emulated kernels do not compile: {lines[0]}"
+    what = f"the emulated kernels do not compile: {complaint(stderr)}"
     return FerrumError("toolchain-failed", what, str(folder / "kernels.cpp"), f"repeat with: {repeat}")
