@@ -35,7 +35,6 @@ from ferrum.devices.emulate import SCHEDULES, build
 from ferrum.graphs.ops import GATES
 
 FORMATS = ("bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")
-HEAD_DIMS = (64, 96, 128, 256)
 
 
 def bench(kernels: Sequence[GpuKernel]) -> Bench:
@@ -73,10 +72,11 @@ def draw_linear(random: np.random.Generator, fmt: str) -> list[GpuLinear]:
     ]
 
 
+@pytest.mark.parametrize("shapes", (1, pytest.param(3, marks=pytest.mark.slow)))
 @pytest.mark.parametrize("fmt", ("f32", *FORMATS))
-def test_linear(fmt: str) -> None:
+def test_linear(fmt: str, shapes: int) -> None:
     random = np.random.default_rng(len(fmt))
-    check([kernel for _ in range(3) for kernel in draw_linear(random, fmt)], 1)
+    check([kernel for _ in range(shapes) for kernel in draw_linear(random, fmt)], 1)
 
 
 @pytest.mark.parametrize("fmt", ("bf16", "int4-g32"))
@@ -96,21 +96,23 @@ def test_linear_with_fewer_rows_than_the_recording(fmt: str) -> None:
         assert (untouched == 7).all()
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
-def test_columns_far_apart_in_size(fmt: str) -> None:
+def test_columns_far_apart_in_size() -> None:
     """A row of large values must not change the others: fragments that are swapped would show here."""
-    layout = RowLayout(24, 160, parse_format(fmt))
-    kernel = SmallLinear(24, 160, layout, False, False, "", "f32", 1, 1, 2, 1, 3)
+    layouts = [RowLayout(24, 160, parse_format(fmt)) for fmt in FORMATS]
+    kernels = [SmallLinear(24, 160, layout, False, False, "", "f32", 1, 1, 2, 1, 3) for layout in layouts]
+    made = bench(kernels)
     x = np.zeros((3, 160), np.float32)
     x[0, 5], x[1, 70], x[2, 159] = 1, 1, 1
     w = np.arange(24 * 160, dtype=np.float32).reshape(24, 160) % 7 - 3
     w *= 10.0 ** (np.arange(24)[:, None] % 4)
-    raw, result = stored(w, layout), np.full((3, 24), np.nan, np.float32)
-    bench([kernel]).run(kernel, {"weight:0": raw, "value:0": rows_in(x, "bf16")[0], "result": result}, counts(3))
-    np.testing.assert_allclose(result, layout.decode(raw.data)[:, [5, 70, 159]].T, rtol=1e-6)
+    for layout, kernel in zip(layouts, kernels, strict=True):
+        raw, result = stored(w, layout), np.full((3, 24), np.nan, np.float32)
+        made.run(kernel, {"weight:0": raw, "value:0": rows_in(x, "bf16")[0], "result": result}, counts(3))
+        expected = layout.decode(raw.data)[:, [5, 70, 159]].T
+        np.testing.assert_allclose(result, expected, rtol=1e-6, err_msg=layout.format.name)
 
 
-@pytest.mark.parametrize("dim", HEAD_DIMS)
+@pytest.mark.parametrize("dim", (64, 256, *(pytest.param(dim, marks=pytest.mark.slow) for dim in (96, 128))))
 def test_attention(dim: int) -> None:
     random = np.random.default_rng(dim)
     kernels: list[GpuKernel] = []

@@ -49,13 +49,13 @@ def chosen(device: str, group: int, dim: int, block_bytes: int = 0) -> list[GpuA
 
 @cache
 def groups(device: str, first: int) -> tuple[Bench, list[GpuAttention]]:
-    """Every fourth group from ``first``, each with another head size: four calls have all groups."""
+    """Every fourth group from ``first``, each with another head size: four calls have all groups, and each has all head sizes."""
     pairs = [(group, HEAD_DIMS[(first + i) % 4]) for i, group in enumerate(range(first, 17, 4))]
     kernels = [kernel for group, dim in pairs for kernel in chosen(device, group, dim)]
     return bench(device, list(kernels)), kernels
 
 
-@pytest.mark.parametrize("first", (1, 2, 3, 4))
+@pytest.mark.parametrize("first", (1, *(pytest.param(first, marks=pytest.mark.slow) for first in (2, 3, 4))))
 @pytest.mark.parametrize("device", TARGETS)
 def test_groups_and_head_sizes(device: str, first: int) -> None:
     """Contexts of one key up to several splits, prompts of one tile and of several, empty sequences, tables out of order."""

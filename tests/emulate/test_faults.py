@@ -7,11 +7,13 @@ or mistaken. A change that no longer matches its template fails here too.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import pytest
+from _pytest.mark import ParameterSet
 
 from ferrum.codegen.kernels.cases import Bench
 from ferrum.codegen.kernels.embedding import Embedding
@@ -125,10 +127,11 @@ FAULTS = (
 
 
 @cache
-def rendered(name: str) -> str:
+def rendered(name: str = "") -> str:
+    """One kernel, or all of them: what all share is then compiled once."""
     target = BY_NAME["cuda-sm80"]
     assert isinstance(target, GpuTarget)
-    return render_kernels("faults", [KERNELS[name]], target, "0" * 64)
+    return render_kernels("faults", [KERNELS[name]] if name else list(KERNELS.values()), target, "0" * 64)
 
 
 def caught(name: str, module: Module) -> Schedule | None:
@@ -147,14 +150,29 @@ def caught(name: str, module: Module) -> Schedule | None:
 @pytest.mark.parametrize("checks", ["none", "races"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_kernels_as_they_stand_pass(name: str, checks: Checks) -> None:
-    assert caught(name, build(rendered(name), "cuda", checks=checks)) is None
+    assert caught(name, build(rendered(), "cuda", checks=checks)) is None
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_every_planted_fault_is_caught(fault: Fault) -> None:
+def first_of_each(faults: Sequence[Fault]) -> list[ParameterSet]:
+    """The first fault of each kernel is tried every time, the others in the slow set: each is a compile of its own."""
+    first = {fault.kernel: fault for fault in reversed(faults)}
+    return [pytest.param(f, id=str(f), marks=() if f is first[f.kernel] else pytest.mark.slow) for f in faults]
+
+
+def planted(fault: Fault) -> str:
+    """The rendered source with the fault in it."""
     source, count = re.subn(fault.pattern, fault.new, rendered(fault.kernel), count=1)
     assert count == 1, f"the template has changed: {fault.pattern!r} is not in it"
-    assert caught(fault.kernel, build(source, "cuda", checks=fault.checks)) is not None, fault
+    return source
+
+
+def test_every_fault_has_its_place_in_the_templates() -> None:
+    assert all(planted(fault) for fault in FAULTS)
+
+
+@pytest.mark.parametrize("fault", first_of_each(FAULTS))
+def test_every_planted_fault_is_caught(fault: Fault) -> None:
+    assert caught(fault.kernel, build(planted(fault), "cuda", checks=fault.checks)) is not None, fault
 
 
 def test_there_are_faults_of_every_kind_that_matters() -> None:

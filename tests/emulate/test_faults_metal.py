@@ -19,7 +19,7 @@ from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.devices.emulate import SCHEDULES, KernelFault, Module, Schedule, build, metal
 from ferrum.devices.emulate.compiler import Checks
 from tests.emulate.test_faults import KERNELS as CUDA_KERNELS
-from tests.emulate.test_faults import Fault
+from tests.emulate.test_faults import Fault, first_of_each
 
 _BARRIER = r"threadgroup_barrier\(mem_flags::mem_threadgroup\);"
 _ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
@@ -63,10 +63,11 @@ FAULTS = (
 
 
 @cache
-def rendered(name: str) -> str:
+def rendered(name: str = "") -> str:
+    """One kernel, or all of them: what all share is then compiled once."""
     target = BY_NAME["metal-m1"]
     assert isinstance(target, GpuTarget)
-    return render_kernels("faults", [KERNELS[name]], target, "0" * 64)
+    return render_kernels("faults", [KERNELS[name]] if name else list(KERNELS.values()), target, "0" * 64)
 
 
 def caught(name: str, module: Module) -> Schedule | None:
@@ -82,16 +83,27 @@ def caught(name: str, module: Module) -> Schedule | None:
     return None
 
 
+def test_the_kernels_as_they_stand_have_no_complaints() -> None:
+    assert metal.check(rendered()) == ""
+
+
 @pytest.mark.parametrize("checks", ["none", "races"])
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_kernels_as_they_stand_pass(name: str, checks: Checks) -> None:
-    assert metal.check(rendered(name)) == ""
-    assert caught(name, build(rendered(name), "metal", checks=checks)) is None
+    assert caught(name, build(rendered(), "metal", checks=checks)) is None
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=str)
-def test_every_planted_fault_is_caught(fault: Fault) -> None:
-    # everywhere: a product has a function for each number of rows
+def planted(fault: Fault) -> str:
+    """The rendered source with the fault everywhere in it: a product has a function for each number of rows."""
     source, count = re.subn(fault.pattern, fault.new, rendered(fault.kernel))
     assert count >= 1, f"the template has changed: {fault.pattern!r} is not in it"
-    assert caught(fault.kernel, build(source, "metal", checks=fault.checks)) is not None, fault
+    return source
+
+
+def test_every_fault_has_its_place_in_the_templates() -> None:
+    assert all(planted(fault) for fault in FAULTS)
+
+
+@pytest.mark.parametrize("fault", first_of_each(FAULTS))
+def test_every_planted_fault_is_caught(fault: Fault) -> None:
+    assert caught(fault.kernel, build(planted(fault), "metal", checks=fault.checks)) is not None, fault
