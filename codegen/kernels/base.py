@@ -11,6 +11,8 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.codegen.layouts.base import MatrixLayout
+
 F32 = NDArray[np.float32]
 
 
@@ -49,12 +51,11 @@ class Kernel(ABC):
 
     @property
     def params(self) -> dict[str, int | float | str | bool]:
-        """The parameters as plain values, for the manifest and the symbol."""
-        plain = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            plain[field.name] = value if isinstance(value, (bool, int, float, str)) else value.name
-        return plain
+        """The parameters as plain values, for the manifest and the symbol; of a matrix how it lies and its format."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {name: v if isinstance(v, (bool, int, float, str)) else v.name for name, v in values.items()}
+        matrix = next((v for v in values.values() if isinstance(v, MatrixLayout)), None)
+        return plain if matrix is None else plain | {"format": matrix.format.name}
 
     @property
     def symbol(self) -> str:

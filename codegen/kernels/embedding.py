@@ -28,10 +28,6 @@ class Embedding(RowKernel):
     scale: float
 
     @property
-    def params(self) -> dict[str, int | float | str | bool]:
-        return super().params | {"format": self.weight.format.name}
-
-    @property
     def args(self) -> tuple[str, ...]:
         return ("count", "input:tokens", "weight:0", "result")
 

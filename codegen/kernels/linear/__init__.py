@@ -23,10 +23,6 @@ class Linear(Kernel):
     activation: str
 
     @property
-    def params(self) -> dict[str, int | float | str | bool]:
-        return super().params | {"format": self.weight.format.name}
-
-    @property
     def args(self) -> tuple[str, ...]:
         bias = ("weight:1",) if self.bias else ()
         residual = ("value:1",) if self.residual else ()

@@ -47,16 +47,19 @@ class CpuLinear(Linear, CpuKernel):
     chunk_kib: int = 16
 
     @property
+    def _float_steps(self) -> int:
+        """K steps of a row of floats: values, or pairs of bfloat16."""
+        return self.weight.padded_k // (2 if self.weight.format.kind == "bf16" else 1)
+
+    @property
     def steps(self) -> int:
-        """K steps (values, or pairs of bfloat16) of a span of floats; the span only paces chunks and prefetch."""
-        pair = 2 if self.weight.format.kind == "bf16" else 1
-        return math.gcd(self.weight.padded_k // pair, 16)
+        """K steps of a span of floats; the span only paces chunks and prefetch."""
+        return math.gcd(self._float_steps, 16)
 
     @property
     def spans(self) -> int:
         """Pieces of K that share a scale, or ``steps`` of floats."""
-        pair = 2 if self.weight.format.kind == "bf16" else 1
-        return self.weight.spans or self.weight.padded_k // pair // self.steps
+        return self.weight.spans or self._float_steps // self.steps
 
     @property
     def chunk(self) -> int:
