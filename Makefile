@@ -22,7 +22,8 @@ $(READY): pyproject.toml constraints.txt
 test: lint
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not slow'
 
-# whole packs in emulation, other processors under qemu, sanitizers, machine code of every GPU; no GPU needed
+# whole packs in emulation, more shapes of each kernel, planted faults, other processors under qemu, sanitizers, machine code of every
+# GPU; no GPU needed
 test-slow: $(READY)
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'slow and not gpu'
 

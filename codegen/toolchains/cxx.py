@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ferrum.codegen.target import Target
-from ferrum.devices.compilers import Source, find_zig, version_line
+from ferrum.devices.compilers import SourceFile, find_zig, version_line
 from ferrum.devices.host import machine_arch
 from ferrum.errors import FerrumError
 
@@ -36,7 +36,7 @@ class CToolchain:
     def compile(self, source: str, target: Target, keep: Path | None = None) -> bytes:
         """A shared object. Raises FerrumError with the compiler's first error, the saved source and the command."""
         command = [*self.command, *self.flags(target), "step.c", "-o", "step.so", "-lm"]
-        return Source(source, "step.c", keep).compile("the C compiler", command, "step.so")
+        return SourceFile(source, "step.c", keep).compile("the C compiler", command, "step.so")
 
 
 def _system_compiler() -> CToolchain | None:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from ferrum.codegen.target import GpuTarget
-from ferrum.devices.compilers import Source, version_line
+from ferrum.devices.compilers import SourceFile, version_line
 from ferrum.errors import FerrumError
 
 _METAL = ("xcrun", "-sdk", "macosx", "metal")
@@ -29,7 +29,7 @@ class XcrunMetal:
     def compile(self, source: str, target: GpuTarget, keep: Path | None = None) -> bytes:
         """A metallib. Raises FerrumError with the compiler's first error, the saved source and the command."""
         command = [*_METAL, *self.flags(target), "step.metal", "-o", "step.metallib"]
-        return Source(source, "step.metal", keep).compile("metal", command, "step.metallib")
+        return SourceFile(source, "step.metal", keep).compile("metal", command, "step.metallib")
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class MetalSource:
             complaints = ""
         if complaints:
             repeat = ("python", "-m", "ferrum.codegen.toolchains.metal", "step.metal")
-            raise Source(source, "step.metal", keep).failure("the check of the Metal source", complaints, repeat)
+            raise SourceFile(source, "step.metal", keep).failure("the check of the Metal source", complaints, repeat)
         return source.encode()
 
 

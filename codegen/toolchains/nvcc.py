@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from ferrum.codegen.target import GpuTarget
-from ferrum.devices.compilers import Source, answer
+from ferrum.devices.compilers import SourceFile, answer
 
 _FLAGS = ("-cubin", "-std=c++17", "-fmad=true", "-ftz=false", "-prec-div=true", "-prec-sqrt=true")
 
@@ -28,7 +28,7 @@ class Nvcc:
     def compile(self, source: str, target: GpuTarget, keep: Path | None = None) -> bytes:
         """A cubin. Raises FerrumError with the compiler's first error, the saved source and the command."""
         command = [self.path, *self.flags(target), "step.cu", "-o", "step.cubin"]
-        return Source(source, "step.cu", keep).compile("nvcc", command, "step.cubin")
+        return SourceFile(source, "step.cu", keep).compile("nvcc", command, "step.cubin")
 
 
 @cache

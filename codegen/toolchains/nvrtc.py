@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ferrum.codegen.target import GpuTarget
-from ferrum.devices.compilers import Source
+from ferrum.devices.compilers import SourceFile
 from ferrum.errors import FerrumError
 
 # Divisions and square roots as exact as on a CPU; -0.0 and denormals are kept. Line numbers only: names of files would differ.
@@ -38,7 +38,7 @@ class Nvrtc:
                 log = bytearray(size)
                 nvrtc.nvrtcGetProgramLog(program, log)
                 told = bytes(log).rstrip(b"\0").decode("utf-8", "replace")
-                raise Source(source, "step.cu", keep).failure("NVRTC", told, self.repeat(target))
+                raise SourceFile(source, "step.cu", keep).failure("NVRTC", told, self.repeat(target))
             size = nvrtc.nvrtcGetCUBINSize(program)[1]
             code = bytearray(size)
             nvrtc.nvrtcGetCUBIN(program, code)

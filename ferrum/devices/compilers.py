@@ -45,7 +45,7 @@ def find_zig() -> tuple[tuple[str, ...], str]:
 
 
 @dataclass(frozen=True)
-class Source:
+class SourceFile:
     """A source and the ``name`` of the file that it is compiled from; ``keep``: the folder that it stays in after a failure."""
 
     text: str

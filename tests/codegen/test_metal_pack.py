@@ -18,10 +18,9 @@ from ferrum.devices.emulate.device import EmulatedDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table
-from ferrum.pack.proof import PROOF_NAME, decode_proof
 from ferrum.pack.reader import open_pack
 from tests.codegen.folders import compile_folder
-from tests.codegen.test_cuda_pack import TINY, answers, compile_tiny, run_steps
+from tests.codegen.test_cuda_pack import TINY, answers, check_proof, compile_tiny, run_steps
 from tests.gpu.answers import asked
 
 
@@ -34,11 +33,14 @@ def test_the_same_answers_as_the_cpu(quant: str, tmp_path: Path) -> None:
     assert found == answers(compile_tiny(tmp_path, "cpu", quant), prompts, "cpu")
 
 
-@pytest.mark.parametrize("quant", ("f32", "none", "int4a-g32"))
+@pytest.mark.parametrize("quant", ("none", "int4a-g32", pytest.param("f32", marks=pytest.mark.slow)))
 def test_logits_of_a_batch(random_pack: Callable[[str], Path], quant: str) -> None:
     """Prompts in chunks, decode beside prefill, blocks out of order; every schedule gives what the CPU gives."""
     folder = random_pack(quant).parent
-    paths = {"cpu": random_pack(quant), "gpu": compile_folder(folder, quant, target="metal-m1")}
+    proved = quant == "none"  # one of them, kernels and the whole model
+    paths = {"cpu": random_pack(quant), "gpu": compile_folder(folder, quant, target="metal-m1", prove=proved)}
+    if proved:
+        check_proof(paths["gpu"])
     options = DeviceOptions(max_seqs=4, max_tokens=96, max_model_len=128)
     logits = {}
     devices = {"cpu": CpuDevice(), "gpu": EmulatedDevice(), "gpu, reverse": EmulatedDevice(SCHEDULES[2])}
@@ -54,31 +56,30 @@ def test_logits_of_a_batch(random_pack: Callable[[str], Path], quant: str) -> No
     assert np.array_equal(logits["gpu"], logits["gpu, reverse"])
 
 
-@pytest.mark.timeout(300)
-def test_several_targets_share_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One command, two packs: the same weights, proofs of all kernels; repeated, the same bytes."""
+def test_every_generation_is_compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one command: the weights are the same."""
+    monkeypatch.chdir(tmp_path)
+    targets = [target for target in GPU_TARGETS if target.device == "metal"]
+    options = CompileOptions(str(TINY), target=",".join(target.name for target in targets), name="tiny", prove=False)
+    for target, path in zip(targets, compile_targets(options), strict=True):
+        with open_pack(path, trust=True) as pack, open_pack(f"tiny.{targets[0].name}.fpk") as first:
+            source = bytes(pack.member("code/step.metal")).decode()
+            assert ("simdgroup_matrix<bfloat" in source) == target.has_bf16
+            assert bytes(pack.weights) == bytes(first.weights)
+            assert all(launch.on.shared <= 32 << 10 for launch in decode_table(pack.member(LAUNCHES_NAME)).launches)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_several_targets_have_proofs_of_all_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels alone and the whole model in emulation; repeated, the same bytes."""
     monkeypatch.chdir(tmp_path)
     options = CompileOptions(str(TINY), target="metal-m1,metal-m5", quant="int4-g32", name="tiny")
     paths = compile_targets(options)
     first = [p.read_bytes() for p in paths]
-    with open_pack(paths[0]) as a, open_pack(paths[1]) as b:
-        assert bytes(a.weights) == bytes(b.weights)
-        for pack in (a, b):
-            proof, table = decode_proof(pack.member(PROOF_NAME)), decode_table(pack.member(LAUNCHES_NAME))
-            assert {k.symbol for k in proof.kernels} == {launch.symbol for launch in table.launches}
-            assert proof.whole_model and all(max(k.errors.values()) <= k.tolerance for k in proof.kernels)
-            assert all(launch.on.shared <= 32 << 10 for launch in table.launches)
+    for path in paths:
+        check_proof(path)
     assert [p.read_bytes() for p in compile_targets(options)] == first
-
-
-def test_every_generation_is_compiled(tmp_path: Path) -> None:
-    names = [t.name for t in GPU_TARGETS if t.device == "metal"]
-    for name in names:
-        with open_pack(compile_tiny(tmp_path, name, "none"), trust=True) as pack:
-            source = bytes(pack.member("code/step.metal")).decode()
-            target = BY_NAME[name]
-            assert isinstance(target, GpuTarget)
-            assert ("simdgroup_matrix<bfloat" in source) == target.has_bf16
 
 
 def test_a_source_that_mixes_address_spaces_is_refused(tmp_path: Path) -> None:

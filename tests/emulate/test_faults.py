@@ -10,10 +10,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
-from _pytest.mark import ParameterSet
 
 from ferrum.codegen.kernels.cases import Bench
 from ferrum.codegen.kernels.embedding import Embedding
@@ -153,7 +153,7 @@ def test_the_kernels_as_they_stand_pass(name: str, checks: Checks) -> None:
     assert caught(name, build(rendered(), "cuda", checks=checks)) is None
 
 
-def first_of_each(faults: Sequence[Fault]) -> list[ParameterSet]:
+def first_of_each(faults: Sequence[Fault]) -> list[Any]:
     """The first fault of each kernel is tried every time, the others in the slow set: each is a compile of its own."""
     first = {fault.kernel: fault for fault in reversed(faults)}
     return [pytest.param(f, id=str(f), marks=() if f is first[f.kernel] else pytest.mark.slow) for f in faults]

@@ -1,0 +1,39 @@
+"""Running a compiler: what it makes, and what is left and told when it fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ferrum.devices.compilers import SourceFile, answer, complaint, version_line
+from ferrum.errors import FerrumError
+
+
+def test_the_result_lies_beside_the_source() -> None:
+    assert SourceFile("words", "a.c").compile("cp", ("cp", "a.c", "a.o"), "a.o") == b"words"
+
+
+def test_a_failure_leaves_all_that_is_needed_to_repeat_it(tmp_path: Path) -> None:
+    keep = tmp_path / "kept"
+    script = "echo first; echo an error of a.c; exit 1"
+    with pytest.raises(FerrumError) as caught:
+        SourceFile("words", "a.c", keep).compile("the compiler", ("sh", "-c", script, "a.c"), "a.o")
+    assert caught.value.code == "toolchain-failed" and caught.value.what == "the compiler failed: an error of a.c"
+    assert caught.value.where == str(keep / "a.c") and caught.value.next_step.endswith(f" {keep / 'a.c'}")
+    assert (keep / "a.c").read_text() == "words" and (keep / "stderr.txt").read_text() == "first\nan error of a.c\n"
+
+
+def test_without_a_folder_a_failure_makes_one() -> None:
+    with pytest.raises(FerrumError, match="sh failed: no output") as caught:
+        SourceFile("words", "a.c").compile("sh", ("sh", "-c", "exit 1"), "a.o")
+    saved = Path(caught.value.where)
+    assert saved.read_text() == "words"
+    for path in (saved, saved.parent / "stderr.txt"):
+        path.unlink()
+    saved.parent.rmdir()
+
+
+def test_what_does_not_answer_says_nothing(tmp_path: Path) -> None:
+    assert version_line(str(tmp_path / "none")) == answer(("sh", "-c", "echo words; exit 1")) == ""
+    assert answer(("echo", " one ")) == "one" and complaint("a\nb") == "a"
