@@ -16,7 +16,7 @@ from ferrum.codegen.kernels.base import Kernel, distinct
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
-from ferrum.codegen.kernels.sample import GpuSample
+from ferrum.codegen.kernels.sample import BINS, LISTED, GpuSample, GpuSampling
 from ferrum.codegen.plan import LayerKv, Plan, thread_bytes
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.pack.launches import Launch, SlotArg, StateArg, Sync, Threads, WeightsArg
@@ -125,7 +125,7 @@ def _kv_runs(layers: list[LayerKv]) -> list[tuple[int, int]]:
 
 def render_kernels(name: str, kernels: Sequence[GpuKernel], target: GpuTarget, contract: str) -> str:
     """The distinct kernels of a GPU as one source."""
-    sample = next((k for k in kernels if isinstance(k, GpuSample)), GpuSample(1, 32))
+    sample = next((k for k in kernels if isinstance(k, GpuSampling)), GpuSample(1, 64, 32))
     return (
         environment()
         .get_template(f"{target.device}/step.{SUFFIXES[target.device]}.j2")
@@ -135,6 +135,9 @@ def render_kernels(name: str, kernels: Sequence[GpuKernel], target: GpuTarget, c
             contract=contract,
             vocab_size=sample.vocab_size,
             sample_threads=sample.threads,
+            sample_chunk=sample.chunk,
+            sample_bins=BINS,
+            sample_list=LISTED,
             max_logprobs=MAX_LOGPROBS,
             kernels=[kernel_source(kernel, target) for kernel in distinct(kernels)],
         )

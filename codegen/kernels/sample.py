@@ -6,19 +6,35 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ferrum.codegen.kernels.base import Cost, Kernel
-from ferrum.codegen.kernels.cases import Case, Written, counts, error, normal
+from ferrum.codegen.kernels.cases import Case, Written, counts, exact
 from ferrum.codegen.kernels.cpu import CpuKernel
-from ferrum.codegen.kernels.gpu import Geometry, GpuKernel, Scratch, per_row
+from ferrum.codegen.kernels.gpu import ONE, Geometry, GpuKernel, Scratch
+from ferrum.codegen.kernels.sample_case import PEAK, SampleCase, peaks_of
 from ferrum.codegen.target import GpuTarget
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
 from ferrum.pack.launches import Rows, Term
+from ferrum.pack.sampling import adjust_row
 from ferrum.pack.step import MAX_LOGPROBS
 
-_THREADS = 1024
+# Of GPUs: threads of a block and the logits that it takes.
+_THREADS = 512
+_CHUNK = 4096
+# Counters of a chunk: masses by their distance from the largest logit; and how many logits of one of them are listed.
+BINS = 512
+LISTED = 8192
+_PART_WORDS = 4 + 3 * BINS
+
+_ADJUST = ("repetition_penalty", "presence_penalty", "frequency_penalty", "penalty_start", "penalty_token", "penalty_count",
+           "bias_start", "bias_token", "bias_value", "use_mask", "mask")  # fmt: skip
+_DRAW = ("temperature", "top_k", "top_p", "min_p", "seed", "draw", "num_logprobs")
+_OUTPUTS = ("output:out_token", "output:out_logprob", "output:top_token", "output:top_logprob")
+
+
+def _inputs(*names: str) -> tuple[str, ...]:
+    return tuple(f"input:{name}" for name in names)
 
 
 @dataclass(frozen=True)
@@ -30,14 +46,7 @@ class Sample(Kernel):
 
     @property
     def args(self) -> tuple[str, ...]:
-        names = (
-            "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "seed",
-            "draw", "num_logprobs", "penalty_start", "penalty_token", "penalty_count", "bias_start", "bias_token",
-            "bias_value", "use_mask", "mask",
-        )  # fmt: skip
-        outputs = ("out_token", "out_logprob", "top_token", "top_logprob")
-        inputs = (f"input:{name}" for name in names)
-        return ("count", "value:0", *inputs, *(f"output:{name}" for name in outputs))
+        return ("count", "value:0", *_inputs(*_ADJUST, *_DRAW), *_OUTPUTS)
 
     def cost(self) -> Cost:
         return Cost(0, 4 * self.vocab_size, 2 * self.vocab_size)
@@ -59,57 +68,112 @@ class CpuSample(Sample, CpuKernel):
         return 4 * (-(-self.vocab_size // 64) * 64) + 8 * self.vocab_size
 
 
+class GpuSampling(GpuKernel):
+    """Kernels that share a row's chunks: blocks of ``threads`` (at least two warps), ``chunk`` logits each, whole warps."""
+
+    vocab_size: int
+    threads: int
+    chunk: int
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.vocab_size // self.chunk)
+
+    def geometry(self, rows: Rows) -> Geometry:
+        return Geometry(((Term("one", self.chunks),), (Term(rows, 1),), ONE), (self.threads, 1, 1))
+
+
 @dataclass(frozen=True)
-class GpuSample(Sample, GpuKernel):
-    """One block a row. Ranks and shares of probability are found without a sort: the logits' bits, 8 at a time, are counted and
-    weighed, which leads to the very logit. Weights are whole numbers (2^40 is the largest logit's), so sums do not depend on
-    their order.
+class SamplePeaks(GpuSampling):
+    """``logits [samples, vocab_size] float32 ->`` the same after mask, bias and penalties, for rows that have any, and of each
+    chunk the largest adjusted and the largest raw logit.
     """
 
+    stem: ClassVar[str] = "sample_peaks"
+    vocab_size: int
     threads: int
+    chunk: int
 
     @property
     def args(self) -> tuple[str, ...]:
-        count, logits, *others = super().args
-        return (count, logits, "scratch:adjusted_logits", *others)
+        return ("count", "value:0", "scratch:adjusted_logits", "scratch:sample_peaks", *_inputs(*_ADJUST))
 
-    def geometry(self, rows: Rows) -> Geometry:
-        return per_row(rows, self.threads)
+    def cost(self) -> Cost:
+        return Cost(0, 4 * self.vocab_size, self.vocab_size)
+
+    def why(self) -> str:
+        return f"a row's {self.vocab_size} logits are adjusted and compared by {self.chunks} blocks"
+
+    def context(self) -> dict[str, object]:
+        return {"mask_words": -(-self.vocab_size // 32), "chunks": self.chunks}
 
     def scratch(self) -> dict[str, Scratch]:
-        return {"adjusted_logits": Scratch((Term("samples", 4 * self.vocab_size),))}
+        return {
+            "adjusted_logits": Scratch((Term("samples", 4 * self.vocab_size),)),
+            "sample_peaks": Scratch((Term("samples", 2 * 8 * self.chunks),)),
+        }
+
+    def reduced(self) -> SamplePeaks:
+        return replace(self, vocab_size=min(self.vocab_size, 5000))
+
+    def case(self, random: np.random.Generator, rows: int = 3, **_: Any) -> Case:
+        """The first row as it is, the others with a mask, biases and penalties."""
+        row = SampleCase(random, self.vocab_size, rows)
+        row.adjust(range(1, rows))
+
+        def judge(scratch: Written) -> float:
+            found = scratch["scratch:sample_peaks"][: 16 * rows * self.chunks].view(PEAK).reshape(rows, 2, self.chunks)
+            adjusted = scratch["scratch:adjusted_logits"].view(np.float32).reshape(-1, self.vocab_size)
+            same = all(np.array_equal(found[r, 1], peaks_of(row.logits[r], self.chunk)) for r in range(rows))
+            for r in range(rows):
+                expected = adjust_row(row.logits[r], row.step, r)
+                same = same and np.array_equal(found[r, 0], peaks_of(adjusted[r] if r else expected, self.chunk))
+                same = same and bool(not r or np.allclose(adjusted[r], expected, rtol=1e-6))
+            return exact(same)
+
+        return Case({"value:0": row.logits} | row.inputs(_ADJUST), counts(rows, samples=rows), judge, "samples")
+
+
+@dataclass(frozen=True)
+class GpuSample(Sample, GpuSampling):
+    """Blocks weigh a row's chunks and the last one to arrive draws. Ranks and shares of probability are found without a sort:
+    masses, whole numbers (2^40 is the largest logit's) so that sums do not depend on their order, are counted by their distance
+    from the largest logit, and in one such bin pivots, one a warp, lead to the very logit.
+    """
+
+    stem: ClassVar[str] = "sample"
+    threads: int
+    chunk: int
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        scratch = ("adjusted_logits", "sample_peaks", "sample_parts", "sample_list", "sample_arrivals")
+        inputs = _inputs(*_DRAW, "penalty_start", "bias_start", "use_mask")
+        return ("count", "value:0", *(f"scratch:{name}" for name in scratch), *inputs, *_OUTPUTS)
+
+    def scratch(self) -> dict[str, Scratch]:
+        return SamplePeaks(self.vocab_size, self.threads, self.chunk).scratch() | {
+            "sample_parts": Scratch((Term("samples", 2 * 4 * self.chunks * _PART_WORDS),)),
+            "sample_list": Scratch((Term("samples", 8 * min(self.vocab_size, LISTED)),)),
+            "sample_arrivals": Scratch((Term("samples", 4),), zero=True),
+        }
+
+    def context(self) -> dict[str, object]:
+        return super().context() | {"chunks": self.chunks}
 
     def reduced(self) -> GpuSample:
         return replace(self, vocab_size=min(self.vocab_size, 5000))
 
-    def case(self, random: np.random.Generator, rows: int = 3, **_: Any) -> Case:
-        """Greedy rows with log-probabilities; draws are compared with the CPU's elsewhere."""
-        vocab = self.vocab_size
-        logits = 3 * normal(random, rows, vocab)
-        logits[1, : vocab // 2] = logits[1].max() + 1  # equal ones: the first is taken
-        ones, zeros, none = np.ones(rows, np.float32), np.zeros(rows, np.float32), np.zeros(rows + 1, np.int32)
-        inputs: dict[str, NDArray[np.generic]] = dict.fromkeys(("temperature", "min_p"), zeros)
-        inputs |= dict.fromkeys(("presence_penalty", "frequency_penalty", "bias_value"), zeros)
-        inputs |= dict.fromkeys(("top_p", "repetition_penalty"), ones)
-        inputs |= dict.fromkeys(("top_k", "use_mask", "penalty_token", "penalty_count"), np.zeros(rows, np.int32))
-        inputs |= dict.fromkeys(("seed", "draw"), np.zeros(rows, np.uint64))
-        inputs |= dict.fromkeys(("bias_start", "penalty_start", "bias_token"), none)
-        inputs["mask"] = np.zeros((rows, -(-vocab // 32)), np.uint32)
-        inputs["num_logprobs"] = np.array([MAX_LOGPROBS, 0, -1], np.int32)
-        token, top_token = np.full(rows, -1, np.int32), np.full((rows, MAX_LOGPROBS), -1, np.int32)
-        logprob, top_logprob = np.zeros(rows, np.float32), np.zeros((rows, MAX_LOGPROBS), np.float32)
-        outputs = {"out_token": token, "out_logprob": logprob, "top_token": top_token, "top_logprob": top_logprob}
-
-        def judge(scratch: Written) -> float:
-            expected = logits - np.log(np.exp(logits.astype(np.float64)).sum(-1, keepdims=True))
-            best = np.argsort(-logits[0], kind="stable")[:MAX_LOGPROBS]
-            same = np.array_equal(token, logits.argmax(-1)) and np.array_equal(top_token[0, : len(best)], best)
-            got = np.concatenate([top_logprob[0, : len(best)], logprob[:2]])
-            wanted = np.concatenate([expected[0, best], expected[[0, 1], token[:2]]]).astype(np.float32)
-            return error(got, wanted) if same else float("inf")
-
-        named = {f"input:{k}": v for k, v in inputs.items()} | {f"output:{k}": v for k, v in outputs.items()}
-        return Case({"value:0": logits} | named, counts(rows, samples=rows), judge, "samples")
+    def case(self, random: np.random.Generator, rows: int = 8, **_: Any) -> Case:
+        """Greedy rows and rows of every limit, some masked, each with another number of log-probabilities."""
+        row = SampleCase(random, self.vocab_size, rows)
+        row.adjust(range(4, rows))
+        row.limit()
+        adjusted = np.stack([adjust_row(row.logits[r], row.step, r) for r in range(rows)])
+        peaks = [[peaks_of(adjusted[r], self.chunk), peaks_of(row.logits[r], self.chunk)] for r in range(rows)]
+        given = {"value:0": row.logits, "scratch:adjusted_logits": adjusted, "scratch:sample_peaks": np.array(peaks)}
+        arrays = given | row.inputs((*_ADJUST, *_DRAW)) | row.outputs
+        return Case(arrays, counts(rows, samples=rows), lambda _: row.judge(adjusted), "samples")
 
 
 def on_cpu(walk: Walk, node: Node) -> None:
@@ -118,5 +182,6 @@ def on_cpu(walk: Walk, node: Node) -> None:
 
 def on_gpu(walk: Walk, node: Node) -> None:
     assert isinstance(walk.target, GpuTarget)
-    kernel = GpuSample(walk.width(node.inputs[0]), min(_THREADS, walk.target.max_threads))
-    walk.add(node, kernel, node.inputs[:1], (), 0, "")
+    shape = walk.width(node.inputs[0]), min(_THREADS, walk.target.max_threads), _CHUNK
+    for kernel in (SamplePeaks(*shape), GpuSample(*shape)):
+        walk.add(node, kernel, node.inputs[:1], (), 0, "")

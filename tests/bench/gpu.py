@@ -39,6 +39,7 @@ FOLDER = Path("build/bench-gpu")
 MODELS = (("0.6b", "none"), ("4b", "none"), ("8b", "int4-g128"), ("0.6b", "int4-g128"), ("8b", "none"))
 SEQUENCES = (1, 4, 16, 32)
 ROWS = (1, 2, 4, 8, 16, 32, 64)
+SAMPLED_ROWS = (1, 32)
 PREFILL = (128, 512, 2048)
 CONTEXTS = (1024, 8000)
 ATTENTION_ROWS = (1, 16)
@@ -87,6 +88,14 @@ def decode_state(executor: RandomExecutor, rows: int, context: int) -> None:
         b.block_table[s, 0, :blocks] = (np.arange(blocks) * rows + s) % limits.num_blocks
     b.top_p[:rows] = b.repetition_penalty[:rows] = 1
     b.num_logprobs[:rows] = -1
+
+
+def sampled_state(executor: RandomExecutor, rows: int) -> None:
+    """A step of ``rows`` sequences that draw as Qwen's own settings ask for."""
+    decode_state(executor, rows, 256)
+    b = executor.buffers
+    b.temperature[:rows], b.top_k[:rows], b.top_p[:rows], b.min_p[:rows] = 0.6, 20, 0.95, 0
+    b.seed[:rows], b.draw[:rows] = np.arange(rows), 0
 
 
 def prefill_state(executor: RandomExecutor, tokens: int) -> None:
@@ -196,6 +205,11 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
             decode_state(executor, rows, 256)
             found[f"step_us decode x{rows}"] = 1e6 * step_seconds(executor)
             found[f"kernels decode x{rows}"] = time_kernels(executor, pack)
+        for rows in SAMPLED_ROWS:
+            sampled_state(executor, rows)
+            found[f"step_us sampled x{rows}"] = 1e6 * step_seconds(executor)
+            found[f"kernels sampled x{rows}"] = {s: e for s, e in time_kernels(executor, pack).items() if s.startswith("sample")}
+            executor.buffers.temperature[:rows] = 0
         for tokens in PREFILL:
             prefill_state(executor, tokens)
             found[f"step_us prefill {tokens}"] = 1e6 * step_seconds(executor)
@@ -213,6 +227,9 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
             f"{device:.0f} steps/s",
             f"{weights * device / read / 1e7:.0f} % of reads",
         )
+        for rows in SAMPLED_ROWS:
+            sampled, greedy = found[f"step_us sampled x{rows}"], found[f"step_us decode x{rows}"]
+            report.row(f"{name} {quant} step sampled, {rows} rows", f"{sampled:.0f} us", f"{greedy:.0f} us greedy")
         report.row(
             f"{name} {quant} prefill {PREFILL[-1]}", f"{PREFILL[-1] / found[f'step_us prefill {PREFILL[-1]}'] * 1e6:.0f} tokens/s"
         )

@@ -10,7 +10,7 @@ import pytest
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.linear.choose import gpu_variants as linear_variants
 from ferrum.codegen.kernels.paged_attention.choose import gpu_variants as attention_variants
-from ferrum.codegen.kernels.sample import GpuSample
+from ferrum.codegen.kernels.sample import GpuSample, SamplePeaks
 from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.static import find_tool, inspect
@@ -41,7 +41,7 @@ def kernels_of(target: GpuTarget) -> list[GpuKernel]:
         fields = {"num_heads": 8 * group, "num_kv_heads": 8, "head_dim": dim, "window": 0, "softmax_scale": dim**-0.5}
         fields |= {"kv_dtype": "bf16", "out": "bf16", "block_bytes": 28 * 8 * 2 * 16 * dim * 2}
         made += [v.kernel for v in attention_variants(fields, target)]
-    return [*made, GpuSample(151936, 1024)]
+    return [*made, SamplePeaks(151936, 512, 4096), GpuSample(151936, 512, 4096)]
 
 
 @cache

@@ -25,7 +25,7 @@ from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.kernels.rope_kv import RopeKv
 from ferrum.codegen.kernels.rope_table import RopeTable
-from ferrum.codegen.kernels.sample import GpuSample
+from ferrum.codegen.kernels.sample import GpuSample, SamplePeaks
 from ferrum.codegen.kernels.schedule import Schedule
 from ferrum.codegen.layouts import RowLayout, parse_format, stored
 from ferrum.codegen.layouts.activations import ActFormat
@@ -152,7 +152,7 @@ def test_rows() -> None:
     for dim, rope, norm, kind in ((64, 64, True, "bf16"), (128, 64, False, "bf16"), (80, 80, True, "f32"), (16, 8, False, "f32")):
         kernels.append(RopeKv(6, 2, dim, rope, norm, 1e-6, kind, 1 << 16))
     kernels += [Schedule(tile) for tile in (1, 4, 64)]
-    kernels.append(GpuSample(777, 128))
+    kernels += [SamplePeaks(777, 128, 256), GpuSample(777, 128, 256)]
     check(kernels, 4)
 
 

@@ -22,3 +22,12 @@ INLINE float warp_max(float x) {
   for (int i = 16; i; i >>= 1) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, i));
   return x;
 }
+
+/* The value of the lane whose number differs in the bits of `lanes`; a sum over the warp. */
+INLINE u32 swap_word(u32 x, int lanes) { return __shfl_xor_sync(ALL_LANES, x, lanes); }
+INLINE u64 swap_long(u64 x, int lanes) { return __shfl_xor_sync(ALL_LANES, x, lanes); }
+INLINE u64 warp_total(u64 x) {
+#pragma unroll
+  for (int i = 16; i; i >>= 1) x += swap_long(x, i);
+  return x;
+}
