@@ -89,6 +89,28 @@ INLINE u32 fma_bf16x2(u32 a, u32 b, u32 c) {
 #endif
 }
 
+/* (a & mask) | bits in one instruction: with two constants, compilers make two of it, as only one can stand in the code. */
+INLINE u32 masked_or(u32 a, u32 mask, u32 bits) {
+#ifdef FERRUM_EMULATE
+  return (a & mask) | bits;
+#else
+  u32 r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(r) : "r"(a), "r"(mask), "r"(bits));
+  return r;
+#endif
+}
+
+/* (~a & mask) | bits */
+INLINE u32 masked_not_or(u32 a, u32 mask, u32 bits) {
+#ifdef FERRUM_EMULATE
+  return (~a & mask) | bits;
+#else
+  u32 r;
+  asm("lop3.b32 %0, %1, %2, %3, 0xae;" : "=r"(r) : "r"(a), "r"(mask), "r"(bits));
+  return r;
+#endif
+}
+
 /* Bytes 2 PAIR and 2 PAIR + 1 of a word as 16-bit halves, with their signs repeated in front. */
 template <int PAIR> INLINE u32 widen_bytes(u32 word) {
 #ifdef FERRUM_EMULATE

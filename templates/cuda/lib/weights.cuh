@@ -11,16 +11,16 @@ INLINE void unpack_int8(u32 word, u32 *pair) {
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const u32 q = __byte_perm(word, 0, i ? 0x4342 : 0x4140);
-    const u32 off = (~q & 0x00800080u) | BF16_128;
-    pair[i] = fma_bf16x2((q & 0x007f007fu) | BF16_128, BF16_ONE, off ^ BF16_SIGN);
+    const u32 off = masked_not_or(q, 0x00800080u, BF16_128 | BF16_SIGN);
+    pair[i] = fma_bf16x2(masked_or(q, 0x007f007fu, BF16_128), BF16_ONE, off);
   }
 }
 
-/* A word of eight nibbles as four pairs q - zero; `off` is the pair 128 + zero. */
+/* A word of eight nibbles as four pairs q - zero; `off` is the pair -(128 + zero). */
 INLINE void unpack_int4(u32 word, u32 off, u32 *pair) {
 #pragma unroll
   for (int i = 0; i < 4; ++i)
-    pair[i] = fma_bf16x2(((word >> 4 * i) & 0x000f000fu) | BF16_128, BF16_ONE, off ^ BF16_SIGN);
+    pair[i] = fma_bf16x2(masked_or(word >> 4 * i, 0x000f000fu, BF16_128), BF16_ONE, off);
 }
 
 /* Four e4m3 bytes as two pairs. Sign, exponent and mantissa move to their places in a bfloat16; 2^120 makes up for the other
@@ -33,8 +33,8 @@ INLINE void unpack_fp8(u32 word, u32 *pair) {
 /* One e4m3 number: in a float16's places it is 2^8 too small. */
 INLINE float fp8_to_f32(u32 q) { return f16_to_f32((u16)((q & 0x80) << 8 | (q & 0x7f) << 7)) * 256.0f; }
 
-/* The pair 128 + zero for a zero point below 16. */
-INLINE u32 nibble_offset(u32 zero) { return BF16_128 | zero | zero << 16; }
+/* The pair -(128 + zero) for a zero point below 16. */
+INLINE u32 nibble_offset(u32 zero) { return zero * 0x00010001u + (BF16_128 | BF16_SIGN); }
 
 /* A pair of whole numbers times a scale, rounded once. */
 INLINE u32 scale_pair(u32 pair, float scale) {
