@@ -14,8 +14,10 @@ from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.kernels.paged_attention.gpu import GpuAttention, Lengths
 from ferrum.pack.launches import RowCounts, Rows, Term
 
-# Keys that a split should have at least: below, merging costs more than it saves.
-_MIN_SPLIT_BLOCKS = 16
+# (most sequences, blocks that a split should have at least): below, merging costs more than it saves. Few sequences leave most
+# of a GPU empty, so their splits may be as small as one block a warp, or where nothing is copied 32 keys.
+_MIN_SPLIT_BLOCKS = ((4, 4), (16, 8), (0, 16))
+_COPYLESS_MIN_SPLIT_BLOCKS = ((4, 8), (0, 16))
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class DecodeAttention(GpuAttention):
         """One split of one KV head: sums, then peak and total of each query head."""
         return self.group * (self.head_dim + 2)
 
+    @property
+    def min_split_blocks(self) -> int:
+        classes = _MIN_SPLIT_BLOCKS if self.stages else _COPYLESS_MIN_SPLIT_BLOCKS
+        return next(least for most, least in classes if not most or 0 < self.max_seqs <= most)
+
     def geometry(self, rows: Rows) -> Geometry:
         ring = self.warps * self.stages * self.stage_bytes
         merge = 4 * self.warps * (16 if self.stages else self.group) * (self.head_dim + 2)
@@ -83,7 +90,7 @@ class DecodeAttention(GpuAttention):
     def why(self) -> str:
         return (
             f"{self.group} query heads share each key and value in one matrix tile; contexts in up to {self.splits} splits of at "
-            f"least {_MIN_SPLIT_BLOCKS * BLOCK_SIZE} keys, merged in order by the last to finish"
+            f"least {self.min_split_blocks * BLOCK_SIZE} keys, merged in order by the last to finish"
         )
 
     def expects(self) -> dict[str, int]:
@@ -94,7 +101,7 @@ class DecodeAttention(GpuAttention):
             "value_stride": self.value_stride,
             "stage_bytes": self.stage_bytes,
             "part_floats": self.part_floats,
-            "min_split_blocks": _MIN_SPLIT_BLOCKS,
+            "min_split_blocks": self.min_split_blocks,
             # else every key block reads it again, from the cache: sums of large heads take the registers
             "q_in_registers": self.head_dim <= 128,
         }
