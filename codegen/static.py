@@ -48,6 +48,15 @@ def _run(tool: str, *args: str) -> str:
     return result.stdout
 
 
+def listings(code: bytes) -> dict[str, str]:
+    """The instructions of each function of a cubin, as ``nvdisasm`` writes them."""
+    with tempfile.TemporaryDirectory(prefix="ferrum-cubin-") as folder:
+        path = Path(folder) / "step.cubin"
+        path.write_bytes(code)
+        parts = _SECTION.split(_run("nvdisasm", "-c", str(path)))[1:]
+    return dict(zip(parts[0::2], parts[1::2], strict=True))
+
+
 def inspect(code: bytes, kernels: dict[str, tuple[GpuKernel, int]], target: GpuTarget) -> StaticProof:
     """What the cubin ``code`` has of each kernel; ``kernels``: by symbol, with the dynamic shared bytes of its launches."""
     with tempfile.TemporaryDirectory(prefix="ferrum-cubin-") as folder:
@@ -56,9 +65,7 @@ def inspect(code: bytes, kernels: dict[str, tuple[GpuKernel, int]], target: GpuT
         usage = {
             m[1]: tuple(map(int, m.groups()[1:])) for m in _USAGE.finditer(_run("cuobjdump", "--dump-resource-usage", str(path)))
         }
-        text = _run("nvdisasm", "-c", str(path))
-    parts = _SECTION.split(text)[1:]
-    listing = dict(zip(parts[0::2], parts[1::2], strict=True))
+    listing = listings(code)
     records = []
     for symbol, (kernel, dynamic) in sorted(kernels.items()):
         registers, stack, static = usage[symbol]

@@ -16,7 +16,7 @@ from ferrum.pack.step import MAX_LOGPROBS
 PEAK = np.dtype([("value", "<f4"), ("id", "<i4")])
 # (temperature, top-k, top-p, min-p) of the rows in turn
 _LIMITS = ((0.0, 0, 1.0, 0.0), (0.8, 0, 1.0, 0.0), (0.7, 20, 0.8, 0.0), (1.5, 0, 0.95, 0.0), (0.0, 0, 1.0, 0.0),
-           (1.0, 0, 1.0, 0.1), (0.9, 50, 1.0, 0.0), (0.05, 7, 0.9, 0.02))  # fmt: skip
+           (3.0, 0, 1.0, 0.1), (0.9, 50, 1.0, 0.0), (0.05, 7, 0.9, 0.02))  # fmt: skip
 _LOGPROBS = (MAX_LOGPROBS, 0, -1, 5, 3, -1, 1, MAX_LOGPROBS)
 # A sum of float32 exponentials may cross a border elsewhere than one of float64: draws so near to each other are the same.
 _NEAR = 1e-5

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
 from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.kernels.rope_kv import RopeKv
+from ferrum.codegen.kernels.sample import GpuSample, SamplePeaks
 from ferrum.codegen.kernels.schedule import Schedule as ScheduleKernel
 from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.layouts.activations import ActFormat
@@ -37,7 +38,7 @@ from ferrum.devices.emulate.compiler import Checks
 _ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
 KERNELS: dict[str, GpuKernel] = {
     "small": SmallLinear(40, 200, RowLayout(40, 200, parse_format("bf16")), True, False, "", "f32", 2, 1, 2, 2, 3),
-    "small int4": SmallLinear(40, 256, RowLayout(40, 256, parse_format("int4a-g32")), False, False, "", "f32", 1, 1, 2, 1, 2),
+    "small int4": SmallLinear(40, 640, RowLayout(40, 640, parse_format("int4a-g32")), False, False, "", "f32", 1, 1, 2, 1, 2),
     "large": LargeLinear(70, 200, RowLayout(70, 200, parse_format("bf16")), False, True, "", "f32", 64, 128, 2, 3),
     "decode": DecodeAttention(*_ATTENTION, 4, 8, 4, 2),
     "prefill": PrefillAttention(*_ATTENTION, 4, 64),
@@ -46,6 +47,8 @@ KERNELS: dict[str, GpuKernel] = {
     "layer norm": LayerNorm(1000, 1e-5, True, ActFormat("bf16")),
     "rope": RopeKv(6, 2, 64, 64, True, 1e-6, "bf16", 1 << 16),
     "schedule": ScheduleKernel(16),
+    "peaks": SamplePeaks(700, 64, 256),
+    "sample": GpuSample(700, 64, 256),
     "embedding": Embedding(37, 203, RowLayout(37, 203, parse_format("int4-g32")), 1.0),
 }
 
@@ -54,14 +57,15 @@ KERNELS: dict[str, GpuKernel] = {
 class Fault:
     """``pattern`` (a regular expression) in the rendered source of ``kernel`` becomes ``new``, at its first place.
 
-    ``checks`` "races": it changes no number, since a collective next to it makes the lanes meet.
+    ``checks`` "races": it changes no number, since a collective next to it makes the lanes meet; "spaces": no emulated run shows
+    it, but the address spaces of the source do.
     """
 
     kernel: str
     what: str
     pattern: str
     new: str
-    checks: Checks = "none"
+    checks: Checks | Literal["spaces"] = "none"
 
     def __str__(self) -> str:
         return f"{self.kernel}: {self.what}"
@@ -84,8 +88,11 @@ FAULTS = (
     Fault("small", "unguarded tail of the columns", r"if \(column >= 40\) continue;", ""),
     Fault("small", "rows past the last are read", r"min_int\(8 \* m \+ r, rows - 1\)", "(8 * m + r)"),
     Fault("small", "wrong stride of the sums", r"\* 20 \+ 16 \* t", "* 16 + 16 * t"),
-    Fault("small int4", "scale of the other half of the rows", r"scale\[t\]\[i >> 1\]", "scale[t][i & 1]"),
-    Fault("small int4", "zero point of the other half", r"nibble_offset\(zero\[t\]\[1\]\)", "nibble_offset(zero[t][0])"),
+    Fault("small int4", "scale of the other half of the rows", r"scales_of_chunk\[t\]\[i >> 1\]", "scales_of_chunk[t][i & 1]"),
+    Fault("small int4", "the scales of the chunk before", r"LOAD_SCALES\(chunk \+ 2\)", "LOAD_SCALES(chunk)"),
+    Fault("small int4", "a warp takes the scales of the first", r"LOAD_SCALES\(first\)", "LOAD_SCALES(0)"),
+    Fault("small int4", "zero point of the other half",
+          r"nibble_offset\(zeros_of_chunk\[t\]\[1\]", "nibble_offset(zeros_of_chunk[t][0]"),
     Fault("small int4", "mask of a nibble too wide", r"0x000f000fu", "0x001f001fu"),
     Fault("large", "missing barrier after the wait", r"__syncthreads\(\); /\* the piece has landed", "/* the piece has landed"),
     Fault("large", "wait for one copy too few", r"copies_wait<1>\(\)", "copies_wait<2>()"),
@@ -94,9 +101,11 @@ FAULTS = (
     Fault("large", "unguarded tail of the rows", r"row < rows && column", "column"),
     Fault("large", "missing barrier of the warp", r"__syncwarp\(\);", ""),
     Fault("decode", "a block ends without the wait for the launch before", WAIT + r"(\n[^\n]*return;)", MOVED),
+    Fault("decode", "keys are copied before the wait for the launch before", WAIT + r"(.*?)(?=const u16 \*const q_row)", MOVED),
+    Fault("decode", "the block after the next one is taken", r"table \+ ahead \+ 4\)", "table + ahead + 8)"),
     Fault("decode", "off by one in the mask", r"key < length \?", "key <= length ?"),
     Fault("decode", "values past the end are read", r"\(number\) \* 16 \+ piece / 8 < length", "1"),
-    Fault("decode", "the block table is passed over", r"\(size_t\)table\[number\]", "(size_t)(number)"),
+    Fault("decode", "the block table is passed over", r"\? __ldcg\(table \+ number\)", "? number"),
     Fault("decode", "sums not rescaled to a new peak", r"sum\[i\] \*= alpha\[i\];", ""),
     Fault("decode", "missing fence before another block reads", r"__threadfence\(\);(?=\n *__syncthreads\(\);\n *if)", ""),
     Fault("decode", "barrier in a branch", r"__syncthreads\(\);(?=\n *float \*merged)", "if (warp) __syncthreads();"),
@@ -122,6 +131,23 @@ FAULTS = (
     Fault("rope", "wrong stride in the cache", r"slot % 16 \* 64", "slot % 16 * 32"),
     Fault("rope", "wrong sign of the rotation", r"a \* cosine\[i\] - b", "a * cosine[i] + b"),
     Fault("schedule", "off by one at the start of a sequence", r"query_start\[middle\] <= i", "query_start[middle] < i"),
+    Fault("peaks", "the mask is passed over", r"masked && !\(mask", "0 && !(mask"),
+    Fault("peaks", "logits are read before the wait for the launch before", WAIT + r"(.*?best = block_peak[^\n]*)", MOVED),
+    Fault("peaks", "a store moved across the wait for the launch before",
+          r"wait_for_previous\(\);", "peaks[row].id = 0; wait_for_previous();"),
+    Fault("peaks", "missing barrier between biases and penalties", r"__syncthreads\(\);(?=\n *for \(int i = begin)", "", "races"),
+    Fault("peaks", "unguarded tail of the vocabulary", r"min_int\(256, 700 - first\)", "256"),
+    Fault("sample", "missing fence before the last block reads",
+          r"__threadfence\(\);(?=\n *__syncthreads\(\);\n *if \(thread_index == 0\) s->last)", ""),
+    Fault("sample", "arrivals not put back to zero", r"if \(thread_index == 0\) arrivals\[row\] = 0;", ""),
+    Fault("sample", "peaks are read before the wait for the launch before", WAIT + r"(.*?const Peak best = [^\n]*)", MOVED),
+    Fault("sample", "the carry of a mass is lost", r"\(before \+ low < before \? 1u : 0u\)", "0u"),
+    Fault("sample", "off by one in the rank", r"\(u64\)\(count - 1\)", "(u64)count"),
+    Fault("sample", "min-p is passed over", r"floor_p > 0.0f && floor_mass < mass", "0"),
+    Fault("sample", "top-p is a share of all", r"share_of\(mass, limit_p\)", "share_of(row_mass(parts, 0), limit_p)"),
+    Fault("sample", "missing barrier before the list is read", r"__syncthreads\(\);(?=\n *const u32 members)", "", "races"),
+    Fault("sample", "missing barrier before counters are added to",
+          r"__syncthreads\(\);(?=\n *const int begin = chunk)", "", "races"),
     Fault("embedding", "nibbles in their plain order", r"\(i & 1\) \* 16 \+ \(i >> 1 & 3\) \* 4", "(i & 7) * 4"),
 )  # fmt: skip
 
@@ -172,10 +198,11 @@ def test_every_fault_has_its_place_in_the_templates() -> None:
 
 @pytest.mark.parametrize("fault", first_of_each(FAULTS))
 def test_every_planted_fault_is_caught(fault: Fault) -> None:
+    assert fault.checks != "spaces"
     assert caught(fault.kernel, build(planted(fault), "cuda", checks=fault.checks)) is not None, fault
 
 
 def test_there_are_faults_of_every_kind_that_matters() -> None:
-    assert len(FAULTS) >= 12 and {fault.kernel for fault in FAULTS} == set(KERNELS)
+    assert len(FAULTS) >= 50 and {fault.kernel for fault in FAULTS} == set(KERNELS)
     for word in ("barrier", "wait", "off by one", "fragment", "stride", "unguarded tail", "fence", "mask", "launch before"):
         assert any(word in fault.what for fault in FAULTS), word

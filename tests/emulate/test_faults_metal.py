@@ -24,7 +24,7 @@ from tests.emulate.test_faults import Fault, first_of_each
 _BARRIER = r"threadgroup_barrier\(mem_flags::mem_threadgroup\);"
 _ATTENTION = (8, 2, 64, 0, 0.125, "bf16", "bf16", 2 * 2 * 2 * BLOCK_SIZE * 64 * 2)
 KERNELS: dict[str, GpuKernel] = {
-    **{name: CUDA_KERNELS[name] for name in ("small", "large", "norm", "rope")},
+    **{name: CUDA_KERNELS[name] for name in ("small", "large", "norm", "rope", "peaks", "sample")},
     "decode": DecodeAttention(*_ATTENTION, 4, 8, 4, 0),
     "prefill": PrefillAttention(*_ATTENTION, 4, 32),
     "attention": PlainAttention(*_ATTENTION),
@@ -58,6 +58,17 @@ FAULTS = (
     Fault("prefill", "sums not rescaled to a new peak", r"= alpha;", "= 1.0f;"),
     Fault("prefill", "unguarded tail of the rows", r"if \(row < rows\) out", "out"),
     Fault("attention", "off by one in the mask", r"at <= position; \+\+at", "at < position; ++at"),
+    Fault("small", "the missing coherent",
+          r"coherent\(device\) device float \*part\b", "device float *part", "spaces"),
+    Fault("peaks", "the mask is passed over", r"masked && !\(mask", "0 && !(mask"),
+    Fault("peaks", "missing barrier between biases and penalties", _BARRIER + r"(?=\n *for \(int i = begin)", "", "races"),
+    Fault("sample", "the missing coherent",
+          r"coherent\(device\) device u32 \*const row_parts", "device u32 *const row_parts", "spaces"),
+    Fault("sample", "missing fence before the last group reads",
+          r"atomic_thread_fence[^;]*;\n *threadgroup_barrier[^;]*;(?=\n *if \(thread_index == 0\) s->last)", ""),
+    Fault("sample", "arrivals not put back to zero", r"if \(thread_index == 0\) atomic_store_explicit\(&arrivals[^;]*;", ""),
+    Fault("sample", "off by one in the rank", r"\(u64\)\(count - 1\)", "(u64)count"),
+    Fault("sample", "top-p is a share of all", r"share_of\(mass, limit_p\)", "share_of(row_mass(parts, 0), limit_p)"),
     Fault("attention", "the block table is passed over", r"table\[at / 16\]", "(at / 16)"),
 )  # fmt: skip
 
@@ -106,4 +117,13 @@ def test_every_fault_has_its_place_in_the_templates() -> None:
 
 @pytest.mark.parametrize("fault", first_of_each(FAULTS))
 def test_every_planted_fault_is_caught(fault: Fault) -> None:
+    if fault.checks == "spaces":  # the emulator's memory is all coherent: the compiler's address spaces tell
+        assert "coherent_device" in metal.check(planted(fault))
+        return
     assert caught(fault.kernel, build(planted(fault), "metal", checks=fault.checks)) is not None, fault
+
+
+def test_there_are_faults_of_every_kind_that_matters() -> None:
+    assert len(FAULTS) >= 30 and {fault.kernel for fault in FAULTS} == set(KERNELS)
+    for word in ("barrier", "coherent", "off by one", "stride", "unguarded tail", "fence", "mask"):
+        assert any(word in fault.what for fault in FAULTS), word
