@@ -6,8 +6,11 @@ READY := $(VENV)/ready
 WORKERS ?= 2
 SOAK_SECONDS ?= 600
 AGAINST ?=
+GPU ?= cuda-sm90
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES ?=
 
-.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu kernel-diff soak clients clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu prepare-gpu kernel-diff soak clients clean
 
 setup: $(READY)
 
@@ -50,9 +53,13 @@ demo: $(READY)
 bench-peers: $(READY)
 	$(BIN)/python -m tests.bench.peers $(BENCH)
 
-# on a machine with an NVIDIA GPU, under ten minutes; with a torch that uses CUDA its numbers stand beside ours
+# on a machine with an NVIDIA GPU, under nine minutes; with a torch that uses CUDA its numbers stand beside ours
 bench-gpu: $(READY)
 	$(BIN)/python -m tests.bench.gpu
+
+# what bench-gpu and test-gpu need on a machine with a GPU and a Python of its own, in build/bench-gpu; see docs/targets.md
+prepare-gpu: $(READY)
+	$(BIN)/python -m tests.bench.gpu --prepare build/bench-gpu --target $(GPU) --wheels $(GPU_PYTHON) $(if $(GPU_PACKAGES),--packages $(GPU_PACKAGES))
 
 # generated kernels beside the stored rendering, or beside those of a revision: make kernel-diff AGAINST=REV; about a minute
 kernel-diff: $(READY)
@@ -63,9 +70,10 @@ kernel-diff: $(READY)
 clients: $(READY)
 	@$(BIN)/python -m tests.clients.run $(CLIENT)
 
-# docs/cli.md is made from the parsers
+# docs/cli.md is made from the parsers, the predictions in docs/targets.md from plans and machine code (a minute, if they changed)
 docs: $(READY)
 	$(BIN)/python -m ferrum.cli.reference docs/cli.md
+	$(BIN)/python -m tests.bench.gpu_predict
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

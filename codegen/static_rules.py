@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.target import GpuTarget
+from ferrum.devices.cuda_archs import parse_arch
 from ferrum.pack.static import WAIT
 
 _LINE = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][A-Z0-9_.]*)\s*(.*?)\s*;")
@@ -22,13 +23,14 @@ _REGISTER = re.compile(r"\b(U?R)(\d+)\b")
 _PARAMETER = re.compile(r"c\[0x0\]\[0x([0-9a-f]+)\]")
 _ADDRESS = re.compile(r"\[(U?R)(\d+)(?:\.U?64|\.U32)?[^\]]*\]")
 # Where a kernel's parameters start in the constant memory of its launch.
-_PARAMETERS = {8: 0x160, 9: 0x210, 10: 0x380, 12: 0x380}
+_PARAMETERS = {7: 0x160, 8: 0x160, 9: 0x210, 10: 0x380, 12: 0x380}
 _STORES = ("STG", "ST", "RED", "ATOM", "ATOMG", "REDG", "UBLKRED")
 _LOADS = ("LDG", "LD", "LDGSTS")
 _MOVES = ("MOV", "IMAD.MOV", "UMOV", "CS2R", "R2UR", "IMAD.U32", "SEL.MOV")
-# What a multiprocessor has, by compute capability: registers, bytes of shared memory, threads, blocks. A block costs 1 KiB
-# more, which the tools count from 9.0 on.
+# What a multiprocessor has, by compute capability: registers, bytes of shared memory, threads, blocks. From 8.0 on a block costs
+# 1 KiB more, which the tools count from 9.0 on.
 _UNITS = {
+    (7, 5): (65536, 64 << 10, 1024, 16),
     (8, 0): (65536, 164 << 10, 2048, 32),
     (8, 6): (65536, 100 << 10, 1536, 16),
     (8, 7): (65536, 164 << 10, 1536, 16),
@@ -92,8 +94,9 @@ def before_wait(code: Sequence[Instruction]) -> list[int]:
 
 
 def capability(target: GpuTarget) -> tuple[int, int]:
-    digits = re.sub(r"\D", "", target.arch)
-    return int(digits[:-1]), int(digits[-1])
+    parsed = parse_arch(target.arch)
+    assert parsed is not None
+    return parsed[0]
 
 
 def parameters(kernel: GpuKernel, target: GpuTarget) -> dict[int, str]:
@@ -122,7 +125,7 @@ def early_faults(kernel: GpuKernel, code: Sequence[Instruction], target: GpuTarg
         if one.stem in _LOADS:
             kind, number = _ADDRESS.findall(one.operands)[-1]
             read_from = origin.get((kind, int(number)), frozenset()) | origin.get((kind, int(number) + 1), frozenset())
-            wrong = sorted(name for name in read_from if not name.startswith(("weight:", "input:", "count", "limit:")))
+            wrong = sorted(name for name in read_from if not name.startswith(("weight:", "input:", "table:", "count", "limit:")))
             faults += [f"{one.name} through {name} before the wait" for name in wrong]
         _follow(one, names, origin)
     return faults
@@ -155,7 +158,7 @@ def swaps(code: Sequence[Instruction]) -> list[str]:
 def matrix_loop(code: Sequence[Instruction]) -> Sequence[Instruction]:
     """The loop with the most matrix instructions, the shortest of such; empty where no loop has any."""
     loops = [code[one.to : i + 1] for i, one in enumerate(code) if one.stem == "BRA" and 0 <= one.to <= i]
-    return max(loops, key=lambda loop: (_products(loop), -len(loop)), default=()) if loops else ()
+    return max(filter(_products, loops), key=lambda loop: (_products(loop), -len(loop)), default=())
 
 
 def _products(loop: Sequence[Instruction]) -> int:
@@ -183,5 +186,5 @@ def blocks_per_unit(target: GpuTarget, threads: int, registers: int, shared: int
     warps = -(-threads // 32)
     of_warp = -(-registers * 32 // _REGISTERS_AT_ONCE) * _REGISTERS_AT_ONCE
     by_registers = all_registers // (warps * of_warp)
-    taken = shared + (_BLOCK_SHARED if capability(target) < (9, 0) else 0)
+    taken = shared + (_BLOCK_SHARED if (8, 0) <= capability(target) < (9, 0) else 0)
     return min(by_registers, all_shared // max(1, taken), most_threads // (32 * warps), most_blocks)

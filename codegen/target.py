@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ferrum.devices.cuda_archs import runs_on
 from ferrum.devices.host import machine_arch, machine_features, machine_vendor
 from ferrum.errors import FerrumError
 
@@ -52,10 +53,12 @@ _ARM = "aarch64-linux-gnu.2.28"
 class GpuTarget:
     """A GPU kind: what kernels may use and the limits they must keep.
 
-    ``arch``: the compiler's name of the machine. ``shared_bytes``: shared (threadgroup) memory that one block may have.
-    ``units``: multiprocessors or cores of the common card of the kind; splits of small products are chosen for it.
-    ``stage_bytes``: shared memory for which copies should be under way on one unit. ``driver``: the oldest driver (CUDA) or
-    the language (Metal) that takes the code.
+    The name is that of the chip; ``arch`` is what the compiler is told: plain, so that later chips of a generation run the code
+    too, until a kernel needs an instruction of one chip (``sm_90a``) or family. ``cards``: what it is sold as.
+    ``shared_bytes``: shared (threadgroup) memory that one block may have. ``units``: multiprocessors or cores of the common card
+    of the kind; splits of small products are chosen for it. ``stage_bytes``: shared memory for which copies should be under way
+    on one unit; with 0 kernels read where things lie. ``driver``: the oldest driver (CUDA) or the language (Metal) that takes the
+    code.
     """
 
     name: str
@@ -66,6 +69,7 @@ class GpuTarget:
     stage_bytes: int
     features: tuple[str, ...]
     driver: str
+    cards: str
     max_threads: int = 1024
 
     @property
@@ -74,13 +78,18 @@ class GpuTarget:
 
     @property
     def has_bf16(self) -> bool:
-        """bfloat16 arithmetic; without it the bits are converted."""
+        """bfloat16 arithmetic, on CUDA its matrix products too; without it the bits are converted."""
         return "bf16" in self.features
 
     @property
     def has_async_copy(self) -> bool:
         """Copies from global to shared memory that a warp does not wait for."""
         return "async" in self.features
+
+    @property
+    def has_staging(self) -> bool:
+        """Whether kernels bring what they read into shared memory, some pieces ahead."""
+        return self.stage_bytes > 0
 
     @property
     def has_early_start(self) -> bool:
@@ -93,17 +102,21 @@ _AMPERE = ("bf16", "async")
 _HOPPER = (*_AMPERE, "early")
 _APPLE = ("bf16",)
 GPU_TARGETS: tuple[GpuTarget, ...] = (
-    GpuTarget("cuda-sm80", "cuda", "sm_80", 163 * _KIB, 108, 64 * _KIB, _AMPERE, "580"),
-    GpuTarget("cuda-sm86", "cuda", "sm_86", 99 * _KIB, 82, 32 * _KIB, _AMPERE, "580"),
-    GpuTarget("cuda-sm89", "cuda", "sm_89", 99 * _KIB, 128, 32 * _KIB, _AMPERE, "580"),
-    GpuTarget("cuda-sm90a", "cuda", "sm_90a", 227 * _KIB, 132, 64 * _KIB, _HOPPER, "580"),
-    GpuTarget("cuda-sm100a", "cuda", "sm_100a", 227 * _KIB, 148, 64 * _KIB, _HOPPER, "580"),
-    GpuTarget("cuda-sm120a", "cuda", "sm_120a", 99 * _KIB, 170, 32 * _KIB, _HOPPER, "580"),
-    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 16 * _KIB, (), "metal3.2"),
-    GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
-    GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
-    GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal3.2"),
-    GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 16 * _KIB, _APPLE, "metal4.0"),
+    GpuTarget("cuda-sm75", "cuda", "sm_75", 64 * _KIB, 40, 16 * _KIB, (), "580", "T4, RTX 20"),
+    GpuTarget("cuda-sm80", "cuda", "sm_80", 163 * _KIB, 108, 64 * _KIB, _AMPERE, "580", "A100, A30"),
+    GpuTarget("cuda-sm86", "cuda", "sm_86", 99 * _KIB, 82, 32 * _KIB, _AMPERE, "580", "RTX 30, A10, A40"),
+    GpuTarget("cuda-sm87", "cuda", "sm_87", 163 * _KIB, 16, 32 * _KIB, _AMPERE, "580", "Jetson Orin"),
+    GpuTarget("cuda-sm89", "cuda", "sm_89", 99 * _KIB, 128, 32 * _KIB, _AMPERE, "580", "RTX 40, L4, L40S"),
+    GpuTarget("cuda-sm90", "cuda", "sm_90", 227 * _KIB, 132, 64 * _KIB, _HOPPER, "580", "H100, H200, GH200"),
+    GpuTarget("cuda-sm100", "cuda", "sm_100", 227 * _KIB, 148, 64 * _KIB, _HOPPER, "580", "B200, GB200"),
+    GpuTarget("cuda-sm103", "cuda", "sm_103", 227 * _KIB, 160, 64 * _KIB, _HOPPER, "580", "B300, GB300"),
+    GpuTarget("cuda-sm120", "cuda", "sm_120", 99 * _KIB, 170, 32 * _KIB, _HOPPER, "580", "RTX 50, RTX PRO Blackwell"),
+    GpuTarget("cuda-sm121", "cuda", "sm_121", 99 * _KIB, 48, 32 * _KIB, _HOPPER, "580", "GB10 (DGX Spark)"),
+    GpuTarget("metal-m1", "metal", "apple-m1", 32 * _KIB, 8, 0, (), "metal3.2", "M1"),
+    GpuTarget("metal-m2", "metal", "apple-m2", 32 * _KIB, 10, 0, _APPLE, "metal3.2", "M2"),
+    GpuTarget("metal-m3", "metal", "apple-m3", 32 * _KIB, 10, 0, _APPLE, "metal3.2", "M3"),
+    GpuTarget("metal-m4", "metal", "apple-m4", 32 * _KIB, 10, 0, _APPLE, "metal3.2", "M4"),
+    GpuTarget("metal-m5", "metal", "apple-m5", 32 * _KIB, 10, 0, _APPLE, "metal4.0", "M5"),
 )  # fmt: skip
 
 # Best first: a machine takes the first whose features it has.
@@ -167,16 +180,8 @@ def parse_targets(text: str) -> list[Target | GpuTarget]:
 
 def cuda_target(major: int, minor: int) -> GpuTarget | None:
     """The best target for a compute capability: its own, else the newest earlier one whose code it runs."""
-    exact = {"sm_90a": (9, 0), "sm_100a": (10, 0), "sm_120a": (12, 0)}
-    for target in reversed(GPU_TARGETS):
-        if target.device != "cuda":
-            continue
-        if target.arch in exact:
-            if exact[target.arch] == (major, minor):
-                return target
-        elif target.arch == f"sm_{major}{minor}" or (major == 8 and int(target.arch[3:]) <= 10 * major + minor):
-            return target
-    return None
+    fitting = [t for t in GPU_TARGETS if t.device == "cuda" and runs_on((major, minor), t.arch)]
+    return fitting[-1] if fitting else None
 
 
 def gpu_here(device: str) -> GpuTarget:

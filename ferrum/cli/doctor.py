@@ -63,6 +63,8 @@ def machine() -> Iterator[Finding]:
 
 def gpus(device: str) -> Iterator[Finding]:
     """The machine's GPUs of one kind, or what is missing. None is no fault: packs for the CPU run without."""
+    from ferrum.codegen.target import cuda_target
+    from ferrum.devices.cuda_driver import Gpu
     from ferrum.devices.gpus import probe
 
     found = probe(device)
@@ -70,6 +72,9 @@ def gpus(device: str) -> Iterator[Finding]:
         yield Finding(f"device {device}", "note", found.missing)
         return
     for gpu in found.gpus:
+        if isinstance(gpu, Gpu) and cuda_target(*gpu.capability) is None:
+            yield Finding(f"device {device}", "note", f"{gpu.name}: {gpu.arch}, which no target is for: use a pack for cpu")
+            continue
         yield Finding(f"device {device}", "ok", f"{gpu.name}: {gpu.arch}, {size(gpu.memory)}, {found.driver}")
 
 

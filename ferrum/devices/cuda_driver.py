@@ -6,14 +6,12 @@ The package imports on any machine; what is missing (the package, the driver, a 
 from __future__ import annotations
 
 import importlib
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from ferrum.devices.cuda_archs import TEGRA, Capability, arch_of, runs_on
 from ferrum.devices.launching import out_of_memory
 from ferrum.errors import FerrumError
-
-_ARCH = re.compile(r"sm_(\d+)(\d)([af]?)")
 
 
 @dataclass(frozen=True)
@@ -22,24 +20,16 @@ class Gpu:
 
     ordinal: int
     name: str
-    capability: tuple[int, int]
+    capability: Capability
     memory: int
     multiprocessors: int
 
     def runs(self, arch: str) -> bool:
-        """Whether code for ``arch`` (``sm_89``, ``sm_90a`` …) runs here: code for one generation runs on its later members, and
-        code with an "a" only on exactly the chip that it names."""
-        match = _ARCH.fullmatch(arch)
-        if not match:
-            return False
-        major, minor, special = int(match[1]), int(match[2]), match[3]
-        if special == "a":
-            return self.capability == (major, minor)
-        return self.capability[0] == major and self.capability[1] >= minor
+        return runs_on(self.capability, arch)
 
     @property
     def arch(self) -> str:
-        return f"sm_{self.capability[0]}{self.capability[1]}"
+        return arch_of(self.capability)
 
 
 class Driver:
@@ -120,9 +110,10 @@ def choose_gpu(driver: Driver, arch: str, target: str, where: str) -> Gpu:
         if gpu.runs(arch):
             return gpu
     here = ", ".join(f"{gpu.name} ({gpu.arch})" for gpu in gpus)
+    apart = "; a Tegra runs no code but its own" if any(gpu.capability in TEGRA for gpu in gpus) else ""
     raise FerrumError(
         "wrong-machine",
-        f"the pack is for {target} and this machine has {here}",
+        f"the pack is for {target} and this machine has {here}{apart}",
         where,
         "compile with --target cuda on this machine",
     )

@@ -1,13 +1,12 @@
 """Models of true shapes for timing on a GPU: code from the compiler, random weights that are made on the device.
 
-``prepare`` needs torch and a CUDA compiler but no GPU, and writes a few megabytes; ``load`` needs neither.
+``gpu_prepare.py`` writes the code; nothing here needs a compiler or torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.backend import backend_of
-from ferrum.codegen.driver import compile_model
 from ferrum.codegen.layouts import RowLayout, parse_layout
-from ferrum.codegen.manifest import contract_of, make_manifest, program_record
-from ferrum.codegen.options import CompileOptions
-from ferrum.codegen.target import GpuTarget
 from ferrum.devices.cuda import CudaExecutor
 from ferrum.devices.cuda_driver import Driver, Gpu
 from ferrum.devices.options import DeviceOptions
 from ferrum.graphs.models.random_weights import SHAPES as SMALL_SHAPES
-from ferrum.graphs.passes import layout
-from ferrum.graphs.pipeline import STAGE_NAMES, load_graph
-from ferrum.graphs.verify import verify
-from ferrum.pack.schema import STEP, CodeRecord, Manifest, ModelRecord, TensorRecord, TextRecord
+from ferrum.pack.schema import Manifest, TensorRecord
 
 MAX_MODEL_LEN = 8192
 SHAPES: dict[str, dict[str, Any]] = {
@@ -40,45 +31,6 @@ SHAPES: dict[str, dict[str, Any]] = {
 # Of each array, so many bytes are random; the rest repeats them.
 _RANDOM_BYTES = 16 << 20
 _DEVIATION = 0.02
-
-
-def prepare(name: str, quant: str, target: GpuTarget, folder: Path) -> Path:
-    """Manifest, launch table and code of a model, in a folder that is named by them; made once."""
-    made_at = folder / f"{name}.{quant}.{target.name}"
-    if (made_at / "manifest.json").exists():
-        return made_at
-    model = folder / name
-    model.mkdir(parents=True, exist_ok=True)
-    (model / "config.json").write_text(json.dumps(SHAPES[name]))
-    options = CompileOptions(str(model), target=target.name, quant=quant, max_model_len=MAX_MODEL_LEN, dump_dir=model / "dump")
-    dumps = sorted((model / "dump").glob(f"*-{STAGE_NAMES[-1]}.txt"))
-    dump = dumps[0] if dumps else compile_model(replace(options, stop_after=STAGE_NAMES[-1]))
-    backend = backend_of(target, quant, options.kv, {})
-    graph = verify(layout.run(load_graph(dump), backend.policy()), "layout")
-    made = backend.plan(graph, backend.select(graph))
-    contract = contract_of(made, MAX_MODEL_LEN)
-    code = backend.build(made, backend.render(made, contract), contract, None)
-    record = ModelRecord(
-        name=name, family="qwen3", num_parameters=0, vocab_size=made.vocab_size, max_model_len=MAX_MODEL_LEN, quant=quant
-    )
-    manifest = make_manifest(
-        made,
-        options,
-        target,
-        record,
-        TextRecord(),
-        program_record(made, target),
-        CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=list(code.members), toolchain=code.toolchain),
-        [],
-        source_sha256="",
-        has_text=False,
-    )
-    for member, data in code.members.items():
-        path = made_at / member
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    (made_at / "manifest.json").write_bytes(msgspec.json.encode(manifest))
-    return made_at
 
 
 @dataclass

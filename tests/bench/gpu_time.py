@@ -84,11 +84,11 @@ def time_launches(executor: CudaExecutor, steps: Iterable[ResolvedLaunch], repea
     return [value / repeats for value in found]
 
 
-def ceilings(executor: CudaExecutor, compile_source: Callable[[str], bytes]) -> dict[str, float]:
-    """GB/s of copying and of reading, TFLOP/s of bf16 matrix instructions (``mma.sync``)."""
+def ceilings(executor: CudaExecutor, cubin: bytes) -> dict[str, float]:
+    """``cubin``: of ``CEILINGS``. GB/s of copying and of reading, TFLOP/s of bf16 matrix instructions (``mma.sync``)."""
     found = {"copy_gb_per_s": executor.measure_roofs()["read_gb_per_s"]}
     call, stream = executor._call, executor._stream
-    code = np.frombuffer(compile_source(CEILINGS), np.uint8)
+    code = np.frombuffer(cubin, np.uint8)
     with contextlib.ExitStack() as release:
         library = call("cuLibraryLoadData", code.ctypes.data, [], [], 0, [], [], 0)
         release.callback(call, "cuLibraryUnload", library)

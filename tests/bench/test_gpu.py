@@ -13,7 +13,8 @@ from ferrum.devices.cuda_driver import Driver, choose_gpu
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.programs import require_step
 from ferrum.pack.schema import TensorRecord
-from tests.bench import gpu, gpu_models
+from tests.bench import gpu_models, gpu_parts, gpu_prepare
+from tests.bench.gpu_report import Report
 from tests.devices.emulated import emulated_driver
 
 SHAPE = gpu_models.SHAPES["0.6b"] | {
@@ -21,7 +22,8 @@ SHAPE = gpu_models.SHAPES["0.6b"] | {
     "head_dim": 64, "vocab_size": 500, "tie_word_embeddings": False,
 }  # fmt: skip
 CONSTANTS = {
-    "ROWS": (1, 2), "PREFILL": (9,), "CONTEXTS": (40,), "SEQUENCES": (2,), "ATTENTION_ROWS": (1, 2), "TIMED_LAUNCHES": 2,
+    "ROWS": (1, 2), "PREFILL": (9,), "CONTEXTS": (40,), "SEQUENCES": (2,), "ATTENTION_ROWS": (1, 2), "SAMPLED_ROWS": (2,),
+    "TIMED_LAUNCHES": 2,
 }  # fmt: skip
 
 
@@ -42,16 +44,16 @@ def test_a_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     quant = "f32"  # the fewest kernels
     monkeypatch.setitem(gpu_models.SHAPES, "small", SHAPE)
     for name, value in CONSTANTS.items():
-        monkeypatch.setattr(gpu, name, value)
-    monkeypatch.setattr(gpu, "OPTIONS", DeviceOptions(max_seqs=4, max_tokens=80, max_model_len=256))
-    target = BY_NAME["cuda-sm90a"]
+        monkeypatch.setattr(gpu_parts, name, value)
+    monkeypatch.setattr(gpu_parts, "OPTIONS", DeviceOptions(max_seqs=4, max_tokens=80, max_model_len=256))
+    target = BY_NAME["cuda-sm90"]
     assert isinstance(target, GpuTarget)
-    folder = gpu_models.prepare("small", quant, target, tmp_path)
-    assert gpu_models.prepare("small", quant, target, tmp_path) == folder
-    pack, report = gpu_models.PreparedPack(folder), gpu.Report(1000)
+    folder = gpu_prepare.prepare_model("small", quant, target, tmp_path)
+    assert gpu_prepare.prepare_model("small", quant, target, tmp_path) == folder
+    pack, report = gpu_models.PreparedPack(folder), Report()
     driver = Driver(emulated_driver(pack, (9, 0)))  # type: ignore[arg-type]
     report.raw["ceilings"] = {"copy_gb_per_s": 1e-6}
-    gpu.run_model(report, driver, choose_gpu(driver, target.arch, target.name, "test"), folder, "small", quant)
+    gpu_parts.run_model(report, driver, choose_gpu(driver, target.arch, target.name, "test"), folder, "small", quant)
     found = report.raw[f"small {quant}"]
     assert found["consistency_error"] <= 0.05
     assert {f"step_us decode x{rows}" for rows in (1, 2)} <= set(found)
@@ -60,5 +62,6 @@ def test_a_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     share = f"{1e5 * require_step(pack.manifest).weight_bytes / found['step_us decode x1']:.0f} % of reads"
     assert any(share in row for row in report.table if "step on the device" in row[0])
     assert any("attention" in symbol for symbol in found["attention x1 40"])
+    assert len(found["kernels sampled x2"]) == 2 and found["step_us sampled x2"] > 0
     assert all(entry["us"] > 0 for entry in found["kernels prefill 9"].values())
-    assert found["engine x2"]["decode_tokens_per_s"] > 0 and len(report.table) > 5 and not report.raw["skipped"]
+    assert found["engine x2"]["decode_tokens_per_s"] > 0 and len(report.table) > 5 and not report.failed

@@ -112,9 +112,9 @@ def run_steps(executor: object) -> np.ndarray:
 def test_several_targets_share_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One command, two packs: the same weights, their own code; repeated, the same bytes."""
     monkeypatch.chdir(tmp_path)
-    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90a", name="tiny", prove=False)
+    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90", name="tiny", prove=False)
     paths = compile_targets(options)
-    assert [p.name for p in paths] == ["tiny.cuda-sm80.fpk", "tiny.cuda-sm90a.fpk"]
+    assert [p.name for p in paths] == ["tiny.cuda-sm80.fpk", "tiny.cuda-sm90.fpk"]
     first = [p.read_bytes() for p in paths]
     with open_pack(paths[0]) as a, open_pack(paths[1]) as b:
         assert bytes(a.weights) == bytes(b.weights) and bytes(a.member("code/step.cubin")) != bytes(b.member("code/step.cubin"))
@@ -126,7 +126,7 @@ def test_several_targets_share_what_they_can(tmp_path: Path, monkeypatch: pytest
 def test_several_targets_have_proofs_of_all_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels alone and the whole model in emulation; repeated, the same bytes."""
     monkeypatch.chdir(tmp_path)
-    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90a", name="tiny")
+    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90", name="tiny")
     paths = compile_targets(options)
     first = [p.read_bytes() for p in paths]
     for path in paths:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from ferrum.codegen.layouts import RowLayout, float8, parse_format, parse_layout, stored
 from ferrum.codegen.target import GPU_TARGETS, cuda_target, parse_targets
+from ferrum.devices.cuda_archs import parse_arch, runs_on
 from ferrum.errors import FerrumError
 
 # Largest error of a value, relative to the largest of all: half a step, or what is cut off to make the other steps smaller.
@@ -76,17 +79,35 @@ def test_8_bit_floats_take_the_best_scale() -> None:
 
 def test_targets_by_name() -> None:
     assert [t.name for t in parse_targets("cuda-sm80, metal-m1,cpu-avx2")] == ["cuda-sm80", "metal-m1", "cpu-avx2"]
-    for bad in ("cuda-sm80,cuda-sm80", "cuda-sm75", "cuda-sm80,"):
+    for bad in ("cuda-sm80,cuda-sm80", "cuda-sm90a", "cuda-sm80,"):
         with pytest.raises(FerrumError):
             parse_targets(bad)
-    assert len({t.name for t in GPU_TARGETS}) == len(GPU_TARGETS) == 11
+    assert len({t.name for t in GPU_TARGETS}) == len(GPU_TARGETS) == 15
 
 
 @pytest.mark.parametrize(
     ("capability", "name"),
-    (((8, 0), "cuda-sm80"), ((8, 6), "cuda-sm86"), ((8, 7), "cuda-sm86"), ((8, 9), "cuda-sm89"), ((9, 0), "cuda-sm90a"),
-     ((10, 0), "cuda-sm100a"), ((12, 0), "cuda-sm120a"), ((7, 5), ""), ((12, 1), "")),
+    (((7, 5), "cuda-sm75"), ((8, 0), "cuda-sm80"), ((8, 6), "cuda-sm86"), ((8, 7), "cuda-sm87"), ((8, 9), "cuda-sm89"),
+     ((9, 0), "cuda-sm90"), ((10, 0), "cuda-sm100"), ((10, 3), "cuda-sm103"), ((12, 0), "cuda-sm120"), ((12, 1), "cuda-sm121"),
+     ((7, 0), ""), ((7, 2), ""), ((8, 8), ""), ((11, 0), ""), ((13, 0), "")),
 )  # fmt: skip
 def test_targets_by_capability(capability: tuple[int, int], name: str) -> None:
     found = cuda_target(*capability)
     assert (found.name if found else "") == name
+    assert not found or runs_on(capability, found.arch)
+
+
+def test_no_target_is_for_one_chip_only() -> None:
+    """Until a kernel needs an instruction of one, code runs on the later chips of its generation."""
+    for target in (t for t in GPU_TARGETS if t.device == "cuda"):
+        parsed = parse_arch(target.arch)
+        assert parsed and parsed[1] == "" and target.name == f"cuda-{target.arch.replace('_', '')}"
+        assert cuda_target(*parsed[0]) is target and target.cards
+
+
+def test_every_target_is_told_of_in_the_docs() -> None:
+    """With the cards it is for."""
+    text = (Path(__file__).parents[2] / "docs/targets.md").read_text(encoding="utf-8")
+    for target in (t for t in GPU_TARGETS if t.device == "cuda"):
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{target.name}` |")]
+        assert all(card in row for card in target.cards.split(", ")), row

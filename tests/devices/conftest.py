@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -44,6 +45,18 @@ class Loader:
         for executor in self.loaded:
             executor.close()
         self.pack.close()
+
+
+def build_libcuda(folder: Path) -> Path:
+    """``folder``, now with the stand-in for the driver's library, for LD_LIBRARY_PATH; without a compiler a skip."""
+    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
+    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("no C compiler for Linux is here")
+    folder.mkdir()
+    source = Path(__file__).with_name("libcuda.c")
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(folder / "libcuda.so.1"), str(source)], check=True)
+    return folder
 
 
 def fake_driver(**changes: object) -> tuple[FakeDriver, NullKernels]:

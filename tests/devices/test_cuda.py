@@ -246,7 +246,11 @@ def test_two_steps_under_way_do_not_mix(cuda_pack: Pack) -> None:
     [
         ("sm_80", (8, 0), True), ("sm_80", (8, 9), True), ("sm_86", (8, 0), False), ("sm_89", (9, 0), False),
         ("sm_90a", (9, 0), True), ("sm_100a", (10, 0), True), ("sm_100a", (10, 3), False), ("sm_120a", (12, 0), True),
-        ("sm_120a", (12, 1), False), ("apple-m1", (8, 9), False),
+        ("sm_120a", (12, 1), False), ("apple-m1", (8, 9), False), ("sm_75", (7, 5), True), ("sm_75", (8, 0), False),
+        ("sm_90", (9, 0), True), ("sm_100", (10, 3), True), ("sm_103", (10, 0), False), ("sm_100f", (10, 3), True),
+        ("sm_120", (12, 1), True), ("sm_120f", (12, 1), True), ("sm_121", (12, 0), False), ("sm_100", (12, 0), False),
+        ("sm_80", (8, 7), False), ("sm_86", (8, 7), False), ("sm_87", (8, 7), True), ("sm_87", (8, 9), False),
+        ("sm_87", (8, 8), False), ("sm_110", (11, 0), True),
     ],
 )  # fmt: skip
 def test_which_gpu_runs_which_code(arch: str, capability: tuple[int, int], runs: bool) -> None:
@@ -258,6 +262,11 @@ def test_a_pack_for_another_gpu_is_refused() -> None:
     with pytest.raises(FerrumError, match=r"Fake GPU \(sm_90\)") as error:
         choose_gpu(Driver(driver), "sm_89", "cuda-sm89", "x.fpk")
     assert error.value.code == "wrong-machine"
+    orin, _ = fake_driver(capability=(8, 7))
+    with pytest.raises(FerrumError, match=r"has Fake GPU \(sm_87\); a Tegra runs no code but its own") as error:
+        choose_gpu(Driver(orin), "sm_86", "cuda-sm86", "x.fpk")
+    assert error.value.code == "wrong-machine" and "\n" not in str(error.value)
+    assert choose_gpu(Driver(orin), "sm_87", "cuda-sm87", "x.fpk").arch == "sm_87"
     driver.count = 0
     with pytest.raises(FerrumError) as error:
         choose_gpu(Driver(driver), "sm_89", "cuda-sm89", "x.fpk")

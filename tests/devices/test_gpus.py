@@ -31,6 +31,12 @@ def test_doctor_names_gpus_and_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine_for(target("metal", "apple-m1")) == ("apple-m1", ["apple-m1"])
 
 
+def test_doctor_names_a_gpu_that_nothing_can_be_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpus, "open_driver", lambda: Driver(fake_driver(capability=(7, 0))[0]))
+    (cuda,) = doctor.gpus("cuda")
+    assert cuda.state == "note" and cuda.detail == "Fake GPU: sm_70, which no target is for: use a pack for cpu"
+
+
 def test_doctor_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     def nothing() -> Driver:
         raise missing("there is no NVIDIA driver", "install it")

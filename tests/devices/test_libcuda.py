@@ -6,7 +6,6 @@ What the stand-in in Python cannot show is how arguments pass through the bindin
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,23 +18,13 @@ from ferrum.devices.cuda import CudaDevice
 from ferrum.devices.cuda_driver import Driver
 from ferrum.pack.reader import open_pack
 from tests.devices import libcuda_steps
-from tests.devices.conftest import fake_driver
+from tests.devices.conftest import build_libcuda, fake_driver
 from tests.devices.null_model import launch_table, write_launch_pack
-
-SOURCE = Path(__file__).with_name("libcuda.c")
 
 
 @pytest.fixture
 def library(tmp_path: Path) -> Path:
-    """The folder of libcuda.so.1."""
-    pytest.importorskip("cuda.bindings.driver", reason="cuda-bindings is not installed")
-    compiler = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
-    if compiler is None or sys.platform != "linux":
-        pytest.skip("no C compiler for Linux is here")
-    made = tmp_path / "driver"
-    made.mkdir()
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(made / "libcuda.so.1"), str(SOURCE)], check=True)
-    return made
+    return build_libcuda(tmp_path / "driver")
 
 
 def line(name: str, args: tuple[Any, ...]) -> str:

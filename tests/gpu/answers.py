@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer
-
+from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
-from ferrum.graphs.tiny.chat import MODEL_FOLDER, Chat
-from ferrum.graphs.tiny.questions import questions
+
+OPTIONS = DeviceOptions(max_seqs=16, max_tokens=256)
+GREEDY = SamplingParams(temperature=0, max_tokens=80)
+QUESTIONS, CROWD, FEW = 50, 32, 12
 
 
 def asked(count: int) -> list[list[int]]:
-    """The prompts of ``count`` questions of every kind in turn."""
+    """The prompts of ``count`` questions of every kind in turn; this needs the tokenizer."""
+    from tokenizers import Tokenizer
+
+    from ferrum.graphs.tiny.chat import MODEL_FOLDER, Chat
+    from ferrum.graphs.tiny.questions import questions
+
     chat = Chat(Tokenizer.from_file(str(MODEL_FOLDER / "tokenizer.json")))
     every = questions()
     step = max(1, len(every) // count)

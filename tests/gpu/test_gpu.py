@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import replace
@@ -10,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-import transformers
 
 from ferrum.devices.base import OverlappingExecutor
 from ferrum.devices.cuda import CudaExecutor
@@ -24,18 +23,17 @@ from ferrum.pack.programs import kv_groups
 from ferrum.pack.sampling import sample_reference
 from ferrum.pack.selftest import read_selftest
 from ferrum.proof.numbers import run_case
-from tests.codegen.folders import compile_folder, save
 from tests.devices.test_contract import fill, prompt
-from tests.engine.test_cpu_engine import fill_random_rows
-from tests.gpu.answers import asked, generate
-from tests.gpu.conftest import Compile
+from tests.engine.random_rows import fill_random_rows
+from tests.gpu.answers import CROWD, FEW, GREEDY, OPTIONS, QUESTIONS, generate
+from tests.gpu.carried import ANSWERS
+from tests.gpu.conftest import Compile, Questions, Shapes
+from tests.gpu.shapes import SHAPES, prompts
 
 pytestmark = [pytest.mark.gpu, pytest.mark.timeout(300)]
 SOAK_SECONDS = int(os.environ.get("SOAK_SECONDS", "20"))
 # bf16 and int4 against the interpreter in float32, as a share of the largest logit
 TOLERANCE = 0.04
-OPTIONS = DeviceOptions(max_seqs=16, max_tokens=256)
-GREEDY = SamplingParams(temperature=0, max_tokens=80)
 
 
 def load(path: Path, options: DeviceOptions = OPTIONS, **engine: bool) -> LoadedModel:
@@ -56,42 +54,31 @@ def test_the_self_test_passes(gpu: str, compiled: Compile, quant: str) -> None:
 
 
 @pytest.mark.parametrize("quant", ["none", "int4-g32"])
-def test_fifty_questions_as_on_the_cpu(gpu: str, compiled: Compile, quant: str) -> None:
-    answers = []
-    for target in (gpu, "cpu"):
-        model = load(compiled(target, quant))
-        answers.append(generate(model.engine, asked(50), GREEDY)[0])
-        model.close()
-    assert answers[0] == answers[1]
+def test_fifty_questions_as_on_the_cpu(
+    gpu: str, compiled: Compile, questions: Questions, prepared: Path | None, quant: str
+) -> None:
+    model = load(compiled(gpu, quant))
+    answers = generate(model.engine, questions(QUESTIONS), GREEDY)[0]
+    model.close()
+    if prepared is not None:
+        assert answers == json.loads((prepared / ANSWERS.format(quant)).read_text(encoding="utf-8"))
+        return
+    model = load(compiled("cpu", quant))
+    assert answers == generate(model.engine, questions(QUESTIONS), GREEDY)[0]
+    model.close()
 
 
-SHAPES = {
-    "gqa1": {"num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 64, "hidden_size": 256},
-    "gqa8": {"num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 128, "hidden_size": 320},
-    "head96": {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 96, "hidden_size": 288},
-}
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_logits_of_other_shapes_as_on_the_cpu(gpu: str, tmp_path: Path, shape: str) -> None:
-    torch.manual_seed(2)
-    config = transformers.Qwen3Config(
-        vocab_size=1003, intermediate_size=416, num_hidden_layers=2, max_position_embeddings=512, initializer_range=0.1,
-        tie_word_embeddings=False, eos_token_id=None, bos_token_id=None, **SHAPES[shape],
-    )  # fmt: skip
-    save(transformers.Qwen3ForCausalLM(config), tmp_path)
-    random = np.random.default_rng(1)
-    prompts = [random.integers(0, 1003, n).tolist() for n in (1, 2, 17, 64, 65, 200, 400)]
-    found: dict[str, list[np.ndarray]] = {}
-    for target, quant in (("cpu", "f32"), (gpu, "none"), (gpu, "int8")):
-        model = load(compile_folder(tmp_path, quant, target), replace(OPTIONS, max_samples=64))
-        found[target + quant] = [model.engine.logits(tokens) for tokens in prompts]
-        model.close()
-    for name in (f"{gpu}none", f"{gpu}int8"):
-        for ours, wanted in zip(found[name], found["cpuf32"], strict=True):
+@pytest.mark.parametrize("name", SHAPES)
+def test_logits_of_other_shapes_as_on_the_cpu(shapes: Shapes, name: str) -> None:
+    shape = shapes(name)
+    for quant, path in shape.packs.items():
+        model = load(path, replace(OPTIONS, max_samples=64))
+        for tokens, wanted in zip(prompts(), shape.logits, strict=True):
+            ours = model.engine.logits(tokens)
             assert np.isfinite(ours).all()
             error = np.abs(ours - wanted).max() / np.abs(wanted).max()
-            assert error <= (TOLERANCE if name.endswith("none") else 2 * TOLERANCE), (name, len(wanted), error)
+            assert error <= (TOLERANCE if quant == "none" else 2 * TOLERANCE), (quant, len(wanted), error)
+        model.close()
 
 
 def test_every_recording_gives_the_same(gpu: str, compiled: Compile) -> None:
@@ -149,10 +136,10 @@ def test_the_sampler_is_the_reference(gpu: str, compiled: Compile) -> None:
     model.close()
 
 
-def test_steps_ahead_and_preemption_change_nothing(gpu: str, compiled: Compile) -> None:
+def test_steps_ahead_and_preemption_change_nothing(gpu: str, compiled: Compile, questions: Questions) -> None:
     """Of answers that the model is sure of, so up to their end: what was preempted is computed again by kernels that round
     otherwise. All go on behind it, so that blocks run out."""
-    path, prompts, params = compiled(gpu), asked(32), replace(GREEDY, ignore_eos=True, max_tokens=48)
+    path, prompts, params = compiled(gpu), questions(CROWD), replace(GREEDY, ignore_eos=True, max_tokens=48)
     model = load(path, prefix_cache=False)
     assert isinstance(model.executor, OverlappingExecutor)
     wide, none = generate(model.engine, prompts, params)
@@ -172,10 +159,10 @@ def answer(tokens: list[int], ends: set[int]) -> list[int]:
 
 
 @pytest.mark.timeout(SOAK_SECONDS + 300)
-def test_soak(gpu: str, compiled: Compile) -> None:
+def test_soak(gpu: str, compiled: Compile, questions: Questions) -> None:
     """Requests of all kinds come, go and are aborted; answers stay the same and no memory is lost."""
     model = load(compiled(gpu), replace(OPTIONS, kv_cache_bytes=200 * 16 * 1024))
-    engine, prompts = model.engine, asked(12)
+    engine, prompts = model.engine, questions(FEW)
     wanted, _ = generate(engine, prompts, GREEDY)
     before = free_memory(model)
     random, end, rounds = np.random.default_rng(0), time.monotonic() + SOAK_SECONDS, 0

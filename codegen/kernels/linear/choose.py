@@ -65,11 +65,11 @@ def gpu_variants(fields: dict[str, Any], target: GpuTarget, rows: Rows) -> tuple
     if layout.format.kind == "f32":
         return (Variant(PlainLinear(**fields, rows_at_once=_PLAIN_ROWS)),)
     small = []
-    for fewest, most, row_tiles in _SMALL if target.has_async_copy else _SMALL[:1]:
+    for fewest, most, row_tiles in _SMALL if target.has_staging else _SMALL[:1]:
         weight_tiles, warps, splits, stages = small_shape(layout, target, row_tiles)
         kernel = SmallLinear(**fields, row_tiles=row_tiles, weight_tiles=weight_tiles, warps=warps, splits=splits, stages=stages)
         small.append(Variant(kernel, rows, fewest, most))
-    if not target.has_async_copy:
+    if not target.has_staging:
         tiles = ((LargeLinear(**fields, block_n=64, block_m=m, warps_n=2, stages=2), a, b) for a, b, m in _TILES)
         return (*small, *(Variant(kernel, rows, fewest, most) for kernel, fewest, most in tiles))
     block_n, block_m, warps_n, stages = large_shape(layout, target)
@@ -82,7 +82,7 @@ def small_shape(layout: RowLayout, target: GpuTarget, row_tiles: int) -> tuple[i
     # packed formats sum each group apart: two tiles of weights and 64 rows would be more sums than there are registers
     weight_tiles = 1 if row_tiles <= 2 or (row_tiles == 8 and layout.format.group) else 2
     warps = 8 if layout.chunks >= 16 else 4 if layout.chunks >= 4 else 2
-    if not target.has_async_copy:
+    if not target.has_staging:
         # nothing is copied ahead, and no threadgroup waits for another: SIMD groups of one share K
         return 1, warps // 2, 1, 1
     blocks, splits = -(-layout.tiles // weight_tiles), 1

@@ -82,12 +82,12 @@ def gpu_variants(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ..
     """Attention by phase and number of sequences; ``fields`` are those of a ``GpuAttention``."""
     dim, group = fields["head_dim"], fields["num_heads"] // fields["num_kv_heads"]
     # without copies, a head below 64 leaves no room for the scores where the keys were
-    least = 1 if target.has_async_copy else 64
+    least = 1 if target.has_staging else 64
     if fields["kv_dtype"] != "bf16" or dim % 32 or not least <= dim <= 256 or group > 16:
         return (Variant(PlainAttention(**fields)),)
-    splits = _SPLITS if target.has_async_copy else _COPYLESS_SPLITS
-    if target.has_async_copy:
-        warps, keys, stages = (4, 64, 2) if dim <= 128 else (2, 32, 2)
+    splits = _SPLITS if target.has_staging else _COPYLESS_SPLITS
+    if target.has_staging:
+        warps, keys, stages = _staged(fields, target)
     else:  # what shared memory holds bounds the warps and the keys
         warps = max(w for w in (1, 2, 4) if w == 1 or 4 * w * group * (dim + 2) <= target.shared_bytes)
         keys, stages = 32 if dim <= 64 else 16 if dim <= 128 else 8, 0
@@ -96,3 +96,17 @@ def gpu_variants(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ..
         for fewest, most, parts in splits
     ]
     return (*decode, Variant(PrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys), phase="mixed"))
+
+
+def _staged(fields: dict[str, Any], target: GpuTarget) -> tuple[int, int, int]:
+    """(warps of decode, keys of prefill, stages): as many as shared memory holds two deep."""
+    warps, keys, stages = (4, 64, 2) if fields["head_dim"] <= 128 else (2, 32, 2)
+
+    def too_large(kernel: DecodeAttention | PrefillAttention) -> bool:
+        return kernel.geometry("seqs").shared > target.shared_bytes
+
+    while too_large(DecodeAttention(**fields, splits=1, max_seqs=0, warps=warps, stages=stages)):
+        warps //= 2
+    while too_large(PrefillAttention(**fields, warps=_PREFILL_WARPS, keys=keys)):
+        keys //= 2
+    return warps, keys, stages
