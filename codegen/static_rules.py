@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ferrum.codegen.kernels.base import UNWRITTEN
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.target import GpuTarget
 from ferrum.devices.cuda_archs import parse_arch
@@ -125,7 +126,7 @@ def early_faults(kernel: GpuKernel, code: Sequence[Instruction], target: GpuTarg
         if one.stem in _LOADS:
             kind, number = _ADDRESS.findall(one.operands)[-1]
             read_from = origin.get((kind, int(number)), frozenset()) | origin.get((kind, int(number) + 1), frozenset())
-            wrong = sorted(name for name in read_from if not name.startswith(("weight:", "input:", "table:", "count", "limit:")))
+            wrong = sorted(name for name in read_from if not name.startswith((*UNWRITTEN, "limit:")))
             faults += [f"{one.name} through {name} before the wait" for name in wrong]
         _follow(one, names, origin)
     return faults

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from ferrum.codegen.layouts.base import MatrixLayout
 
 F32 = NDArray[np.float32]
+# How the arguments begin that no launch of a step writes: they may be read before the wait of an early start.
+UNWRITTEN = ("count", "input:", "table:", "weight:")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum.codegen.kernels.base import UNWRITTEN
 from ferrum.codegen.layouts import to_bf16, to_f32
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.pack.launches import RowCounts, Rows, total
@@ -66,7 +67,7 @@ class Bench:
         geometry = kernel.geometry(kind)
         grid = [max(1, total(axis, rows)) for axis in geometry.grid]
         # kernels for CUDA may start early: before their wait they touch nothing that another kernel writes
-        constant = [arg.startswith(("count", "input:", "weight:")) for arg in kernel.args]
+        constant = [arg.startswith(UNWRITTEN) for arg in kernel.args]
         self.module.launch(
             kernel.symbol, grid=grid, block=geometry.block, args=args, shared=geometry.shared, schedule=self.schedule,
             constant=constant if self.module.language == "cuda" else None,
