@@ -28,7 +28,7 @@ def fill(executor: Executor, rows: list[tuple[list[int], int, list[int]]]) -> St
         b.positions[at : at + n] = range(start, start + n)
         at += n
         b.query_start[s + 1], b.context_len[s], b.sample_rows[s] = at, start + n, at - 1
-        b.block_table[s, 0, : len(blocks)] = blocks
+        b.block_table[s, :, : len(blocks)] = blocks  # all layers keep all
         for name in ("temperature", "top_k", "min_p", "presence_penalty", "frequency_penalty", "use_mask", "seed", "draw"):
             getattr(b, name)[s] = 0
         b.top_p[s] = b.repetition_penalty[s] = 1

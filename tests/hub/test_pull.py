@@ -193,11 +193,11 @@ def test_revision(ferrum: CommandLine, tmp_path: Path) -> None:
 
 
 def test_a_model_that_cannot_be_compiled_is_refused_before_its_weights(ferrum: CommandLine, tmp_path: Path) -> None:
-    config = json.dumps({"architectures": ["FalconForCausalLM"], "model_type": "falcon"}).encode()
+    config = json.dumps({"architectures": ["NowhereForCausalLM"], "model_type": "nowhere"}).encode()
     with serve(Hub(repository(**{"config.json": config}))) as hub:
         done = ferrum("compile", "org/name", **settings(hub, tmp_path))
         assert hub.ranges("config.json") and not hub.ranges("model.safetensors")
-    assert done.returncode == 1 and "FalconForCausalLM" in done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and "NowhereForCausalLM" in done.stderr.splitlines()[-1]
 
 
 def test_only_pickle_files(ferrum: CommandLine, tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ class FakeBackend:
 
     async def stats(self) -> EngineStats:
         await asyncio.sleep(self.stats_seconds)
-        names = [name for name in EngineStats.__struct_fields__ if name != "windows"]
+        names = [name for name in EngineStats.__struct_fields__ if name != "pools"]
         return EngineStats(**{**dict.fromkeys(names, 0), "active_decode": len(self.live), "blocks_total": 64})
 
     async def close(self) -> None:

@@ -141,7 +141,7 @@ def test_lines_as_json_and_silence_by_default(capfd: pytest.CaptureFixture[str])
 
 
 def test_throughput_is_told_while_there_is_any(capfd: pytest.CaptureFixture[str]) -> None:
-    idle = EngineStats(**dict.fromkeys(EngineStats.__struct_fields__, 0))
+    idle = EngineStats(**dict.fromkeys(EngineStats.__struct_fields__, 0) | {"pools": ()})
     values = dict.fromkeys(EngineStats.__struct_fields__, 0)
     busy = EngineStats(**{**values, "num_decode_tokens": 50, "num_prefill_tokens": 20, "blocks_total": 8, "blocks_used": 2})
     log = Log(requests=True)
