@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ferrum.codegen.tokenizer import merged_settings, special_tokens, token_ids, whole_tokenizer
+from ferrum.codegen.tokenizer import merged_settings, special_tokens, token_facts, whole_tokenizer
 from ferrum.errors import FerrumError
 from ferrum.pack.schema import TextRecord
+from ferrum.text.conversation import TEMPLATE_OPTIONS
 from ferrum.text.reasoning import find_reasoning
 from ferrum.text.template_process import TEMPLATE_MEMBERS, TemplateProcess
 from ferrum.text.tokenizer_file import read_tokenizer_file
@@ -50,12 +51,13 @@ def read_text(folder: Path) -> TextFiles:
     named = _templates(folder, settings)
     templates = {"default": named.get("default") or next(iter(named.values())), **named} if named else {}
     templates = {name: source for name, source in templates.items() if name in TEMPLATE_MEMBERS}
-    ids = token_ids(tokenizer) if tokenizer else {}
+    ids, longest = token_facts(tokenizer) if tokenizer else ({}, 0)
     special = special_tokens(settings)
     eos = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
     eos += [ids[token] for token in (special.get("eos_token"),) if token in ids]
     bos = next(iter(_ids(generation.get("bos_token_id") or config.get("bos_token_id"))), ids.get(special.get("bos_token", "")))
-    tool_format, reasoning, note = _probe(templates, special)
+    tool_format, options, note = _probe(templates, special)
+    reasoning = find_reasoning("\n".join(templates.values())) if templates else ("", "")
     notes += [note] if note else []
     record = TextRecord(
         special_tokens=special,
@@ -64,6 +66,8 @@ def read_text(folder: Path) -> TextFiles:
         tool_format=tool_format,
         reasoning_start=reasoning[0],
         reasoning_end=reasoning[1],
+        template_options=options,
+        longest_token=longest,
         generation=_generation(generation),
     )
     return TextFiles(record, tokenizer, templates, tuple(notes))
@@ -131,14 +135,15 @@ def _ids(value: object) -> list[int]:
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 31]
 
 
-def _probe(templates: dict[str, str], special: dict[str, str]) -> tuple[str, tuple[str, str], str]:
-    """What the templates say of the model's answers: the tool format, the marks of its reasoning, and a note or nothing.
-    Raises FerrumError for a template that is not valid."""
+def _probe(templates: dict[str, str], special: dict[str, str]) -> tuple[str, list[str], str]:
+    """What the templates say: the tool format, the options that they look at, and a note or nothing. Raises FerrumError for a
+    template that is not valid."""
     if not templates:
-        return "", ("", ""), ""
+        return "", [], ""
     with TemplateProcess(templates, special) as template:
+        options = sorted(option for option in TEMPLATE_OPTIONS if template.takes(option))
         tool_format, reason = find_tool_format(template)
-    return tool_format, find_reasoning("\n".join(templates.values())), f"no tool format: {reason}" if reason else ""
+    return tool_format, options, f"no tool format: {reason}" if reason else ""
 
 
 def _generation(values: dict[str, Any]) -> dict[str, float | int | bool]:

@@ -50,9 +50,11 @@ def whole_tokenizer(data: bytes, settings: Json, added: Json) -> bytes:
     return plain_merges(data if _listing(tokenizer) == before else tokenizer.to_str().encode())
 
 
-def token_ids(data: bytes) -> dict[str, int]:
-    """Ids of the added tokens, special ones included."""
-    return {token.content: i for i, token in _load(data).get_added_tokens_decoder().items()}
+def token_facts(data: bytes) -> tuple[dict[str, int], int]:
+    """Ids of the added tokens, special ones included; and the characters of the longest token, as the vocabulary spells it."""
+    tokenizer = _load(data)
+    ids = {token.content: i for i, token in tokenizer.get_added_tokens_decoder().items()}
+    return ids, max(map(len, tokenizer.get_vocab(with_added_tokens=True)), default=0)
 
 
 def _load(data: bytes) -> tokenizers.Tokenizer:

@@ -224,6 +224,8 @@ class TextRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     tool_format: str = ""  # a name of ferrum.text.tool_formats.FORMATS; "" is none
     reasoning_start: str = ""
     reasoning_end: str = ""
+    template_options: list[str] | None = None  # variables a request may set that the templates look at; None: not known
+    longest_token: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] | None = None  # characters of the vocabulary's; None: not known
     generation: dict[str, float | int | bool] = {}  # temperature, top_p, top_k, min_p, repetition_penalty …
 
 

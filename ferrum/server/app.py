@@ -17,15 +17,16 @@ from sanic.response import HTTPResponse
 from ferrum.server.connections import note_received
 from ferrum.server.guard import ApiErrorHandler, add_headers, make_guard
 from ferrum.server.log import CLIENT_GONE, RequestRecord
-from ferrum.server.routes import chat, completions, openapi, status, tokens, unserved
+from ferrum.server.routes import chat, completions, status, unserved
 from ferrum.server.state import ServerState
 
 Handler: TypeAlias = Callable[..., Coroutine[Any, Any, HTTPResponse | None]]
 
 
-def later(module: str, name: str) -> Handler:
-    """A handler of a dialect, which is imported, off the loop, when somebody speaks it: the start is shorter without."""
-    path = f"ferrum.server.dialects.{module}"
+def later(module: str, name: str, room: str = "dialects") -> Handler:
+    """A handler of a dialect, or of another ``room``, that is imported, off the loop, when it is first wanted: the start is
+    shorter without."""
+    path = f"ferrum.server.{room}.{module}"
 
     async def handler(request: Request, **parts: str) -> HTTPResponse | None:
         if path not in sys.modules:
@@ -61,15 +62,15 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/api/ps", later("ollama_models", "running")),
     ("GET", "/api/version", later("ollama_models", "version")),
     ("POST", "/infill", later("infill", "infill")),
-    ("POST", "/tokenize", tokens.tokenize),
-    ("POST", "/detokenize", tokens.detokenize),
+    ("POST", "/tokenize", later("tokens", "tokenize", "routes")),
+    ("POST", "/detokenize", later("tokens", "detokenize", "routes")),
     ("GET", "/v1/models", status.models),
     ("GET", "/v1/models/<name:path>", status.one_model),
     ("GET", "/", status.greeting),
     ("GET", "/health", status.health),
     ("GET", "/ready", status.ready),
     ("GET", "/metrics", status.show_metrics),
-    ("GET", "/openapi.json", openapi.openapi),
+    ("GET", "/openapi.json", later("openapi", "openapi", "routes")),
     *(("POST", path, unserved.unserved(path)) for path in unserved.WANTED),
 )
 REQUEST_SECONDS = 60  # for the headers and each piece of the body to arrive

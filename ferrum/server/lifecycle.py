@@ -75,8 +75,8 @@ def load_text(path: Path, trust: bool) -> PackText:
         if "tokenizer.json" not in pack:
             step = "compile a folder that has a tokenizer.json; LLM in Python takes token ids"
             raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it cannot be served", str(path), step)
-        tokenizer = Tokenizer(pack.member("tokenizer.json"))
-        tokenizer.most_chars  # noqa: B018  # looked up here, where nobody waits for it
+        tokenizer = Tokenizer(pack.member("tokenizer.json"), longest_token=pack.manifest.text.longest_token)
+        tokenizer.most_chars  # noqa: B018  # may take long where it is not in the pack: here nobody waits for it
         return PackText(pack.manifest, tokenizer, pack_templates(pack))
 
 

@@ -22,7 +22,6 @@ from ferrum.server.log import Log
 from ferrum.server.meters import Meter, make_meters
 from ferrum.server.metrics import Metrics
 from ferrum.server.options import ServeOptions
-from ferrum.structured.model import ModelGrammars
 from ferrum.text.fim import find_infill
 from ferrum.text.template_process import Template
 from ferrum.text.tokenizer import Tokenizer
@@ -31,6 +30,7 @@ from ferrum.text.tool_calls import ToolFormat, find_format
 if TYPE_CHECKING:
     from ferrum.server.batch.jobs import Batches
     from ferrum.server.traces import Traces
+    from ferrum.structured.model import ModelGrammars
 
 INLINE_CHARS = 4096  # texts up to this size are tokenized on the event loop: a few milliseconds
 MIN_REFUSED_CHARS = 1 << 20
@@ -146,6 +146,8 @@ class ServerState:
 
     @cached_property
     def grammars(self) -> ModelGrammars:
+        from ferrum.structured.model import ModelGrammars  # not above: the start is shorter without
+
         return ModelGrammars(self.tokenizer, self.text, self.backend.info.vocab_size)
 
     def close(self) -> None:

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ferrum.errors import FerrumError
 from ferrum.server.errors import from_ferrum
 from ferrum.server.forms import wish_of
 from ferrum.server.protocol import ChatRequest, GenerationRequest, Tool
 from ferrum.server.state import ServerState
-from ferrum.structured.calls import Function
-from ferrum.structured.model import Tools
+
+if TYPE_CHECKING:
+    from ferrum.structured.model import Tools
+
+
+def called_tools(request: ChatRequest) -> list[Tool]:
+    """The tools whose calls a grammar holds; empty when the model may write what it likes."""
+    choice, tools = request.tool_choice, request.tools or []
+    if not tools or choice == "none":
+        return []
+    name = chosen_function(choice)
+    called = tools if name is None else [t for t in tools if t.function.name == name]
+    held = _must(choice) or any(t.function.strict for t in called) or wish_of(request)[0] is not None
+    return called if held else []
 
 
 def tools_of(request: ChatRequest) -> Tools | None:
-    """What the grammar says of tool calls; None when it says nothing and the model may write what it likes."""
-    choice, tools = request.tool_choice, request.tools or []
-    if not tools or choice == "none":
+    """What the grammar says of tool calls; None when it says nothing."""
+    from ferrum.structured.calls import Function  # not above: nor does the start of a server wait for what few requests need
+    from ferrum.structured.model import Tools
+
+    called, choice = called_tools(request), request.tool_choice
+    if not called:
         return None
-    name = chosen_function(choice)
-    called = tools if name is None else [t for t in tools if t.function.name == name]
-    functions = tuple(_function(t) for t in called)
-    must = choice == "required" or name is not None
-    if not must and not any(f.strict for f in functions) and wish_of(request)[0] is None:
-        return None
-    several = request.parallel_tool_calls is not False and name is None
-    return Tools(functions=functions, choice="must" if must else "may", several=several)
+    functions = tuple(Function(t.function.name, t.function.parameters, bool(t.function.strict)) for t in called)
+    several = request.parallel_tool_calls is not False and chosen_function(choice) is None
+    return Tools(functions=functions, choice="must" if _must(choice) else "may", several=several)
+
+
+def _must(choice: Any) -> bool:
+    return choice == "required" or chosen_function(choice) is not None
 
 
 def chosen_function(choice: Any) -> str | None:
@@ -37,19 +51,19 @@ def chosen_function(choice: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _function(tool: Tool) -> Function:
-    function = tool.function
-    return Function(function.name, function.parameters, bool(function.strict))
-
-
 async def grammar_of(state: ServerState, request: GenerationRequest, prompt: str) -> str:
     """The text of the grammar that the answer to ``prompt`` must keep to; empty for none. ``prompt`` "": the answer begins at
     once. Raises ApiError."""
-    tools = tools_of(request) if isinstance(request, ChatRequest) else None
     wish, where = wish_of(request)
-    if wish is None and tools is None:
+    calls = isinstance(request, ChatRequest) and bool(called_tools(request))
+    if wish is None and not calls:
         return ""
+
+    def make() -> str:
+        tools = tools_of(request) if isinstance(request, ChatRequest) else None
+        return state.grammars.answer(prompt, wish=wish, where=where, tools=tools)
+
     try:
-        return await state.in_grammar_thread(lambda: state.grammars.answer(prompt, wish=wish, where=where, tools=tools))
+        return await state.in_grammar_thread(make)
     except FerrumError as error:
         raise from_ferrum(error) from None

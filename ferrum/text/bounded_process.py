@@ -56,7 +56,11 @@ class BoundedProcess:
         pipe = subprocess.PIPE
         command = [sys.executable, "-m", self._module]
         self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, process_group=0)
-        return self._ask(self._first)
+        try:
+            return self._ask(self._first)
+        except FerrumError:
+            self._end()  # it does not know what every other request is about
+            raise
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         child = self._child

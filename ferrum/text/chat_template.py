@@ -14,11 +14,10 @@ import jinja2
 from jinja2 import meta
 
 from ferrum.errors import FerrumError, one_line
-from ferrum.text.conversation import Message, forms, probe_form
+from ferrum.text.conversation import TEMPLATE_OPTIONS, Message, forms, probe_form
 from ferrum.text.template_sandbox import TemplateRefusal, TemplateSandbox
 
 MAX_SOURCE = 512 * 1024
-OPTIONS = frozenset({"enable_thinking", "reasoning_effort"})  # the only variables that a request may set
 
 
 class ChatTemplate:
@@ -45,7 +44,7 @@ class ChatTemplate:
         self.form = probe_form(self._probe, developer=re.search(r"['\"]developer['\"]", source) is not None)
 
     def takes(self, option: str) -> bool:
-        """Whether the template looks at an option of ``OPTIONS``."""
+        """Whether the template looks at an option of ``TEMPLATE_OPTIONS``."""
         return option in self.variables
 
     def render(
@@ -58,12 +57,12 @@ class ChatTemplate:
     ) -> str:
         """The prompt's text. ``messages`` and ``tools`` as in OpenAI's chat API.
 
-        Raises FerrumError: no messages, an option that is not in ``OPTIONS``, what the template itself refuses, or too much
-        memory.
+        Raises FerrumError: no messages, an option that is not in ``TEMPLATE_OPTIONS``, what the template itself refuses, or too
+        much memory.
         """
         options = options or {}
-        if not options.keys() <= OPTIONS:
-            name = sorted(options.keys() - OPTIONS)[0]
+        if not options.keys() <= TEMPLATE_OPTIONS:
+            name = sorted(options.keys() - TEMPLATE_OPTIONS)[0]
             raise FerrumError("unknown-template-option", f"{name} is not an option of chat templates", "chat_template_kwargs")
         if not messages:
             raise FerrumError("no-messages", "there must be at least one message", "messages")

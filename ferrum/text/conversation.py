@@ -17,6 +17,8 @@ from ferrum.text.checks import check_text
 
 Message: TypeAlias = Mapping[str, Any]
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")
+# The only variables of a template that a request may set.
+TEMPLATE_OPTIONS = frozenset({"enable_thinking", "reasoning_effort"})
 ID_CHARS = 9  # Mistral's templates take ids of exactly nine letters and digits
 
 

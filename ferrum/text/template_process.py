@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Protocol
 
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack
 from ferrum.text.bounded_process import BoundedProcess
+from ferrum.text.conversation import TEMPLATE_OPTIONS
 
 
 class Template(Protocol):
@@ -34,9 +36,10 @@ TEMPLATE_MEMBERS = {"default": "chat_template.jinja", "tool_use": "chat_template
 
 
 def pack_templates(pack: Pack) -> TemplateProcess | None:
-    """The running templates of a pack; None when it has none. Raises FerrumError for a template that is not valid."""
+    """The templates of a pack; None when it has none."""
     sources = {name: str(pack.member(member), "utf-8") for name, member in TEMPLATE_MEMBERS.items() if member in pack}
-    return TemplateProcess(sources, pack.manifest.text.special_tokens) if sources else None
+    text = pack.manifest.text
+    return TemplateProcess(sources, text.special_tokens, text.template_options) if sources else None
 
 
 _OVER = FerrumError(
@@ -50,19 +53,27 @@ _OVER = FerrumError(
 class TemplateProcess:
     """``sources``: templates by name; "tool_use" is taken when there are tools, else "default". Safe to use from several threads.
 
-    The process is started at once and lives until ``close``, or until a template breaks its bounds: the next conversation gets
-    a new one. Raises FerrumError for a template that is not valid.
+    ``options``: those of ``TEMPLATE_OPTIONS`` that the templates look at, where that is known. The process is started when
+    it is first asked and lives until ``close``, or until a template breaks its bounds: the next conversation gets a new one.
     """
 
-    def __init__(self, sources: Mapping[str, str], special_tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, sources: Mapping[str, str], special_tokens: Mapping[str, str] | None = None, options: Sequence[str] | None = None
+    ) -> None:
         first = {"templates": dict(sources), "special_tokens": dict(special_tokens or {})}
         self.source = "\n".join(sources.values())
+        self._options = options
         self._process = BoundedProcess("ferrum.text.template_worker", first, _OVER)
-        self.variables = frozenset(self._process.start()["variables"])
+
+    @cached_property
+    def variables(self) -> frozenset[str]:
+        """Names that the templates look at. Blocks. Raises FerrumError for a template that is not valid."""
+        return frozenset(self._process.start()["variables"])
 
     def takes(self, option: str) -> bool:
-        """Whether a template looks at the variable ``option``."""
-        return option in self.variables
+        """Whether a template looks at the variable ``option``. Raises FerrumError for a template that is not valid."""
+        known = self._options is not None and option in TEMPLATE_OPTIONS
+        return option in (self._options or ()) if known else option in self.variables
 
     def render(
         self,
@@ -73,7 +84,8 @@ class TemplateProcess:
         options: Mapping[str, Any] | None = None,
     ) -> str:
         """The prompt's text, as ``ChatTemplate.render`` makes it. Blocks while the template runs: at most a second, or more for
-        long conversations. Raises FerrumError: what that raises, and template-limit beyond the bounds."""
+        long conversations. Raises FerrumError: what that raises, a template that is not valid, and template-limit beyond the
+        bounds."""
         request = {
             "messages": list(messages),
             "tools": list(tools) if tools else None,

@@ -33,10 +33,12 @@ _BYTE_OF = byte_alphabet()
 class Tokenizer:
     """One model's tokenizer, from the bytes of its ``tokenizer.json``.
 
+    ``longest_token``: characters of the vocabulary's longest, where that is known.
+
     Safe to use from several threads. Raises FerrumError for a file that is not a tokenizer.
     """
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: bytes | memoryview, *, longest_token: int | None = None) -> None:
         raw = bytes(data)
         self._file = read_tokenizer_file(raw)
         try:
@@ -51,6 +53,7 @@ class Tokenizer:
         self.added: dict[int, str] = {i: t.content for i, t in added.items()}
         self.special_ids: frozenset[int] = frozenset(i for i, t in added.items() if t.special)
         self.byte_level = self._file.is_byte_level
+        self._longest_token = longest_token
         self._bytes: dict[int, bytes] = {}
 
     @cached_property
@@ -65,10 +68,11 @@ class Tokenizer:
 
     @cached_property
     def most_chars(self) -> int:
-        """A token stands for no more characters of a text than this; 0: that is not known. Looks at the whole vocabulary."""
+        """A token stands for no more characters of a text than this; 0: that is not known."""
         if not self._file.spells_everything:
             return 0
-        return self._file.composed * max(map(len, self.vocab()), default=0)
+        longest = self._longest_token
+        return self._file.composed * (max(map(len, self.vocab()), default=0) if longest is None else longest)
 
     def vocab(self) -> dict[str, int]:
         """Token (in the library's own spelling) to id, added tokens too. Made anew: it is large and seldom needed."""

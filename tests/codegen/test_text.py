@@ -119,6 +119,17 @@ def test_named_templates(settings: dict[str, Any], files: dict[str, str], tmp_pa
     assert (found.record.reasoning_start, found.record.reasoning_end) == ("<think>", "</think>")
 
 
+def test_the_record_says_what_a_server_would_have_to_look_for(tmp_path: Path) -> None:
+    """Options of the template and the longest token: neither the template's process nor the whole vocabulary is needed."""
+    template = PLAIN + "{% if enable_thinking %}.{% endif %}"
+    write_templates(tmp_path, {"chat_template": template}, {})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(bpe()))
+    found = read_text(tmp_path)
+    assert found.record.template_options == ["enable_thinking"]
+    slow, quick = PackTokenizer(found.tokenizer), PackTokenizer(found.tokenizer, longest_token=found.record.longest_token)
+    assert slow.most_chars == quick.most_chars == len("\u0120the")
+
+
 def test_a_template_that_describes_calls_and_shows_none(tmp_path: Path) -> None:
     described = "{% if tools %}Write <tool_call>JSON</tool_call>: {{ tools | tojson }}{% endif %}" + PLAIN
     assert read_text(write_templates(tmp_path, {"chat_template": described}, {})).record.tool_format == "hermes"

@@ -232,9 +232,19 @@ def test_the_process_answers_as_the_template_does() -> None:
         assert caught.value.code == "invalid-text"
         big = "日本 text " * 200_000
         assert process.render([{"role": "user", "content": big}]) == "D<s>" + big
-    with pytest.raises(FerrumError) as caught:
-        TemplateProcess({"default": "{% if %}"})
-    assert caught.value.code == "bad-chat-template"
+    with TemplateProcess({"default": "{% if %}"}) as process:
+        for ask in (lambda: process.takes("tools"), lambda: process.render([USER])):
+            with pytest.raises(FerrumError) as caught:
+                ask()
+            assert caught.value.code == "bad-chat-template"
+
+
+def test_options_that_are_known_need_no_process() -> None:
+    """A server's start does not wait for one."""
+    with TemplateProcess({"default": "{{ messages[0].content }}{{ tools }}"}, options=["enable_thinking"]) as process:
+        assert process.takes("enable_thinking") and not process.takes("reasoning_effort")
+        assert "variables" not in vars(process)
+        assert process.takes("tools") and process.render([USER])
 
 
 def test_only_listed_types_have_attributes() -> None:
