@@ -112,7 +112,7 @@ FAULTS = (
     Fault("decode", "barrier in a branch", r"__syncthreads\(\);(?=\n *float \*merged)", "if (warp) __syncthreads();"),
     Fault("decode", "heads of another group", r"kv_head \* 4 \+ r\)", "kv_head * 3 + r)"),
     Fault("decode", "missing barrier of the warp after the wait", r"(copies_wait<1>\(\);)\n *__syncwarp\(\);", r"\1", "races"),
-    Fault("decode", "missing barrier of the warp before the stage is filled", r"__syncwarp\(\); /\* all", "/* all", "races"),
+    Fault("decode in one", "missing barrier of the warp before a stage is filled", r"__syncwarp\(\); /\* all", "/* all", "races"),
     Fault("large", "missing barrier of the warp at the end", r"__syncwarp\(\);(?=\n *\}\n\})", "", "races"),
     Fault("prefill", "missing wait for a copy", r"copies_wait<1>\(\);", ""),
     Fault("prefill", "missing barrier before a stage is filled again", r"__syncthreads\(\); /\* all have", "/* all have"),
