@@ -62,7 +62,7 @@ def test_cpus_refuse_8_bit_floats(tmp_path: Path) -> None:
     assert str(caught.value) == "cpu-avx2 has no kernels for weights in fp8 · --quant · use int8, or a cuda or metal target"
 
 
-@pytest.mark.parametrize("quant", ("none", "int4a-g32", *(pytest.param(q, marks=pytest.mark.slow) for q in ("f32", "int8"))))
+@pytest.mark.parametrize("quant", ("none", *(pytest.param(q, marks=pytest.mark.slow) for q in ("f32", "int8", "int4a-g32"))))
 def test_logits_of_a_batch(random_pack: Callable[[str], Path], quant: str) -> None:
     """Prompts in chunks, decode beside prefill, blocks out of order; every schedule gives what the CPU gives."""
     folder = random_pack(quant).parent
@@ -109,26 +109,18 @@ def run_steps(executor: object) -> np.ndarray:
     return np.stack(found)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_several_targets_share_what_they_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One command, two packs: the same weights, their own code; repeated, the same bytes."""
+    """One command, two packs: the same weights, their own code, proved by kernels and as a whole in emulation; repeated, the same
+    bytes."""
     monkeypatch.chdir(tmp_path)
-    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90", name="tiny", prove=False)
+    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90", name="tiny")
     paths = compile_targets(options)
     assert [p.name for p in paths] == ["tiny.cuda-sm80.fpk", "tiny.cuda-sm90.fpk"]
     first = [p.read_bytes() for p in paths]
     with open_pack(paths[0]) as a, open_pack(paths[1]) as b:
         assert bytes(a.weights) == bytes(b.weights) and bytes(a.member("code/step.cubin")) != bytes(b.member("code/step.cubin"))
-    assert [p.read_bytes() for p in compile_targets(options)] == first
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_several_targets_have_proofs_of_all_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels alone and the whole model in emulation; repeated, the same bytes."""
-    monkeypatch.chdir(tmp_path)
-    options = CompileOptions(str(TINY), target="cuda-sm80,cuda-sm90", name="tiny")
-    paths = compile_targets(options)
-    first = [p.read_bytes() for p in paths]
     for path in paths:
         check_proof(path)
     assert [p.read_bytes() for p in compile_targets(options)] == first

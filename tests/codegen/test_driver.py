@@ -60,7 +60,7 @@ def test_stop_after_and_start_from(folder: Path, tmp_path: Path) -> None:
     whole = compile_model(options).read_bytes()
     names = [p.name for p in sorted(dumps.iterdir())]
     assert [n.split("-", 1)[1].split(".")[0] for n in names] == list(STAGE_NAMES[: STAGE_NAMES.index("pack")])
-    for stage in ("canonicalize", "page_attention", "layout", "select"):
+    for stage in ("canonicalize", "layout"):
         again = CompileOptions(
             str(folder), quant="int8", dump_dir=dumps, output=tmp_path / "again.fpk", prove=False, start_from=stage
         )
@@ -107,6 +107,7 @@ def test_stages_are_one_list_of_data() -> None:
     assert all(s.ops for s in STAGES if s.load) and "quantize" not in STAGES[STAGE_NAMES.index("fuse_paged")].ops
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_kill_leaves_no_half_pack(folder: Path, tmp_path: Path) -> None:
     compile_folder(folder, "none", output=tmp_path / "first.fpk")

@@ -26,7 +26,7 @@ from tests.codegen.kernel_harness import Call, run
 HERE = [t for t in TARGETS if runs_here(t.arch, t.requires)]
 FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g64", "int4-g32", "int4-g64", "int4a-g32")
 SETTINGS = settings(
-    max_examples=25,
+    max_examples=15,
     deadline=None,
     derandomize=True,
     database=None,

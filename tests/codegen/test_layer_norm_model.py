@@ -46,9 +46,9 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     (
         ("cpu", "f32", 1e-4),
         ("cpu", "none", 3e-2),
-        ("cuda-sm80", "f32", 1e-4),
-        ("cuda-sm80", "none", 3e-2),
-        ("metal-m1", "none", 3e-2),
+        pytest.param("cuda-sm80", "f32", 1e-4, marks=pytest.mark.slow),
+        pytest.param("cuda-sm80", "none", 3e-2, marks=pytest.mark.slow),
+        pytest.param("metal-m1", "none", 3e-2, marks=pytest.mark.slow),
     ),
 )
 def test_logits_are_those_of_torch(

@@ -36,11 +36,10 @@ _GPT = {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 128}
 MORE: dict[str, dict[str, Any]] = {"mixtral": _EXPERTS, "qwen3_moe": _EXPERTS, "gpt2": _GPT, "olmoe": _EXPERTS}
 MORE["gpt_neo"] = {"attention_types": [[["global", "local"], 1]], "num_layers": 2}
 MORE["cwm"] = {"bos_token_id": 1, "eos_token_id": 2}
-QUICK = ("llama", "mixtral", "gemma", "gemma2", "gemma3_text", "phi3", "qwen3_moe", "gpt2", "gpt_neox", "phi", "cohere", "glm",
-         "starcoder2", "stablelm")  # fmt: skip
-LONG = ("mistral", "qwen2", "qwen3", "olmo", "olmo2", "olmo3", "olmoe", "smollm3", "seed_oss", "granite", "nemotron", "exaone4",
-        "glm4", "helium", "persimmon", "opt", "gpt_neo", "biogpt", "arcee", "cohere2", "cwm", "hunyuan_v1_dense",
-        "diffllama")  # fmt: skip
+QUICK = ("llama", "mixtral", "gemma2", "phi3", "gpt2", "gpt_neox")
+LONG = ("gemma", "gemma3_text", "qwen3_moe", "phi", "cohere", "glm", "starcoder2", "stablelm", "mistral", "qwen2", "qwen3",
+        "olmo", "olmo2", "olmo3", "olmoe", "smollm3", "seed_oss", "granite", "nemotron", "exaone4", "glm4", "helium", "persimmon",
+        "opt", "gpt_neo", "biogpt", "arcee", "cohere2", "cwm", "hunyuan_v1_dense", "diffllama")  # fmt: skip
 
 
 class Logits(nn.Module):
