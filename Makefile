@@ -73,6 +73,7 @@ clients: $(READY)
 # docs/cli.md is made from the parsers, the predictions in docs/targets.md from plans and machine code (a minute, if they changed)
 docs: $(READY)
 	$(BIN)/python -m ferrum.cli.reference docs/cli.md
+	$(BIN)/python -m ferrum.graphs.gguf.reference docs/checkpoints.md
 	$(BIN)/python -m tests.bench.gpu_predict
 
 clean:

@@ -18,9 +18,10 @@ from ferrum.codegen.store import refuse_external
 from ferrum.codegen.target import parse_targets
 from ferrum.errors import FerrumError
 from ferrum.graphs.findings import Finding
+from ferrum.graphs.model_files import open_files
 from ferrum.graphs.survey import survey
-from ferrum.graphs.weights.checkpoint import open_checkpoint
 from ferrum.graphs.weights.match import match
+from ferrum.graphs.weights.opened import open_checkpoint
 
 # The first stage of a target: what comes before is done once.
 _MACHINE = next(number for number, stage in enumerate(STAGES) if stage.scope == "target")
@@ -54,6 +55,7 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
         work = Work(job, pool, Shared(), cleanup)
         if end > _MACHINE:  # before tracing: a damaged download is told at once
             work.checkpoint = cleanup.enter_context(closing(open_checkpoint(job.folder)))
+            open_files(job.folder).read("tokenizer.json")
         if first:
             _resume(work, STAGES[first - 1], first - 1)
         paths = [_run(work, range(first, min(end, _MACHINE)))]

@@ -14,6 +14,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.models.config import ModelConfig
 from ferrum.graphs.models.registry import find_config
 from ferrum.graphs.models.traced_config import TracedConfig
+from ferrum.graphs.weights.gguf import is_gguf
 from ferrum.pack.atomic import check_place
 from ferrum.pack.schema import TuningRecord
 
@@ -61,13 +62,15 @@ class Job:
 
 
 def open_job(options: CompileOptions, progress: Progress) -> Job:
-    """Raises FerrumError for a folder, a configuration or an option that cannot be compiled."""
+    """Raises FerrumError for a folder or file, a configuration or an option that cannot be compiled."""
     folder = Path(options.model)
     target = parse_target(options.target)
-    if not folder.is_dir():
-        raise FerrumError(
-            "model-not-found", "there is no such model folder", str(folder), "give a folder with config.json and *.safetensors"
-        )
+    if not folder.exists():
+        step = "give a folder with config.json and *.safetensors, or a .gguf file"
+        raise FerrumError("model-not-found", "there is no such model", str(folder), step)
+    if folder.is_file() and not is_gguf(folder):
+        step = "give a folder with config.json and *.safetensors, or a .gguf file"
+        raise FerrumError("format-unsupported", "files of this kind are not models that can be read", str(folder), step)
     config = find_config(folder)
     if options.max_model_len > config.longest:
         what = f"the model knows positions up to {config.longest} and {options.max_model_len} were asked for"

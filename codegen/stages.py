@@ -24,6 +24,7 @@ from ferrum.codegen.target import Target
 from ferrum.codegen.walk import Call
 from ferrum.errors import FerrumError
 from ferrum.graphs.constants import save_graph
+from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.registry import build, checkpoint_sources
 from ferrum.graphs.models.traced_config import TracedConfig
@@ -32,6 +33,7 @@ from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import PIPELINE, GraphStage, check_finished, legal, load_graph, run_stage
 from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint
+from ferrum.graphs.weights.stored import stored
 
 
 @dataclass
@@ -78,7 +80,19 @@ class Stage:
 
 
 def trace(job: Job) -> Graph:
-    """A module as a graph: the record's, or `transformers`' own. Raises ``UnsupportedOps``, FerrumError (export-failed)."""
+    """A module as a graph: the record's, or `transformers`' own; its parameters are what the checkpoint stores.
+
+    Raises ``UnsupportedOps``, ``WeightsMismatch``, FerrumError (export-failed).
+    """
+    try:
+        return stored(_trace(job), job.folder)
+    except UnsupportedOps as error:
+        if error.graph is not None:
+            error.graph = stored(error.graph, job.folder)
+        raise
+
+
+def _trace(job: Job) -> Graph:
     from ferrum.graphs.frontend.torch_export import import_module
 
     if isinstance(job.config, TracedConfig):

@@ -9,6 +9,7 @@ from typing import Any
 
 from ferrum.codegen.tokenizer import merged_settings, special_tokens, token_facts, whole_tokenizer
 from ferrum.errors import FerrumError
+from ferrum.graphs.model_files import ModelFiles, open_files
 from ferrum.pack.schema import TextRecord
 from ferrum.text.conversation import TEMPLATE_OPTIONS
 from ferrum.text.reasoning import find_reasoning
@@ -16,7 +17,6 @@ from ferrum.text.template_process import TEMPLATE_MEMBERS, TemplateProcess
 from ferrum.text.tokenizer_file import read_tokenizer_file
 from ferrum.text.tool_probe import find_tool_format
 
-_MAX_BYTES = 64 << 20
 _LARGEST = 1 << 31
 _GENERATION = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
@@ -36,19 +36,20 @@ class TextFiles:
     notes: tuple[str, ...] = ()
 
 
-def read_text(folder: Path) -> TextFiles:
-    """Read the text side of a Hugging Face folder. Raises FerrumError for files that are not what they should be."""
-    settings = merged_settings(_json(folder / "tokenizer_config.json"), _json(folder / "special_tokens_map.json"))
-    config, generation = _json(folder / "config.json"), _json(folder / "generation_config.json")
-    tokenizer = _bytes(folder / "tokenizer.json")
+def read_text(path: Path) -> TextFiles:
+    """The text side of a Hugging Face folder or a GGUF file. Raises FerrumError for files that are not what they should be."""
+    files = open_files(path)
+    settings = merged_settings(_json(files, "tokenizer_config.json"), _json(files, "special_tokens_map.json"))
+    config, generation = _json(files, "config.json"), _json(files, "generation_config.json")
+    tokenizer = files.read("tokenizer.json") or b""
     if tokenizer:
         read_tokenizer_file(tokenizer)
-    notes = []
+    notes = files.notes()
     if tokenizer:
-        tokenizer = whole_tokenizer(tokenizer, settings, _json(folder / "added_tokens.json"))
+        tokenizer = whole_tokenizer(tokenizer, settings, _json(files, "added_tokens.json"))
     else:
-        notes.append(_no_tokenizer(folder))
-    named = _templates(folder, settings)
+        notes.append(_no_tokenizer(path))
+    named = _templates(files, settings)
     templates = {"default": named.get("default") or next(iter(named.values())), **named} if named else {}
     templates = {name: source for name, source in templates.items() if name in TEMPLATE_MEMBERS}
     ids, longest = token_facts(tokenizer) if tokenizer else ({}, 0)
@@ -79,31 +80,19 @@ def _no_tokenizer(folder: Path) -> str:
     return f"there is no tokenizer.json{only}; the pack takes token ids only and cannot be served"
 
 
-def licence_of(folder: Path) -> str:
+def licence_of(path: Path) -> str:
     """The licence that the model card's front matter names, or nothing."""
     try:
-        lines = (folder / "README.md").read_text(encoding="utf-8", errors="replace")[:20000].splitlines()
-    except OSError:
+        card = open_files(path).read("README.md") or b""
+    except FerrumError:
         return ""
+    lines = card.decode("utf-8", "replace")[:20000].splitlines()
     named = [line.split(":", 1)[1].strip() for line in lines[1:60] if line.startswith("license:")]
     return "".join(c for c in named[0] if c.isprintable())[:100] if named else ""
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise FerrumError("config-unreadable", f"larger than {_MAX_BYTES >> 20} MiB", str(path), "check the download")
-        return path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise FerrumError(
-            "config-unreadable", f"cannot be read: {error.strerror}", str(path), "check the file's permissions"
-        ) from None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    data = _bytes(path)
+def _json(files: ModelFiles, name: str) -> dict[str, Any]:
+    data = files.read(name)
     if not data:
         return {}
     try:
@@ -111,19 +100,19 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
-        raise FerrumError("config-unreadable", "is not a JSON object", str(path), "check that the model folder is complete")
+        raise FerrumError("config-unreadable", "is not a JSON object", name, "check that the model folder is complete")
     return value
 
 
-def _templates(folder: Path, settings: dict[str, Any]) -> dict[str, str]:
+def _templates(files: ModelFiles, settings: dict[str, Any]) -> dict[str, str]:
     """Chat templates by name, from where `transformers` looks for them: files of their own before the settings."""
-    named = {"default": _bytes(folder / "chat_template.jinja")}
-    for path in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        named[path.stem] = _bytes(path)
-    files = {name: data.decode("utf-8", "replace") for name, data in named.items() if data}
-    if files:
-        return files
-    template = settings.get("chat_template") or _json(folder / "chat_template.json").get("chat_template")
+    named = {"default": files.read("chat_template.jinja")}
+    for name in files.named("additional_chat_templates", ".jinja"):
+        named[Path(name).stem] = files.read(name)
+    found = {name: data.decode("utf-8", "replace") for name, data in named.items() if data}
+    if found:
+        return found
+    template = settings.get("chat_template") or _json(files, "chat_template.json").get("chat_template")
     if isinstance(template, list):
         pairs = [(t.get("name"), t.get("template")) for t in template if isinstance(t, dict)]
         return {name: text for name, text in pairs if isinstance(name, str) and isinstance(text, str)}

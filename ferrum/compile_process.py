@@ -47,8 +47,15 @@ def compile_apart(options: dict[str, Any], on_stage: Callable[[str, int, int], N
     raise FerrumError("compiler-died", what, str(options.get("name", "")), "check that memory and disk suffice, then repeat")
 
 
+def has_tokenizer(model: Path) -> bool:
+    """Whether a folder or file brings one. Raises FerrumError for a file's that is not known."""
+    from ferrum.graphs.model_files import open_files
+
+    return open_files(model).read("tokenizer.json") is not None
+
+
 def check_config(folder: Path) -> None:
-    """Raises FerrumError when the configuration in a folder is not one that the compiler knows. Loads no torch."""
+    """Raises FerrumError when the configuration in a folder or file is not one that the compiler knows. Loads no torch."""
     from ferrum.graphs.models.registry import find_config
 
     find_config(folder)

@@ -28,6 +28,8 @@ _REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _GGUF_FORM = re.compile(r"-(q\d[a-z0-9_]*|iq\d[a-z0-9_]*|bf16|f16)$")
+_SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
+_FILE_SUFFIXES = (".fpk", ".gguf", ".onnx")
 _SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 _NAMED_TEMPLATE = re.compile(r"additional_chat_templates/[A-Za-z0-9_][A-Za-z0-9._-]*\.jinja")
 _SKIPPED = ("consolidated", "original")
@@ -42,7 +44,7 @@ FileProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ModelName:
-    """What the user's text means. ``kind``: "pack" and "folder" have a ``path``; "hub" has ``repo`` and ``revision``."""
+    """What the user's text means. ``kind``: "pack", "folder", "file" (GGUF) have ``path``; "hub" ``repo`` and ``revision``."""
 
     text: str
     kind: str
@@ -60,7 +62,7 @@ class ModelName:
             base = BUILT_IN
         else:
             assert self.path is not None
-            base = self.path.stem if self.kind == "pack" else self.path.resolve().name
+            base = self.path.resolve().name if self.kind == "folder" else _SHARD_NUMBER.sub("", self.path.stem)
         return re.sub(r"[^A-Za-z0-9._-]+", "-", base).strip("-.").lower() or "model"
 
 
@@ -72,7 +74,7 @@ def parse_name(text: str) -> ModelName:
     lower = text.lower()
     if lower == BUILT_IN and not path.exists():
         return ModelName(text, "folder", built_in_folder())
-    if path.suffix == ".fpk" or path.is_file():
+    if path.suffix in _FILE_SUFFIXES or path.is_file():
         return _file_name(text, path)
     if path.is_dir() and lower not in ALIASES:
         return ModelName(text, "folder", path)
@@ -81,9 +83,8 @@ def parse_name(text: str) -> ModelName:
     if lower == BUILT_IN:
         return ModelName(text, "folder", built_in_folder())
     if (form := _GGUF_FORM.search(lower)) and lower[: form.start()] in ALIASES:
-        raise FerrumError(
-            "format-unsupported", "GGUF files cannot be read yet", text, f"use {lower[: form.start()]} with --quant"
-        )
+        step = f"give the path of a .gguf file, or use {lower[: form.start()]} with --quant"
+        raise FerrumError("format-unsupported", "GGUF files are not downloaded by a short name", text, step)
     repo, at, revision = text.partition("@")
     if at and not revision:
         raise FerrumError("model-unknown", "there is no revision behind the @", text, f"give one, or {repo} alone")
@@ -99,6 +100,16 @@ def _file_name(text: str, path: Path) -> ModelName:
         return ModelName(text, "pack", path)
     if path.suffix in _UNSAFE_SUFFIXES:
         raise FerrumError("unsafe-format", "pickle files can run code and are not read", text, "convert it to safetensors")
+    if path.suffix == ".onnx":
+        raise FerrumError("format-unsupported", "ONNX files cannot be read yet", text, "use the model's safetensors")
+    if path.suffix == ".safetensors":
+        step = "give the folder that it is in, which has config.json too"
+        raise FerrumError("format-unsupported", "a file of weights alone is not a model", text, step)
+    if path.suffix != ".gguf":
+        step = "give a .fpk, a .gguf, or a folder with config.json and weights"
+        raise FerrumError("format-unsupported", "files of this kind are not models that can be read", text, step)
+    if not path.is_file():
+        raise FerrumError("model-not-found", "there is no such file", text, "check the path")
     return ModelName(text, "file", path)
 
 
@@ -218,6 +229,9 @@ def choose_files(name: ModelName, files: list[str]) -> tuple[list[str], list[str
     weights = [f for f in plain if f.endswith(".safetensors") and not f.startswith(_SKIPPED)]
     if "model.safetensors" in weights and "model.safetensors.index.json" not in small:
         weights = ["model.safetensors"]
+    if not weights and any(f.endswith(".gguf") for f in plain):
+        step = "download one file and give its path, or choose a repository with safetensors"
+        raise FerrumError("format-unsupported", "the repository has GGUF files only", name.text, step)
     if "config.json" not in small:
         raise FerrumError(
             "file-missing", "the repository has no config.json", name.text, "choose a repository of a language model"

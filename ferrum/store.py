@@ -6,9 +6,11 @@ compiler's own sources. A changed compiler or a newer download therefore never m
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,12 +79,14 @@ def local_source(name: ModelName, on_file: FileProgress | None = None, check: Fo
 
 
 def check_tokenizer(folder: Path) -> None:
-    """Raises FerrumError for a checkpoint's folder whose pack would take and give token ids only."""
-    if folder.is_file() or (folder / "tokenizer.json").is_file():
+    """Raises FerrumError for a checkpoint's folder, or a file, whose pack would take and give token ids only."""
+    if (folder / "tokenizer.json").is_file():
         return
-    from ferrum.compile_process import check_config
+    from ferrum.compile_process import check_config, has_tokenizer
 
     check_config(folder)  # of a folder that holds no model at all, that is to be said
+    if has_tokenizer(folder):
+        return
     step = "give a model that has one; LLM in Python takes token ids"
     raise FerrumError("no-tokenizer", "the model has no tokenizer.json, so it takes no text", str(folder), step)
 
@@ -117,16 +121,23 @@ def pack_path(name: ModelName, source: Path, request: PackRequest) -> Path:
 
 
 def source_identity(name: ModelName, source: Path) -> str:
-    """The hub's commit, or for a folder its files' names, sizes and times (a large checkpoint is not read for this)."""
+    """The hub's commit, or for a folder or file its files' names, sizes and times (a large checkpoint is not read for this)."""
     if name.kind == "hub":
         return f"{name.repo}@{source.name}"
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    files = sorted(source.iterdir()) if source.is_dir() else _shards(source)
     digest = hashlib.sha256(str(source.resolve()).encode())
     for file in files:
         if file.is_file():
             status = file.stat()
             digest.update(f"\0{file.name}\0{status.st_size}\0{status.st_mtime_ns}".encode())
     return digest.hexdigest()
+
+
+def _shards(file: Path) -> list[Path]:
+    """A file with those that hold the rest of its model."""
+    found = re.fullmatch(r"(.+)-\d{5}(-of-\d{5}\.gguf)", file.name)
+    pattern = f"{glob.escape(found[1])}-?????{found[2]}" if found else glob.escape(file.name)
+    return sorted(file.parent.glob(pattern))
 
 
 def compiler_digest() -> str:

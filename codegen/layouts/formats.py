@@ -59,7 +59,7 @@ class Format:
     def holds(self, blocked: Blocked | None) -> bool:
         """Whether codes of a checkpoint's blocks along rows are codes of this format, with the same scales."""
         kinds = {(8, False): "int8", (4, True): "int4a"}
-        if blocked is None or (blocked.axis, blocked.scales) != (1, "f16"):
+        if blocked is None or blocked.mins or (blocked.axis, blocked.scales) != (1, "f16"):
             return False
         return (kinds.get((blocked.bits, blocked.zeros)), blocked.size) == (self.kind, self.group)
 

@@ -13,7 +13,7 @@ from ferrum.cli.progress import Progress, stage_progress
 
 QUANTS = ("none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 KV_DTYPES = ("bf16", "int8", "f32")
-MODEL_HELP = "a pack, a folder, an alias such as qwen3:0.6b, or org/name[@revision]"
+MODEL_HELP = "a pack, a folder, a .gguf file, an alias such as qwen3:0.6b, or org/name[@revision]"
 
 
 def add_model(parser: argparse.ArgumentParser, metavar: str = "PACK|MODEL") -> None:

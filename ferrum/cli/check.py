@@ -11,7 +11,7 @@ from ferrum.errors import EXIT_FAILURE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a folder, an alias such as qwen3:0.6b, or org/name[@revision]")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, an alias (qwen3:0.6b), or org/name[@revision]")
     add_compile_choices(parser)
 
 

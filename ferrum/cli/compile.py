@@ -14,7 +14,7 @@ from ferrum.cli.output import print_json, print_notes, size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a folder, an alias such as qwen3:0.6b, or org/name[@revision]")
+    parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, an alias (qwen3:0.6b), or org/name[@revision]")
     add_compile_choices(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the pack's path (default NAME.TARGET.fpk in this folder)")
     parser.add_argument("--dump-ir", action="store_true", help="write the graph after every stage to build/dump/NAME")

@@ -25,8 +25,8 @@ ERROR_CODES: dict[str, str] = {
     "bad-path": "A name inside a file would leave its folder or is not a plain name; nothing was opened.",
     "bad-tokenizer": "tokenizer.json cannot be read by the tokenizers package, or does not fit the model.",
     "checkpoint-corrupt": (
-        "A safetensors file or its index contradicts itself: sizes, offsets, shapes or names. Nothing was read from it. "
-        "Download the file again."
+        "A safetensors file, its index or a GGUF file contradicts itself: sizes, offsets, shapes or names. Nothing was read from "
+        "it. Download the file again."
     ),
     "checkpoint-missing": (
         "The folder lacks weights: model.safetensors, or the files that model.safetensors.index.json names. Finish the "
@@ -107,7 +107,8 @@ ERROR_CODES: dict[str, str] = {
     ),
     "file-unreadable": "A small file that ferrum needs (a key, a signature) cannot be read or is not what it should be.",
     "format-unsupported": (
-        "The weights are in a format that this version does not read, such as GGUF. Use the original repository and --quant."
+        "The file or the weights are in a format that this version does not read, or the file is a part of a model only. "
+        "docs/checkpoints.md lists what is read."
     ),
     "frame-too-large": "A message between server and engine exceeds its limit, for instance because of an enormous prompt.",
     "gated": (
@@ -171,7 +172,7 @@ ERROR_CODES: dict[str, str] = {
         '--api-key-file cannot be read, or is not TOML with a table for each key: [name], key = "…", and as limits '
         "requests_per_minute, concurrent and tokens_per_minute, of which 0 is none."
     ),
-    "model-not-found": "The compiler was given a path that is no folder with a model.",
+    "model-not-found": "There is nothing at the path that was given as a model.",
     "model-unknown": (
         "The name is no alias, folder, pack or repository on the hub. A private repository is reported in the same way: set "
         "HF_TOKEN."
@@ -189,7 +190,7 @@ ERROR_CODES: dict[str, str] = {
     "no-chat-template": (
         "The pack was compiled from a folder without a chat template, so it continues texts and knows no conversations."
     ),
-    "no-tokenizer": "The model's folder has no tokenizer.json, so that its pack takes and gives token ids only.",
+    "no-tokenizer": "The model's folder or file has no tokenizer, so that its pack takes and gives token ids only.",
     "otel-missing": ("--otlp-endpoint needs OpenTelemetry, which only serves that option. pip install 'ferrum-infer[otel]'."),
     "out-of-memory": (
         "Memory that the model needs cannot be reserved. Lower --kv-cache-memory, --max-num-seqs or --max-num-batched-tokens."
@@ -259,6 +260,10 @@ ERROR_CODES: dict[str, str] = {
     "toolchain-failed": (
         "The C compiler refused the generated source. The saved source and the command to repeat it are in the message; this "
         "is a fault of ferrum or of the toolchain."
+    ),
+    "tokenizer-unsupported": (
+        "A GGUF file names its tokenizer, or how text is cut before it, by a name that this version does not know. Guessing "
+        "would give other tokens than the model was trained with. Use the model's safetensors, which bring a tokenizer.json."
     ),
     "trust-folder-unsafe": (
         "The folder that says which packs are trusted can be written by others, so it says nothing. chmod 700 it and check "

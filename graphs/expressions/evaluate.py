@@ -22,6 +22,7 @@ from ferrum.graphs.expressions.expression import (
     Components,
     Dequant,
     Expr,
+    Field,
     Ints,
     Map,
     Permute,
@@ -31,7 +32,9 @@ from ferrum.graphs.expressions.expression import (
     Tensor,
     Unpack,
     View,
+    inputs,
 )
+from ferrum.graphs.expressions.ggml.table import BLOCKS
 
 Array: TypeAlias = NDArray[Any]
 Box: TypeAlias = tuple[slice, ...]  # one for each axis: start, stop and step, none of them left out
@@ -97,26 +100,29 @@ def last(part: slice) -> int:
 
 @dataclass(frozen=True)
 class QuantBlocks:
-    """Quantized values: scale * (code - zero), a block of ``size`` along ``axis`` at a time; codes shaped as the values."""
+    """Quantized values: scale * (code - zero) + min, a block of ``size`` along ``axis`` at a time; codes shaped as the values."""
 
     codes: Array
     scales: Array
     zeros: Array | None
     size: int
     axis: int
+    mins: Array | None = None
 
     def __getitem__(self, rows: slice) -> QuantBlocks:
         """Rows of the first axis, which is not the blocks' own."""
         zeros = None if self.zeros is None else self.zeros[rows]
-        return QuantBlocks(self.codes[rows], self.scales[rows], zeros, self.size, self.axis)
+        mins = None if self.mins is None else self.mins[rows]
+        return QuantBlocks(self.codes[rows], self.scales[rows], zeros, self.size, self.axis, mins)
 
     @staticmethod
     def joined(pieces: Sequence[QuantBlocks]) -> QuantBlocks:
         """Pieces one after the other along the first axis."""
         first = pieces[0]
         zeros = None if first.zeros is None else np.concatenate([p.zeros for p in pieces if p.zeros is not None])
+        mins = None if first.mins is None else np.concatenate([p.mins for p in pieces if p.mins is not None])
         codes, scales = np.concatenate([p.codes for p in pieces]), np.concatenate([p.scales for p in pieces])
-        return QuantBlocks(codes, scales, zeros, first.size, first.axis)
+        return QuantBlocks(codes, scales, zeros, first.size, first.axis, mins)
 
     def values(self) -> NDArray[np.float32]:
         """float32, in the order that kernels compute in."""
@@ -124,6 +130,8 @@ class QuantBlocks:
         if self.zeros is not None:
             codes -= np.repeat(self.zeros.astype(np.float32), self.size, self.axis)
         codes *= np.repeat(self.scales.astype(np.float32), self.size, self.axis)
+        if self.mins is not None:
+            codes += np.repeat(self.mins.astype(np.float32), self.size, self.axis)
         return codes
 
 
@@ -210,6 +218,15 @@ def _dequant(expr: Dequant, reader: Reader, box: Box) -> Array:
     return found.values()[(*[slice(None)] * axis, inside)]
 
 
+def _field(expr: Field, reader: Reader, box: Box) -> Array:
+    block = BLOCKS[expr.block]
+    count = block.count(expr.part)
+    low, high = box[-1].start // count, last(box[-1]) // count + 1
+    data = evaluate(expr.source, reader, (*box[:-1], slice(low * block.nbytes, high * block.nbytes, 1)))
+    taken = block.take(expr.part, data.reshape(-1, block.nbytes)).reshape(*data.shape[:-1], -1)
+    return taken[..., slice(box[-1].start - low * count, box[-1].stop - low * count, box[-1].step)]
+
+
 def _view(expr: View, reader: Reader, box: Box) -> Array:
     full = slice(0, expr.source.type.shape[-1], 1)
     data = np.ascontiguousarray(evaluate(expr.source, reader, (*box[:-1], full)))
@@ -228,7 +245,7 @@ def _unpack(expr: Unpack, reader: Reader, box: Box) -> Array:
 
 _EVALUATE: dict[type, Callable[[Any, Reader, Box], Array]] = {
     Tensor: _tensor, Rows: _rows, Cat: _cat, Stack: _stack, Reshape: _reshape, Permute: _permute, Map: _map,
-    Dequant: _dequant, View: _view, Unpack: _unpack,
+    Dequant: _dequant, View: _view, Unpack: _unpack, Field: _field,
 }  # fmt: skip
 
 
@@ -239,37 +256,38 @@ def _blocks_of(found: Components, blocked: Blocked, reader: Reader, box: Box, ru
     def part(expr: Expr, scale: int) -> Array:
         return evaluate(expr, reader, (*box[:axis], slice(run[0] * scale, run[1] * scale, 1), *box[axis + 1 :]))
 
-    zeros = None if found.zeros is None else part(found.zeros, 1)
-    return QuantBlocks(part(found.codes, size), part(found.scales, 1), zeros, size, axis)
+    zeros, mins = (None if expr is None else part(expr, 1) for expr in (found.zeros, found.mins))
+    return QuantBlocks(part(found.codes, size), part(found.scales, 1), zeros, size, axis, mins)
 
 
 def _components(expr: Expr) -> Components:
     """The components of an expression that keeps its blocks: the same cuts and joins of each."""
     if isinstance(expr, Dequant):
         return expr.scheme.components(expr.parts)
-    if isinstance(expr, Cat | Stack):
-        parts = [_components(part) for part in expr.parts]
-        zeros = [p.zeros for p in parts if p.zeros is not None]
-        codes, scales = tuple(p.codes for p in parts), tuple(p.scales for p in parts)
-        return Components(
-            replace(expr, parts=codes), replace(expr, parts=scales), replace(expr, parts=tuple(zeros)) if zeros else None
-        )
-    assert isinstance(expr, Rows | Reshape | Permute)
-    inner = _components(expr.source)
+    assert isinstance(expr, Cat | Stack | Rows | Reshape | Permute)
+    inner = [_components(part) for part in inputs(expr)]
 
-    def same(part: Expr) -> Expr:
+    def same(parts: tuple[Expr, ...]) -> Expr:
+        if isinstance(expr, Cat | Stack):
+            return replace(expr, parts=parts)
+        (part,) = parts
         if isinstance(expr, Reshape):
             return Reshape(part, (*expr.shape[:-1], part.type.shape[-1]))
         return replace(expr, source=part)
 
-    return Components(same(inner.codes), same(inner.scales), None if inner.zeros is None else same(inner.zeros))
+    def whole(name: str) -> Expr | None:
+        parts = tuple(found for components in inner if (found := getattr(components, name)) is not None)
+        return same(parts) if parts else None
+
+    codes, scales = whole("codes"), whole("scales")
+    assert codes is not None and scales is not None
+    return Components(codes, scales, whole("zeros"), whole("mins"))
 
 
 def lies_across(expr: Expr) -> bool:
     """Whether neighbours of a row lie far apart in a tensor, so that a few rows touch all of it."""
     turned = isinstance(expr, Permute) and expr.order[0] != 0
-    parts = () if isinstance(expr, Tensor) else expr.parts if isinstance(expr, Cat | Stack | Dequant) else (expr.source,)
-    return turned or any(map(lies_across, parts))
+    return turned or any(map(lies_across, inputs(expr)))
 
 
 @dataclass(frozen=True)

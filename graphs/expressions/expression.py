@@ -17,6 +17,8 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
+from ferrum.graphs.expressions.ggml.table import BLOCKS, Part
+
 Ints: TypeAlias = tuple[int, ...]
 
 # Elementwise functions of a value and a constant; ``exp`` has no use for the constant.
@@ -33,7 +35,8 @@ class ExpressionFault(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too.
+    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too, or with
+    ``mins`` a least value. ``bits``: of a code; those without zero points are signed.
 
     ``scales`` is their dtype, ``f32`` where the checkpoint may store any float.
     """
@@ -44,6 +47,7 @@ class Blocked:
     bits: int
     zeros: bool
     scales: str
+    mins: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,15 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """A quantized tensor's parts as expressions: value = scale * (code - zero), ``zeros`` None for 0.
+    """A quantized tensor's parts as expressions: value = scale * (code - zero) + min, ``zeros`` and ``mins`` None for 0.
 
     ``codes`` has the values' shape; the blocks' axis of the others is as many times shorter as a block is long.
     """
 
     codes: Expr
     scales: Expr
-    zeros: Expr | None
+    zeros: Expr | None = None
+    mins: Expr | None = None
 
 
 class Scheme(Protocol):
@@ -234,7 +239,22 @@ class Unpack:
         return Type(_with_axis(shape, self.axis, shape[self.axis] * (32 // self.bits)), "u8")
 
 
-Expr: TypeAlias = Tensor | Rows | Cat | Stack | Reshape | Permute | Map | Dequant | View | Unpack
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One part of the blocks that lie along the last axis as bytes. Only components of schemes hold it."""
+
+    source: Expr
+    block: str
+    part: Part
+
+    @property
+    def type(self) -> Type:
+        shape, block = self.source.type.shape, BLOCKS[self.block]
+        dtype = "i8" if self.part == "codes" else "f32"
+        return Type((*shape[:-1], shape[-1] // block.nbytes * block.count(self.part)), dtype)
+
+
+Expr: TypeAlias = Tensor | Rows | Cat | Stack | Reshape | Permute | Map | Dequant | View | Unpack | Field
 
 
 def inputs(expr: Expr) -> tuple[Expr, ...]:
@@ -248,6 +268,28 @@ def tensors(expr: Expr) -> tuple[Tensor, ...]:
     if isinstance(expr, Tensor):
         return (expr,)
     return tuple(tensor for part in inputs(expr) for tensor in tensors(part))
+
+
+def substituted(expr: Expr, found: Mapping[str, Expr]) -> Expr:
+    """The same with expressions in the places of tensors, by their names. Raises ExpressionFault when they do not fit."""
+    if isinstance(expr, Tensor):
+        source = found.get(expr.name, expr)
+        given = source.type.shape
+        check(given == expr.shape, f"{expr.name} is {list(given)}, expected {list(expr.shape)}")
+        return source
+    parts = tuple(substituted(part, found) for part in inputs(expr))
+    if isinstance(expr, Cat):
+        return cat(parts, expr.axis)
+    if isinstance(expr, Stack | Dequant):
+        return replace(expr, parts=parts)
+    (part,) = parts
+    if isinstance(expr, Rows):
+        return rows(part, expr.axis, expr.start, expr.stop, expr.step)
+    if isinstance(expr, Reshape):
+        return reshape(part, expr.shape)
+    if isinstance(expr, Permute):
+        return permute(part, expr.order)
+    return replace(expr, source=part)
 
 
 def why_floats(expr: Expr) -> str:

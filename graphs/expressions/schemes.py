@@ -12,13 +12,16 @@ int4    words ``[K / 8, N]`` of eight values along K, scales ``[K / size, N]``, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from ferrum.graphs.expressions.expression import (
     Blocked,
     Components,
+    Dequant,
     Expr,
+    Field,
     Reshape,
     Rows,
     Scheme,
@@ -27,6 +30,7 @@ from ferrum.graphs.expressions.expression import (
     View,
     check,
 )
+from ferrum.graphs.expressions.ggml.table import BLOCKS
 
 _WORD = 8  # values of four bits in 32
 
@@ -78,9 +82,43 @@ class Int4:
         return Components(Unpack(words, 0, 4), scales, Unpack(zeros, 1, 4))
 
 
-SCHEMES: dict[str, type[Q8] | type[Int4]] = {"q8": Q8, "int4": Int4}
+@dataclass(frozen=True, slots=True)
+class Ggml:
+    """``size`` is that of a whole block, whose groups may be smaller."""
+
+    size: int
+    name: str
+
+    def type_of(self, parts: Sequence[Type]) -> Type:
+        check(len(parts) == 1, f"{self.name} has one part, not {len(parts)}")
+        shape, block = parts[0].shape, BLOCKS[self.name]
+        check(self.size == block.size, f"{self.name} in blocks of {self.size}, which has {block.size}")
+        known = parts[0].dtype == "u8" and len(shape) >= 1
+        check(known, f"{self.name} is made of bytes [.., K], not {parts[0].dtype}{list(shape)}")
+        check(shape[-1] % block.nbytes == 0, f"{self.name}: {shape[-1]} bytes are not whole blocks of {block.nbytes}")
+        scales, mins = "f16" if block.half else "f32", block.mins is not None
+        blocked = Blocked(self.name, block.group, len(shape) - 1, block.bits, False, scales, mins)
+        return Type((*shape[:-1], shape[-1] // block.nbytes * block.size), "f32", blocked)
+
+    def components(self, parts: Sequence[Expr]) -> Components:
+        (part,) = parts
+        mins = Field(part, self.name, "mins") if BLOCKS[self.name].mins else None
+        return Components(Field(part, self.name, "codes"), Field(part, self.name, "scales"), None, mins)
+
+
+SCHEMES: dict[str, Callable[[int], Scheme]] = {
+    "q8": Q8,
+    "int4": Int4,
+    **{name: partial(Ggml, name=name) for name in BLOCKS if name != "q8_0"},
+}
 
 
 def scheme_of(name: str, size: int) -> Scheme | None:
     """The scheme of a name in a graph's text; None if there is none."""
     return SCHEMES[name](size) if name in SCHEMES else None
+
+
+def dequantized(block: str, part: Expr) -> Dequant:
+    """The values of bytes ``[.., K / size * bytes of a block]`` of one of GGUF's types."""
+    size = BLOCKS[block].size
+    return Dequant(Q8(size) if block == "q8_0" else Ggml(size, block), (part,))

@@ -19,7 +19,7 @@ from ferrum.graphs.frontend.registered import NAME, Untraced, registered
 from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.traced_config import TracedConfig
-from ferrum.graphs.weights.checkpoint import open_checkpoint
+from ferrum.graphs.weights.opened import open_checkpoint
 
 PREFIX = "model."
 
@@ -41,7 +41,7 @@ def trace_folder(config: TracedConfig, folder: Path, name: str) -> Graph:
     constants = {key: buffer.detach().to(torch.float64).numpy() for key, buffer in model.named_buffers()}
     model.to("meta")
     with closing(open_checkpoint(folder)) as checkpoint:
-        sources = parameter_sources(model, {key: checkpoint.info(key)[1] for key in checkpoint.names()})
+        sources = parameter_sources(model, checkpoint.model_shapes())
     return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), constants)
 
 

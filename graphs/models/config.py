@@ -146,8 +146,8 @@ def from_hf(config: Mapping[str, Any], families: tuple[Family, ...] = FAMILIES) 
     activation = _ACTIVATIONS.get(str(read.raw("hidden_act")), "")
     if not activation:
         read.faults.append(f"hidden_act = {_shown(read.raw('hidden_act'))} (supported: silu, gelu)")
-    if config.get("quantization_config") is not None:
-        read.faults.append("quantization_config is set (supported: bf16, f16 and f32 checkpoints)")
+    if quantized := quantization_fault(config):
+        read.faults.append(quantized)
     heads = read.integer("num_attention_heads", high=4096)
     kv_heads = read.integer("num_key_value_heads", high=4096, default=heads)
     if heads % kv_heads:
@@ -185,6 +185,19 @@ def from_hf(config: Mapping[str, Any], families: tuple[Family, ...] = FAMILIES) 
         raise FerrumError("config-unsupported", "unsupported: " + "; ".join(read.faults), "config.json",
                           "use another checkpoint of this model, or see docs/adding-a-model.md")
     return result
+
+
+def quantization_fault(config: Mapping[str, Any]) -> str:
+    """What is wrong with a checkpoint that is quantized, with the method's name; empty when it is not."""
+    given = config.get("quantization_config")
+    if given is None:
+        return ""
+    values = given if isinstance(given, Mapping) else {}
+    method = values.get("quant_method", "no named method")
+    details = [values.get("quant_type"), values.get("format"), values.get("bnb_4bit_quant_type")]
+    details += [f"{values['bits']} bits"] if isinstance(values.get("bits"), int) else []
+    named = ", ".join(str(word)[:40] for word in (method, *details) if isinstance(word, str) and word)
+    return f"quantization_config: {named} (not read yet)"
 
 
 def _family(config: Mapping[str, Any], families: tuple[Family, ...]) -> Family:

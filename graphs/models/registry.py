@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ferrum.errors import FerrumError
 from ferrum.families import FAMILIES, NAMES, Family, family_of
 from ferrum.graphs.expressions.expression import Expr, Tensor, rows
+from ferrum.graphs.model_files import open_files
 from ferrum.graphs.models.config import ModelConfig, from_hf
 from ferrum.graphs.models.traced_config import TracedConfig, traced_config
 
@@ -38,20 +39,18 @@ def find_config(folder: Path) -> ModelConfig | TracedConfig:
         return found
 
 
-def config_values(folder: Path) -> dict[str, Any]:
-    """What ``folder``/config.json holds; FerrumError if it is missing or no JSON object."""
-    path = folder / "config.json"
+def config_values(path: Path) -> dict[str, Any]:
+    """What the model's config.json holds; FerrumError if it is missing or no JSON object."""
+    where, step = str(path / "config.json"), "check that the model folder is complete"
+    data = open_files(path).read("config.json", MAX_CONFIG_BYTES)
+    if data is None:
+        raise FerrumError("config-unreadable", "there is no such file", where, step)
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise FerrumError("config-unreadable", f"larger than {MAX_CONFIG_BYTES} bytes", str(path), "check the download")
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        what = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else "is not JSON"
-        if isinstance(error, FileNotFoundError):
-            what = "there is no such file"
-        raise FerrumError("config-unreadable", what, str(path), "check that the model folder is complete") from error
+        values = json.loads(data.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise FerrumError("config-unreadable", "is not JSON", where, step) from error
     if not isinstance(values, dict):
-        raise FerrumError("config-unreadable", "is not a JSON object", str(path), "check that the model folder is complete")
+        raise FerrumError("config-unreadable", "is not a JSON object", where, step)
     return values
 
 

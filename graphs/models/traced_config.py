@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.models.config import quantization_fault
 
 TRACER = "transformers"
 MAX_POSITIONS = 1 << 30
@@ -41,9 +42,9 @@ def traced_config(values: Mapping[str, Any]) -> TracedConfig | None:
     kind, named = values.get("model_type"), values.get("architectures")
     if not isinstance(kind, str) or not isinstance(named, list) or not set(named) & set(causal_classes(kind)):
         return None
-    if values.get("quantization_config") is not None:
-        what = "unsupported: quantization_config is set (supported: bf16, f16 and f32 checkpoints)"
-        raise FerrumError("config-unsupported", what, "config.json", "use another checkpoint of this model")
+    if quantized := quantization_fault(values):
+        step = "use another checkpoint of this model"
+        raise FerrumError("config-unsupported", f"unsupported: {quantized}", "config.json", step)
     inner = values.get("text_config")
     parts = (values, inner if isinstance(inner, dict) else {})
     longest = next((part[key] for part in parts for key in LENGTHS if key in part), DEFAULT_LENGTH)

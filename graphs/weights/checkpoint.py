@@ -1,20 +1,22 @@
-"""A checkpoint folder: one safetensors file or several with an index, read by tensor name without a copy."""
+"""A checkpoint: a folder with one safetensors file or several with an index, or a GGUF file; read by name without a copy."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from mmap import mmap
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.errors import FerrumError
-from ferrum.graphs.weights.safetensors import SafetensorsFile, strict_json
+from ferrum.graphs.expressions.expression import Expr
+from ferrum.graphs.weights.inside import inside
+from ferrum.graphs.weights.safetensors import SafetensorsFile, TensorInfo, strict_json
 from ferrum.pack.names import check_relative_path
 from ferrum.pack.pages import give_back
 
@@ -25,13 +27,29 @@ PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 DIGEST_CHUNK = 16 << 20
 
 
+class MappedFile(Protocol):
+    """One shard. ``read`` returns views of ``map``."""
+
+    @property
+    def map(self) -> mmap: ...
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def read(self, name: str) -> NDArray[Any]: ...
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """All tensors of a model, mapped. ``files`` are the shards in name order; ``where`` says which shard has a tensor."""
+    """All tensors of a model, mapped. ``files`` are the shards in name order; ``where`` says which shard has a tensor.
+
+    ``meanings``: where the model's tensors are not stored under their own names and as they are, what each is of those stored;
+    ``aside``: stored tensors that are none of the model's, but say something of it that was read when it was opened.
+    """
 
     folder: Path
-    files: tuple[SafetensorsFile, ...]
-    where: dict[str, SafetensorsFile]
+    files: tuple[MappedFile, ...]
+    where: Mapping[str, MappedFile]
+    meanings: Mapping[str, Expr] = field(default_factory=dict)
+    aside: frozenset[str] = frozenset()
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.where))
@@ -82,7 +100,13 @@ class Checkpoint:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _file(self, name: str) -> SafetensorsFile:
+    def model_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The tensors that the model knows."""
+        if self.meanings:
+            return {name: expr.type.shape for name, expr in self.meanings.items()}
+        return {name: self.info(name)[1] for name in self.names()}
+
+    def _file(self, name: str) -> MappedFile:
         if name not in self.where:
             raise FerrumError(
                 "tensor-missing", f"there is no tensor {name}", self.folder.name, "compare the model with its config"
@@ -90,13 +114,8 @@ class Checkpoint:
         return self.where[name]
 
 
-def open_checkpoint(folder: Path) -> Checkpoint:
-    """The checkpoint in ``folder``.
-
-    Raises FerrumError: checkpoint-missing (no weights, or a shard is not there), checkpoint-pickle (only pickled weights),
-    checkpoint-corrupt (header or index), bad-path (a name that leads out of the folder).
-    """
-    folder = Path(folder)
+def open_folder(folder: Path) -> Checkpoint:
+    """The checkpoint in ``folder``. Raises FerrumError as ``open_checkpoint`` does."""
     if not folder.is_dir():
         raise FerrumError(
             "checkpoint-missing", "there is no such folder", str(folder), "name a folder with config.json and weights"
@@ -157,24 +176,3 @@ def _open_sharded(folder: Path) -> Checkpoint:
             file.map.close()
         raise
     return Checkpoint(folder, tuple(files.values()), {name: files[shard] for name, shard in table.items()})
-
-
-def inside(folder: Path, name: str) -> Path:
-    """The regular file ``name`` of ``folder``. A link may lead to the hub cache's blobs beside ``folder``, nowhere else."""
-    check_relative_path(name, folder.name)
-    root = Path(os.path.realpath(folder))
-    target = Path(os.path.realpath(root / name))
-    roots = [root]
-    if root.parent.name == "snapshots":
-        roots.append(root.parent.parent / "blobs")
-    if not any(target.is_relative_to(allowed) for allowed in roots):
-        raise FerrumError(
-            "bad-path", f"{name!r} leads out of its folder through a link", folder.name, "use a plain copy of the file"
-        )
-    try:
-        mode = target.stat().st_mode
-    except OSError as error:
-        raise FerrumError("checkpoint-unreadable", f"cannot be read: {error.strerror}", name, "download it again") from None
-    if not stat.S_ISREG(mode):
-        raise FerrumError("bad-path", f"{name!r} is not a regular file", folder.name, "use a plain copy of the file")
-    return target

@@ -43,7 +43,7 @@ def problems(graph: Graph, checkpoint: Checkpoint, surplus: bool = True) -> Iter
     used = {tensor.name for tensor in wanted}
     modules = {name.rpartition(".")[0] for name in used}
     for name in checkpoint.names() if surplus else ():
-        if name not in used and name.rpartition(".")[0] in modules:
+        if name not in used and name not in checkpoint.aside and name.rpartition(".")[0] in modules:
             yield f"{name} {list(checkpoint.info(name)[1])} is there, but the model does not use it"
 
 

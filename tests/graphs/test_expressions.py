@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf.constants import GGMLQuantizationType
+from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -18,7 +20,7 @@ from ferrum.graphs.constants import read_graph, save_graph
 from ferrum.graphs.expression_text import parse_expression, print_expression
 from ferrum.graphs.expressions import expression as e
 from ferrum.graphs.expressions.evaluate import Arrays, ExprRows, evaluate, length, pick, to_float
-from ferrum.graphs.expressions.schemes import Q8, Int4
+from ferrum.graphs.expressions.schemes import Q8, Ggml, Int4, dequantized
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.expressions.wide import Wide
 from ferrum.graphs.interpret import ArrayWeights, interpret
@@ -27,6 +29,7 @@ from ferrum.graphs.lines import tokenize
 from ferrum.graphs.passes import canonicalize, fuse_norm, merge_linear
 from ferrum.graphs.text import parse_graph, print_graph
 from ferrum.graphs.verify import faults
+from tests.gguf.maker import random_blocks
 
 Tensors = dict[str, NDArray[Any]]
 SETTINGS = settings(max_examples=150, deadline=None)
@@ -57,6 +60,8 @@ def whole(expr: e.Expr, arrays: Tensors) -> NDArray[Any]:
             scale = np.ascontiguousarray(units[..., :2]).view(np.float16).astype(np.float32)
             values = np.ascontiguousarray(units[..., 2:]).view(np.int8).astype(np.float32) * scale
             return values.reshape(*values.shape[:-2], -1)
+        case e.Dequant(Ggml(name=name)):
+            return dequantize(whole(expr.parts[0], arrays), GGMLQuantizationType[name.upper()])
         case e.Dequant(Int4(size=size)):
             words, scales, zeros = (whole(part, arrays) for part in expr.parts)
             codes = np.array([[int(words[k // 8, n]) >> 4 * (k % 8) & 15 for n in range(words.shape[1])]
@@ -85,12 +90,19 @@ class Made:
         return e.Tensor(name, array.shape, dtype)
 
     def leaf(self) -> e.Expr:
-        kind = self.draw(st.sampled_from(["q8", "int4", "float"])) if self.quantized else "float"
+        kind = self.draw(st.sampled_from(["q8", "int4", "ggml", "float"])) if self.quantized else "float"
         if kind == "q8":
             size, outer = self.draw(st.sampled_from([2, 4])), [self.integer(1, 3) for _ in range(self.integer(1, 2))]
             units = self.random.integers(0, 256, (*outer, self.integer(1, 2), size + 2), np.uint8)
             units[..., :2] = self.random.normal(size=units.shape[:-1]).astype(np.float16)[..., None].view(np.uint8)
             return e.Dequant(Q8(size), (self.add(units.reshape(*outer, -1), "u8"),))
+        if kind == "ggml":
+            block, outer = (
+                self.draw(st.sampled_from(["q4_0", "q4_1", "iq4_nl"])),
+                [self.integer(1, 3) for _ in range(self.integer(1, 2))],
+            )
+            raw = random_blocks(block, math.prod(outer), 32 * self.integer(1, 2), self.integer(0, 99))
+            return dequantized(block, self.add(raw.reshape(*outer, -1), "u8"))
         if kind == "int4":
             k, n, size = 8 * self.integer(1, 2), 8, self.draw(st.sampled_from([4, 8]))
             low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max

@@ -1,0 +1,104 @@
+"""Real weights: SmolLM2-135M-Instruct in Q4_1, beside `transformers` on what the format's own package makes of them."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ferrum import LLM, SamplingParams
+from ferrum.codegen.driver import check_model, compile_model
+from ferrum.codegen.job import open_job
+from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.stages import trace
+from ferrum.graphs.interpret import SourceWeights, interpret
+from ferrum.graphs.model_files import open_files
+from ferrum.graphs.weights import open_checkpoint
+from ferrum.text.tokenizer import Tokenizer
+from tests.gguf.smollm2 import reference, smollm2
+from tests.gguf.test_tokenizer import HARD
+
+pytestmark = pytest.mark.slow
+PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.fixture(scope="module")
+def path(run_folder: Path) -> Path:
+    return smollm2(run_folder / "smollm2")
+
+
+@pytest.fixture(scope="module")
+def model(path: Path) -> Any:
+    return reference(path)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(path: Path) -> Tokenizer:
+    return Tokenizer(open_files(path).read("tokenizer.json") or b"")
+
+
+@cache
+def vocabulary(path: Path) -> tuple[dict[str, int], dict[tuple[str, ...], int]]:
+    """Ids of tokens and ranks of merges, as the format's own package reads them."""
+    import gguf
+
+    fields = gguf.GGUFReader(path).fields
+    tokens, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "merges"))
+    return {token: n for n, token in enumerate(tokens)}, {tuple(merge.split(" ")): n for n, merge in enumerate(merges)}
+
+
+def byte_pairs(path: Path, text: str) -> list[int]:
+    """The ids of a text by the definition: digits alone, GPT-2's words, then the pair of the lowest rank again and again."""
+    import regex
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    ids, ranks = vocabulary(path)
+    words = regex.compile(r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+    found: list[int] = []
+    for part in regex.split(r"(\p{N}|<\|im_start\|>|<\|im_end\|>)", text):
+        for word in [part] if part in ids and part.startswith("<|") else words.findall(part):
+            parts = [word] if word.startswith("<|im") else [bytes_to_unicode()[byte] for byte in word.encode()]
+            while pairs := [(ranks[pair], n) for n, pair in enumerate(zip(parts, parts[1:], strict=False)) if pair in ranks]:
+                _, at = min(pairs)
+                parts[at : at + 2] = [parts[at] + parts[at + 1]]
+            found += [ids[part] for part in parts]
+    return found
+
+
+def test_hard_texts_have_the_tokens_of_the_definition(path: Path, tokenizer: Tokenizer) -> None:
+    for text in HARD:
+        assert tokenizer.encode(text) == byte_pairs(path, text), text
+
+
+def test_logits_are_those_of_transformers(path: Path, model: Any, tokenizer: Tokenizer) -> None:
+    graph = trace(open_job(CompileOptions(str(path), stop_after="import"), lambda stage, done, total: None))
+    ids = tokenizer.encode(PROMPT)
+    with closing(open_checkpoint(path)) as checkpoint, torch.no_grad():
+        found = interpret(graph, {"tokens": np.array([ids])}, SourceWeights(checkpoint))[graph.outputs[0]]
+        wanted = model(input_ids=torch.tensor([ids]), use_cache=False).logits.numpy()
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_pack_answers_with_the_same_tokens(path: Path, model: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    assert check_model(CompileOptions(str(path))) == ()
+    pack = compile_model(CompileOptions(str(path), quant="f32", max_model_len=256, output=tmp_path / "x.fpk"))
+    ids = tokenizer.encode(PROMPT)
+    with torch.no_grad():
+        wanted = model.generate(torch.tensor([ids]), max_new_tokens=32, do_sample=False, eos_token_id=None, pad_token_id=0)
+        logits = model(input_ids=torch.tensor([ids]), use_cache=False).logits[0].numpy()
+    with LLM(str(pack), trust=True, max_num_seqs=1) as llm:
+        np.testing.assert_allclose(llm.logits(ids), logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
+        (answer,) = llm.generate([ids], SamplingParams(temperature=0, max_tokens=32, ignore_eos=True))
+    assert list(answer.token_ids) == wanted[0, len(ids) :].tolist()
+
+
+def test_its_configuration_is_the_model_s(path: Path) -> None:
+    config = json.loads(open_files(path).read("config.json") or b"")
+    assert config["architectures"] == ["LlamaForCausalLM"] and config["tie_word_embeddings"] and config["rope_theta"] == 100000.0
+    assert b"SmolLM" in (open_files(path).read("chat_template.jinja") or b"")
