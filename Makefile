@@ -38,6 +38,10 @@ test-gpu: $(READY)
 soak: $(READY)
 	FORGED_MANIFESTS=10000 $(BIN)/python -m pytest -q tests/pack/test_forged.py
 	SCHEMAS=10000 $(BIN)/python -m pytest -q tests/structured/test_schemas.py
+	HOSTILE_REQUESTS=100000 $(BIN)/python -m pytest -q tests/server/test_fields.py -k hostile --timeout=3600
+	DISCONNECTS=1000 $(BIN)/python -m pytest -q tests/server/test_lifecycle.py -k leaving
+	KILL_POINTS=200 $(BIN)/python -m pytest -q tests/codegen/test_driver.py -k kill --timeout=3600
+	$(BIN)/python -m pytest -q tests/text/test_chat_template.py tests/structured/test_hostile.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

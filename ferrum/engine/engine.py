@@ -397,8 +397,10 @@ class Engine:
             logprob = float(buffers.out_logprob[row])
             wanted = min(wanted, self.executor.limits.vocab_size)
             top = tuple(zip(buffers.top_token[row, :wanted].tolist(), buffers.top_logprob[row, :wanted].tolist(), strict=True))
-        if sequence.thinking is not None and (stands := sequence.thinking.take(token)) != token:
-            token, logprob = stands, None if logprob is None else 0.0  # it was certain
+        if sequence.thinking is not None:
+            may_close = sequence.mask is None or sequence.mask.allows(sequence.thinking.end)
+            if (stands := sequence.thinking.take(token, may_close=may_close)) != token:
+                token, logprob = stands, None if logprob is None else 0.0  # it was certain
         return self._event(sequence, token, logprob, top)
 
     def _event(

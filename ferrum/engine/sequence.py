@@ -36,6 +36,9 @@ class TokenMask(Protocol):
     def fill(self, row: NDArray[np.uint32]) -> None:
         """Write the allowed tokens as bits (token v: bit ``v & 31`` of word ``v >> 5``); at least one is allowed."""
 
+    def allows(self, token: int) -> bool:
+        """Whether ``token`` may come next, by the mask that is there."""
+
     def accept(self, token: int) -> None:
         """Advance by a token that was sampled or forced. The mask after it is there after ``MaskMaker.begin``."""
 

@@ -40,9 +40,14 @@ class Thinking:
         """Whether the next token is the closing mark, whatever is sampled."""
         return self._open and self._left <= 0
 
-    def take(self, token: int) -> int:
-        """The token that stands where ``token`` was sampled."""
-        if self.spent:
+    @property
+    def end(self) -> int:
+        return self._budget.end
+
+    def take(self, token: int, *, may_close: bool = True) -> int:
+        """The token that stands where ``token`` was sampled. ``may_close``: whether the mark may come here, which a grammar
+        denies within a character; then the rest of that comes first."""
+        if self.spent and may_close:
             token = self._budget.end
         if token == self._budget.end:
             self._open, self._over = False, True

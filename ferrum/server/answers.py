@@ -16,19 +16,25 @@ class TokenDetails(Answer, kw_only=True):
     cached_tokens: int = 0
 
 
+class AnswerDetails(Answer, kw_only=True):
+    reasoning_tokens: int = 0
+
+
 class Usage(Answer, kw_only=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: TokenDetails
+    completion_tokens_details: AnswerDetails
 
 
-def make_usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> Usage:
+def make_usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int, reasoning_tokens: int) -> Usage:
     return Usage(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         total_tokens=prompt_tokens + completion_tokens,
         prompt_tokens_details=TokenDetails(cached_tokens=cached_tokens),
+        completion_tokens_details=AnswerDetails(reasoning_tokens=reasoning_tokens),
     )
 
 

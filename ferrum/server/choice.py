@@ -93,6 +93,7 @@ class Choice:
     def __init__(self, index: int, tokenizer: Tokenizer, options: TextOptions, context: Sequence[int] = ()) -> None:
         self.index = index
         self.num_tokens = 0
+        self.num_reasoning_tokens = 0  # the marks around it included
         self.finish_reason: str | None = None
         self._options = options
         self._stream = TextStream(tokenizer, options.stops, visible=options.visible, context=context)
@@ -125,7 +126,10 @@ class Choice:
             text = self._stream.feed(event.token)
         if event.finish_reason:
             text += self._stream.finish()
+        before = self._reasoning is not None and self._reasoning.inside
         self._take(text, delta)
+        if self._reasoning is not None and (before or self._reasoning.inside):
+            self.num_reasoning_tokens = min(self.num_tokens, self.num_reasoning_tokens + 1)
         if self.stopped_by_text:
             self._finish(delta, "stop")
         elif event.finish_reason:
@@ -141,6 +145,7 @@ class Choice:
         elif text:
             split = self._reasoning.feed(text)
             if split.closes:
+                self.num_reasoning_tokens = self.num_tokens
                 self._close_unopened(split.reasoning, delta)
             elif self._reasoning.may_close:
                 self._unopened.write(split.content)

@@ -26,11 +26,12 @@ INLINE_NUMBERS = 256  # tokens and log-probabilities of an answer that is encode
 
 @dataclass(frozen=True)
 class Counts:
-    """Tokens of a request: of its prompts, of those found in the prefix cache, of its answer."""
+    """Tokens of a request: of its prompts, of those found in the prefix cache, of its answer, and of the reasoning in that."""
 
     prompt: int
     cached: int
     completion: int
+    reasoning: int = 0
 
 
 class Writer(Protocol):
@@ -150,4 +151,4 @@ class Exchange:
 
 
 def counts_of(job: Job) -> Counts:
-    return Counts(job.prompt_tokens, job.cached_tokens, job.completion_tokens)
+    return Counts(job.prompt_tokens, job.cached_tokens, job.completion_tokens, job.reasoning_tokens)

@@ -38,14 +38,14 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class Answered(Exception):
-    """An answer that is given before any route is looked for."""
+    """The answer to a preflight, which is given before any route is looked for."""
 
     def __init__(self, headers: dict[str, str]) -> None:
         super().__init__()
         self.headers = headers
 
     def response(self) -> HTTPResponse:
-        return HTTPResponse(status=204, headers=self.headers)
+        return HTTPResponse(status=200, headers=self.headers)
 
 
 def make_guard(options: ServeOptions, meters: Mapping[str, Meter]) -> Callable[..., Coroutine[Any, Any, None]]:
@@ -106,8 +106,12 @@ def check_origin(request: Request, gate: Gate, *, needed: bool) -> str:
     allowed = len(given) == 1 and gate.allows_origin(given[0])
     preflight = request.method == "OPTIONS" and "access-control-request-method" in request.headers
     if not allowed:
-        if needed or preflight:
-            raise ApiError(403, "pages of this origin are not allowed; see --allowed-origins", code="forbidden_origin")
+        refusal = ApiError(403, "pages of this origin are not allowed; see --allowed-origins", code="forbidden_origin")
+        if preflight:  # the browser reads the headers alone: what is not allowed in them is not sent
+            note_error(request, refusal)
+            raise Answered({})
+        if needed:
+            raise refusal
         return ""
     if preflight:
         asked = request.headers.get("access-control-request-headers", "")

@@ -70,6 +70,10 @@ class Job:
     def completion_tokens(self) -> int:
         return sum(c.num_tokens for c in self.choices)
 
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(c.num_reasoning_tokens for c in self.choices)
+
     async def __aenter__(self) -> Job:
         """Send the prompts. Raises FerrumError when the engine takes none."""
         self._metrics.requests += 1

@@ -13,11 +13,12 @@ from ferrum.errors import FerrumError
 from ferrum.server.budget import cap_tokens
 from ferrum.server.choice import TextOptions
 from ferrum.server.errors import from_ferrum, invalid, unsupported
-from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, Tool
+from ferrum.server.protocol import ChatRequest, CompletionRequest, GenerationRequest, Message, PromptEnd, Tool
 from ferrum.server.state import ServerState
 from ferrum.server.structured import grammar_of
 from ferrum.server.thinking import thinking_budget
 from ferrum.server.wire import BadRequest
+from ferrum.text.prompt_end import up_to_mark, with_mark, without_reasoning
 from ferrum.text.reasoning import Opening, opening
 
 COMPLETION_TOKENS = 16  # OpenAI's default for text completions
@@ -36,11 +37,10 @@ class Prepared:
 
 async def prepare_chat(state: ServerState, request: ChatRequest, size: int) -> Prepared:
     """``size``: bytes of the request. Raises ApiError."""
-    tools = request.tools if request.tools and request.tool_choice != "none" else None
+    tools = request.tools if request.uses_tools else None
     if tools and state.tool_format is None:
         raise unsupported("tools", "this model has no tool format")
-    options = template_options(state, request.wants_thinking, request.effort)
-    text, ids = await chat_tokens(state, request.messages, tools, options, size)
+    text, ids = await chat_prompt(state, request, size)
     names = dict(CHAT_PARAMS)
     if request.max_completion_tokens is not None:
         names["max_tokens"] = "max_completion_tokens"
@@ -100,6 +100,14 @@ def _filling(state: ServerState, request: CompletionRequest) -> tuple[Callable[[
     return lambda prompt: infill.tokens(prompt, suffix), infill.end_ids
 
 
+async def chat_prompt(state: ServerState, request: ChatRequest, size: int) -> tuple[str, list[int]]:
+    """The prompt of a chat and its tokens. ``size``: bytes of the request. Raises ApiError."""
+    options = template_options(state, request.wants_thinking, request.effort)
+    tools = request.tools if request.uses_tools else None
+    silent = bars_reasoning(state, request.wants_thinking, request.effort)
+    return await chat_tokens(state, request.messages, tools, options, size, ends=request.ends, silent=silent)
+
+
 async def chat_tokens(
     state: ServerState,
     messages: Sequence[Message],
@@ -107,9 +115,11 @@ async def chat_tokens(
     options: Mapping[str, Any],
     size: int,
     *,
-    add_generation_prompt: bool = True,
+    ends: PromptEnd = "begun",
+    silent: bool = False,
 ) -> tuple[str, list[int]]:
-    """The rendered prompt and its tokens. ``size``: bytes of the request. Raises ApiError."""
+    """The rendered prompt and its tokens. ``size``: bytes of the request. ``silent``: the reasoning is closed at once, whatever
+    the template does. Raises ApiError."""
     template = state.template
     if template is None:
         raise invalid("this model has no chat template; use /v1/completions", "messages")
@@ -118,7 +128,12 @@ async def chat_tokens(
     def work() -> tuple[str, list[int]]:
         conversation, declared = plain(messages), [described(tool) for tool in plain(tools)] if tools else None
         check_size(sum(map(weight, conversation)), limit, "messages")
-        text = template.render(conversation, tools=declared, options=options, add_generation_prompt=add_generation_prompt)
+        shown = with_mark(conversation) if ends == "continued" else conversation
+        text = template.render(shown, tools=declared, options=options, add_generation_prompt=ends == "begun")
+        if ends == "continued":
+            text = up_to_mark(text)
+        elif silent and ends == "begun":
+            text = without_reasoning(text, state.text.reasoning_start, state.text.reasoning_end)
         check_size(len(text), 2 * limit, "messages")
         return text, state.tokenizer.encode(text, special=False)
 
@@ -176,6 +191,14 @@ def template_options(state: ServerState, thinking: bool | None, effort: str | No
     elif thinking and not state.text.reasoning_end:  # a model that always reasons does what is asked
         raise unsupported("chat_template_kwargs.enable_thinking", "this model has no thinking to enable")
     return options
+
+
+def bars_reasoning(state: ServerState, thinking: bool | None, effort: str | None) -> bool:
+    """Whether a request wants no reasoning of a model whose template has no switch for it."""
+    takes = state.template.takes if state.template is not None else (lambda _: False)
+    if takes("enable_thinking") or takes("reasoning_effort"):
+        return False
+    return thinking is False or (thinking is None and effort == "none")
 
 
 def sampling_params(

@@ -15,6 +15,7 @@ from ferrum.errors import one_line
 from ferrum.pack.step import MAX_LOGPROBS
 from ferrum.server.fields import Hint, Json, Request, only
 from ferrum.server.forms import wish_of
+from ferrum.server.parts import Content
 from ferrum.server.wire import BadRequest, check_depth
 
 MAX_STOPS = 4
@@ -23,7 +24,6 @@ MAX_TOOLS = 128
 MAX_PROMPTS = 64
 SESSION_KEY = "ferrum_session_id"
 
-Text: TypeAlias = str
 Short: TypeAlias = Annotated[str, Meta(max_length=512)]
 Name: TypeAlias = Annotated[str, Meta(max_length=256)]
 FunctionName: TypeAlias = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
@@ -32,15 +32,6 @@ TokenId: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
 Penalty: TypeAlias = Annotated[float, Meta(ge=-2, le=2)]
 Stop: TypeAlias = Annotated[str, Meta(max_length=1024)]
 Seed: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
-
-
-class TextPart(Request, kw_only=True, tag_field="type", tag="text"):
-    text: Text
-    cache_control: Hint = None
-    annotations: Hint = None
-
-
-Content: TypeAlias = str | Annotated[list[TextPart], Meta(min_length=1, max_length=1024)]
 
 
 class SystemMessage(Request, kw_only=True, tag_field="role", tag="system"):
@@ -110,6 +101,10 @@ class Tool(Request, kw_only=True):
     type: Literal["function"]
     function: Function
     cache_control: Hint = None
+
+
+# an answer that is begun by the template, none, or the assistant's last message, without its end
+PromptEnd: TypeAlias = Literal["begun", "open", "continued"]
 
 
 class StreamOptions(Request, kw_only=True):
@@ -223,12 +218,12 @@ class GenerationRequest(Request, kw_only=True):
 
     def biases(self) -> dict[int, float]:
         """``logit_bias`` with its keys as numbers. Raises BadRequest."""
-        result = {}
-        for key, value in (self.logit_bias or {}).items():
-            if not (key.isascii() and key.isdigit() and len(key) <= 10 and int(key) <= MAX_TOKEN_ID):
-                raise BadRequest("logit_bias: the keys must be token ids", "logit_bias")
-            result[int(key)] = value
-        return result
+        given = self.logit_bias or {}
+        wrong = [k for k in given if not (k.isascii() and k.isdigit() and len(k) <= 10 and int(k) <= MAX_TOKEN_ID)]
+        if wrong:
+            named = ", ".join(one_line(key, 32) for key in wrong[:4])
+            raise BadRequest(f"logit_bias: the keys must be token ids, not {named}", "logit_bias")
+        return {int(key): value for key, value in given.items()}
 
     def check(self) -> None:
         """What types and ranges cannot say. Raises BadRequest."""
@@ -236,6 +231,8 @@ class GenerationRequest(Request, kw_only=True):
             raise BadRequest("best_of is not supported beyond n", "best_of", "unsupported_parameter")
         if self.metadata and SESSION_KEY in self.metadata:
             raise BadRequest("sessions are not supported", f"metadata.{SESSION_KEY}", "unsupported_parameter")
+        if self.stream_options is not None and not self.stream:
+            raise BadRequest("stream_options is allowed with stream only", "stream_options")
         self.biases()
         for name in FREE_FORM:
             check_depth(getattr(self, name), name)
@@ -277,9 +274,9 @@ class ChatRequest(GenerationRequest, kw_only=True):
     verbosity: Hint = None
     documents: Annotated[Json, only([])] = None
     echo: Annotated[Json, only(False)] = None
-    add_generation_prompt: Annotated[Json, only(True)] = None
+    add_generation_prompt: bool | None = None
     add_special_tokens: Annotated[Json, only(False)] = None
-    continue_final_message: Annotated[Json, only(False)] = None
+    continue_final_message: bool | None = None
     include_reasoning: Annotated[Json, only(True)] = None
     separate_reasoning: Annotated[Json, only(True)] = None
     reasoning_format: Annotated[Json, only("auto", "deepseek")] = None
@@ -293,7 +290,24 @@ class ChatRequest(GenerationRequest, kw_only=True):
         if self.top_logprobs and not self.logprobs:
             raise BadRequest("top_logprobs needs logprobs", "top_logprobs")
         self._check_tools()
+        self._check_continued()
         self.thinking_tokens()
+
+    def _check_continued(self) -> None:
+        if not self.continue_final_message:
+            return
+        last = self.messages[-1]
+        if self.add_generation_prompt:
+            raise BadRequest("add_generation_prompt begins a new message, so nothing is continued", "add_generation_prompt")
+        if not isinstance(last, AssistantMessage) or not last.content or last.tool_calls:
+            raise BadRequest("the last message must be a text of the assistant, to be continued", "continue_final_message")
+
+    @property
+    def ends(self) -> PromptEnd:
+        """Where the prompt leaves the model."""
+        if self.continue_final_message:
+            return "continued"
+        return "open" if self.add_generation_prompt is False else "begun"
 
     def _check_tools(self) -> None:
         names = set()
@@ -383,20 +397,27 @@ class CompletionRequest(GenerationRequest, kw_only=True):
 
 
 class TokenizeRequest(Request, kw_only=True):
-    """``POST /tokenize``: of a text, or of messages as a chat would send them."""
+    """``POST /tokenize``: of a text, or of messages as a chat would send them.
+
+    vLLM's fields, and llama.cpp's: ``content`` is a text whose special tokens come with ``add_special`` only.
+    """
 
     model: Name | None = None
     prompt: str | None = None
+    content: str | None = None
+    add_special: bool | None = None
+    parse_special: Annotated[Json, only(True)] = None
+    with_pieces: bool | None = None
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
-    return_token_strs: Annotated[Json, only(False)] = None
+    return_token_strs: bool | None = None
     chat_template_kwargs: TemplateOptions | None = None
 
     def check(self) -> None:
-        if (self.prompt is None) == (self.messages is None):
-            raise BadRequest("give either prompt or messages", "prompt")
+        if sum(given is not None for given in (self.prompt, self.content, self.messages)) != 1:
+            raise BadRequest("give one of prompt, content and messages", "prompt")
         for name in ("tools", "chat_template_kwargs"):
             if getattr(self, name) is not None and self.messages is None:
                 raise BadRequest(f"{name} is allowed with messages only", name)

@@ -118,7 +118,8 @@ def explain(text: str) -> BadRequest:
     if problem.startswith("Expected `null`"):
         return BadRequest(f"{param} is not supported", top_level(param), "unsupported_parameter")
     problem = problem.replace("`", "").replace(" | null", "")
-    return BadRequest(f"{param}: {problem}" if param else problem, top_level(param))
+    code = "unsupported_parameter" if " is not supported " in problem else "invalid_value"
+    return BadRequest(f"{param}: {problem}" if param else problem, top_level(param), code)
 
 
 def top_level(param: str) -> str | None:

@@ -60,6 +60,11 @@ class GrammarMask:
         assert self.ready and self._row is not None
         row[:] = self._row[: row.size]  # theirs may have a word more
 
+    def allows(self, token: int) -> bool:
+        """Whether ``token`` may come next, by the mask that was computed last."""
+        assert self._row is not None
+        return bool(self._row[token // 32] >> (token % 32) & 1)
+
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
             self.error = _failed(self._matcher.get_error())

@@ -6,8 +6,10 @@ uses ``template_process``.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
 import jinja2
@@ -18,6 +20,10 @@ from ferrum.text.conversation import TEMPLATE_OPTIONS, Message, forms, probe_for
 from ferrum.text.template_sandbox import TemplateRefusal, TemplateSandbox
 
 MAX_SOURCE = 512 * 1024
+# Variables for which templates want today's date, as their makers fill them in. Without one, some show a day of their own
+# release for ever, and some fail.
+DATES = {"date_string": "%d %b %Y", "datetime": "%b %d %Y"}
+FUNCTIONS = "functions"  # the same for declared functions as the text of a JSON list
 
 
 class ChatTemplate:
@@ -84,6 +90,7 @@ class ChatTemplate:
         try:
             return self._template.render(
                 **self._special,
+                **self._filled_in(tools),
                 **options,
                 messages=messages,
                 tools=[dict(t) for t in tools] if tools else None,
@@ -96,6 +103,13 @@ class ChatTemplate:
             raise _refused("template-limit", "the model's chat template cannot render this: it takes too much memory") from None
         except Exception as error:  # whatever jinja2 and the functions that a template calls may raise
             raise _refused("template-failed", f"the model's chat template fails on this: {one_line(str(error), 120)}") from None
+
+    def _filled_in(self, tools: Any) -> dict[str, str]:
+        """What makers of templates fill in beside the conversation, and transformers does not."""
+        made = {name: date.today().strftime(form) for name, form in DATES.items() if name in self.variables}
+        if FUNCTIONS in self.variables:
+            made[FUNCTIONS] = json.dumps([tool.get("function", tool) for tool in tools or ()], ensure_ascii=False, indent=4)
+        return made
 
     def _probe(self, messages: list[dict[str, Any]]) -> str | None:
         try:

@@ -25,7 +25,7 @@ MARKS = (
     ("<thinking>", "</thinking>"),
 )
 _HARMONY = "<|channel|>analysis"
-_SHARED_ENDS = frozenset({"<|end|>"})  # these end other things too: without an opening mark they say nothing
+SHARED_ENDS = frozenset({"<|end|>"})  # these end other things too: without an opening mark they say nothing
 
 
 def find_reasoning(source: str) -> tuple[str, str]:
@@ -86,6 +86,11 @@ class ReasoningSplitter:
         """Whether the content so far may still turn out to be reasoning."""
         return self._state is _State.UNOPENED
 
+    @property
+    def inside(self) -> bool:
+        """Whether the reasoning is open."""
+        return self._state in (_State.OPENED, _State.THINKING)
+
     def feed(self, text: str) -> Split:
         if self._state is _State.CONTENT:
             return Split("", text)
@@ -131,7 +136,7 @@ class ReasoningSplitter:
             self._held = body[len(self._start) :]
             self._state = _State.OPENED
         elif not self._start.startswith(body):
-            self._state = _State.CONTENT if self._end in _SHARED_ENDS else _State.UNOPENED
+            self._state = _State.CONTENT if self._end in SHARED_ENDS else _State.UNOPENED
 
     def _until_end(self) -> str:
         at = self._held.find(self._end)

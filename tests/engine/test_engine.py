@@ -200,6 +200,9 @@ class EvenThenOdd:
     def fill(self, row: np.ndarray) -> None:
         allow_bits(range(len(self.accepted) % 2, VOCAB, 2), row)
 
+    def allows(self, token: int) -> bool:
+        return token % 2 == len(self.accepted) % 2
+
     def accept(self, token: int) -> None:
         self.accepted.append(token)
         self._waits = self.late

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -48,6 +51,20 @@ def test_the_drain_is_waited_for() -> None:
     compose = yaml.safe_load((FOLDER / "compose.yaml").read_text())
     assert stop and drain and int(stop[1]) > int(drain[1])
     assert compose["services"]["ferrum"]["stop_grace_period"] == "35s"
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze on this machine")
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    """With a program that is there in the place of ferrum."""
+    unit = tmp_path / "ferrum.service"
+    unit.write_text((FOLDER / "ferrum.service").read_text().replace("/opt/ferrum/bin/ferrum", sys.executable))
+    done = subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, timeout=60)
+    about_it = [line for line in done.stderr.splitlines() if "ferrum" in line]
+    assert done.returncode == 0 and not about_it, done.stderr
+    told = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--threshold=40", str(unit)], capture_output=True, text=True, timeout=60
+    )
+    assert told.returncode == 0, told.stdout[-500:]
 
 
 def test_variables_and_flags_in_texts_exist() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from tests.server.harness import Running, chat_body, running, says
 
 CHAT = "/v1/chat/completions"
 TEXTS = "/v1/completions"
+MANY = int(os.environ.get("HOSTILE_REQUESTS", "3000"))
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     (CHAT, {"messages": [{"role": "user"}]}, "messages[0].content"),
     (CHAT, {"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
-     "messages[0].content[0].type"),
+     "messages[0].content[0]"),
+    (CHAT, {"messages": [{"role": "user", "content": [{"type": "smell", "smell": "x"}]}]}, "messages[0].content[0].type"),
     (CHAT, {"messages": [{"role": "user", "content": "x", "extra": 1}]}, "messages[0].extra"),
     (CHAT, {"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
     (CHAT, {"model": 5}, "model"),
@@ -168,7 +171,7 @@ SILENT: list[dict[str, Any]] = [
     {"tool_choice": "auto"}, {"tool_choice": "none"}, {"tools": [], "tool_choice": "auto"},
     {"logprobs": False, "top_logprobs": 0},
     {"stop": ""}, {"stop": []}, {"best_of": 1}, {"max_tokens": -1}, {"max_completion_tokens": -1}, {"service_tier": "auto"},
-    {"service_tier": "flex"}, {"stream_options": {"include_usage": True}}, {"stream_options": {}}, {"stream_options": None},
+    {"service_tier": "flex"}, {"stream_options": None},
     {"prompt_cache_key": "k"}, {"prompt_cache_retention": "24h"}, {"safety_identifier": "u"}, {"verbosity": "low"},
     {"store": True}, {"prediction": {"type": "content", "content": "a"}}, {"functions": []}, {"function_call": "auto"},
     {"model": None}, {"model": ""}, {"n": 1, "best_of": 1}, {"length_penalty": 1.0, "use_beam_search": False},
@@ -317,12 +320,12 @@ def hostile(rng: random.Random, path: str) -> bytes:
     return bytes(raw)
 
 
-def test_3000_hostile_requests_and_no_500(server: Running) -> None:
+def test_hostile_requests_and_no_500(server: Running) -> None:
     rng = random.Random(11)
     counts: dict[int, int] = {}
     with socket.create_connection(("127.0.0.1", server.port), timeout=20) as sock:
         stream = sock.makefile("rwb")
-        for i in range(3_000):
+        for i in range(MANY):
             path = rng.choice([CHAT, CHAT, TEXTS, "/tokenize", "/detokenize", *DIALECTS])
             raw = hostile(rng, path)
             head = (
@@ -333,7 +336,7 @@ def test_3000_hostile_requests_and_no_500(server: Running) -> None:
             status = read_response(stream)
             counts[status] = counts.get(status, 0) + 1
             assert status in (200, 400, 404), (i, status, path, raw[:500])
-    assert counts[200] > 100 and counts[400] > 1000, counts
+    assert counts[200] > MANY / 30 and counts[400] > MANY / 3, counts
     assert server.request("GET", "/health")[0] == 200 and not server.backend.live
 
 

@@ -119,7 +119,7 @@ def test_tools_there_and_back() -> None:
 def test_thinking_there_and_back() -> None:
     with running(says("<think>\nhm, 2\n</think>\n\n4"), THINKING) as server:
         ask: Any = client(server).messages
-        for thinking in ({"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}, {"type": "disabled"}):
+        for thinking in ({"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}):
             done = ask.create(model="tiny", max_tokens=2000, messages=USER, thinking=thinking)
             assert [b.type for b in done.content] == ["thinking", "text"]
             assert done.content[0].thinking == "hm, 2" and texts_of(done) == ["4"]
@@ -178,7 +178,7 @@ def test_hints_of_agents_are_taken(server: Running) -> None:
         ({"tools": [TOOL], "tool_choice": {"type": "tool", "name": "nobody"}}, "tool_choice"),
         ({"output_format": {"type": "json_schema", "schema": {"not": {}}}}, "output_format"),
         ({"messages": [{"role": "user", "content": [{"type": "image", "source": {}}]}]}, "messages"),
-        ({"messages": [*USER, {"role": "assistant", "content": "The answer is"}]}, "messages"),
+        ({"messages": [*USER, {"role": "assistant", "content": []}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "x"}]}]}, "messages"),
         ({"messages": []}, "messages"),
         ({"output_config": {"format": {"type": "json_schema"}}}, "output_config"),

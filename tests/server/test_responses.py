@@ -211,7 +211,8 @@ def test_what_changes_nothing_is_taken(server: Running, fields: dict[str, Any]) 
         ({"text": {"format": {"type": "json_schema", "name": "n", "schema": {"not": {}}}}}, "text.format"),
         ({"background": True}, "background"),
         ({"truncation": "auto"}, "truncation"),
-        ({"include": ["message.output_text.logprobs"]}, "include"),
+        ({"include": ["file_search_call.results"]}, "include"),
+        ({"top_logprobs": 21}, "top_logprobs"),
         ({"conversation": "c"}, "conversation"),
         ({"reasoning": {"effort": "low"}}, "reasoning"),
     ],
@@ -235,3 +236,26 @@ def test_an_error_inside_a_stream() -> None:
             assert "not available" in str(error)
         else:
             assert events[-1].type == "response.failed" and events[-1].response.status == "failed"
+
+
+def test_texts_have_their_log_probabilities_where_they_are_asked_for(server: Running) -> None:
+    asked = {"input": "x", "include": ["message.output_text.logprobs"], "top_logprobs": 3}
+    answer = server.post("/v1/responses", asked)[1]
+    part = answer["output"][0]["content"][0]
+    assert answer["top_logprobs"] == 3 and len(part["logprobs"]) == answer["usage"]["output_tokens"] - 1  # not of the end
+    assert bytes(b for p in part["logprobs"] for b in p["bytes"]).decode() == part["text"]
+    assert all(len(p["top_logprobs"]) == 3 and p["logprob"] <= 0 and p["bytes"] for p in part["logprobs"])
+    events = sse_events(server.post("/v1/responses", {**asked, "stream": True})[1])
+    pieces = [e for e in events if e["type"] == "response.output_text.delta"]
+    assert [p["token"] for e in pieces for p in e["logprobs"]] == [p["token"] for p in part["logprobs"]]
+    done = next(e for e in events if e["type"] == "response.output_text.done")
+    assert done["logprobs"] == part["logprobs"]
+    silent = server.post("/v1/responses", {"input": "x"})[1]
+    assert silent["output"][0]["content"][0]["logprobs"] == [] and silent["top_logprobs"] == 0
+
+
+def test_nothing_runs_in_the_background_to_be_cancelled(server: Running) -> None:
+    made = server.post("/v1/responses", {"input": "x"})[1]["id"]
+    status, answer, _ = server.post(f"/v1/responses/{made}/cancel", {})
+    assert status == 400 and answer["error"]["message"] == "Cannot cancel a synchronous response."
+    assert server.post("/v1/responses/resp_none/cancel", {})[0] == 404

@@ -14,6 +14,8 @@ from ferrum.devices.null import NullExecutor
 from ferrum.engine.engine import Engine
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.reports import TokenEvent
+from ferrum.engine.thinking import ThinkingBudget
+from ferrum.pack.schema import TextRecord
 from ferrum.structured.masks import GrammarMasks
 from ferrum.structured.wish import Structured
 from tests.engine.oracle import check_empty, drain
@@ -158,3 +160,26 @@ def test_a_request_that_waits_for_its_grammar_is_overtaken_and_can_be_ended(pers
     assert engine.abort("grammar")
     check_empty(engine)
     engine.close()
+
+
+@pytest.mark.parametrize("opened", [True, False])
+def test_a_bound_on_reasoning_holds_beside_a_grammar(model: RandomModel, opened: bool) -> None:
+    """The grammar goes on behind the mark that the bound puts there, as if the model had written it."""
+    start, end = (tokenizer().encode(mark, special=False)[0] for mark in ("<tool_response>", "</tool_response>"))
+    text = TextRecord(eos_token_ids=[END], reasoning_start="<tool_response>", reasoning_end="</tool_response>")
+    thinks = model.like(text)
+    prompt = "hi\n<tool_response>\n" if opened else "hi\n"
+    grammar = thinks.grammars.content(Structured(json=PERSON, compact=True), "x", prompt)
+    budget = ThinkingBudget(tokens=6, start=start, end=end, opened=opened)
+    requests = {f"r{seed}": params(grammar, seed, thinking=budget, max_tokens=200) for seed in range(4)}
+    for events in run(new_engine(), requests).values():
+        tokens = [e.token for e in events]
+        if end not in tokens:  # a model that does not open its reasoning has nothing to close
+            assert not opened
+            answer = events
+        else:
+            begun = 0 if opened else tokens.index(start) + 1
+            assert tokens.index(end) - begun <= 6 + 3  # and the rest of a character
+            answer = events[tokens.index(end) + 1 :]
+        jsonschema.validate(json.loads(text_of(answer)), PERSON)
+        assert events[-1].finish_reason == "stop"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+from datetime import date
 from typing import Any
+
+from ferrum.text.chat_template import DATES, FUNCTIONS
 
 Messages = list[dict[str, Any]]
 
@@ -124,9 +127,16 @@ def theirs(source: str, messages: Messages, **given: Any) -> str | None:
         return None
 
 
+def left_to_callers(tools: Messages | None) -> dict[str, str]:
+    """Variables that `transformers` hands on and whoever calls it must know of."""
+    made = {name: date.today().strftime(form) for name, form in DATES.items()}
+    return {**made, FUNCTIONS: json.dumps([tool["function"] for tool in tools or ()], ensure_ascii=False, indent=4)}
+
+
 def expected(source: str, messages: Messages, **given: Any) -> str | None:
     """What `transformers` renders for the first variant that the template takes; one that shows the calls, and not in Python's
     spelling, counts more."""
+    given = {**left_to_callers(given.get("tools")), **given}
     rendered = [text for m in variants(messages) if (text := theirs(source, m, **given)) is not None]
     needles = [call["function"]["name"] for m in messages for call in m.get("tool_calls", ())]
     python = ("{'city'", "{'text'", "None")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -263,3 +264,14 @@ def test_every_filter_and_global_is_known() -> None:
     environment = TemplateSandbox()
     assert set(environment.globals) == {"range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now"}
     assert not {"attr", "random"} & set(environment.filters)
+
+
+def test_what_transformers_leaves_to_the_caller_is_filled_in() -> None:
+    listed = ChatTemplate("{{ functions }}")
+    assert json.loads(listed.render([USER], tools=TOOLS)) == [tool["function"] for tool in TOOLS]
+    assert listed.render([USER]) == "[]"
+
+    guarded = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}"
+    today = date.today()
+    assert ChatTemplate(guarded + "|{{ datetime }}").render([USER]) == f"{today:%d %b %Y}|{today:%b %d %Y}"
+    assert ChatTemplate("{{ date_string is defined }}{% macro f(datetime) %}{% endmacro %}").render([USER]) == "True"

@@ -21,7 +21,6 @@ from tests.text.conversations import CONVERSATIONS, TOOLS, as_clients_send, expe
 FOLDER = Path(os.environ.get("CHAT_TEMPLATES") or Path(__file__).parents[2] / "build" / "templates")
 TEMPLATES = sorted(FOLDER.glob("*.jinja"))
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
-NEEDS_OTHER_VARIABLES = {"fireworks-ai-llama-3-firefunction-v2"}  # `transformers` gives it none of them either
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not TEMPLATES, reason=f"no public templates: CHAT_TEMPLATES names a folder, else {FOLDER} is looked at"),
@@ -51,7 +50,7 @@ def test_renders_as_transformers(path: Path) -> None:
                     )
                     assert here == there, (name, bool(tools), generate, options)
                     rendered += here is not None
-    assert rendered >= 12 or path.stem in NEEDS_OTHER_VARIABLES
+    assert rendered >= 12
 
 
 # What does not show its calls, or shows them in a way of its own, has no tool format; the compiler says why.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Literal, TypeAlias
 
-from ferrum.server.choice import Delta, whole_reason
+from ferrum.server.choice import Delta, ScoredToken, whole_reason
 
 Kind: TypeAlias = Literal["reasoning", "text", "call"]
 
@@ -19,6 +19,7 @@ class Block:
     index: int
     call_id: str = ""
     name: str = ""
+    scores: list[ScoredToken] = field(default_factory=list)  # of a text, where they were asked for
     _text: StringIO = field(default_factory=StringIO)
 
     @property
@@ -35,6 +36,7 @@ class Opened:
 class Grew:
     block: Block
     text: str
+    scores: tuple[ScoredToken, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class ContentBlocks:
         if delta.reasoning:
             self._grow("reasoning", delta.reasoning, steps)
         if delta.content:
-            self._grow("text", delta.content, steps)
+            self._grow("text", delta.content, steps, tuple(delta.scores))
         for piece in delta.calls:
             if piece.id:
                 self._begin(Block("call", len(self.all), piece.id, piece.name), steps)
@@ -84,12 +86,13 @@ class ContentBlocks:
             self._close(steps, delta.finish_reason)
         return steps
 
-    def _grow(self, kind: Kind, text: str, steps: list[BlockChange]) -> None:
+    def _grow(self, kind: Kind, text: str, steps: list[BlockChange], scores: tuple[ScoredToken, ...] = ()) -> None:
         if self._open is None or self._open.kind != kind:
             self._begin(Block(kind, len(self.all)), steps)
         assert self._open is not None
         self._open._text.write(text)
-        steps.append(Grew(self._open, text))
+        self._open.scores += scores
+        steps.append(Grew(self._open, text, scores))
 
     def _begin(self, block: Block, steps: list[BlockChange]) -> None:
         self._close(steps)

@@ -17,10 +17,11 @@ from ferrum.server.choice import Delta
 from ferrum.server.dialects.blocks import Block, BlockChange, Closed, ContentBlocks, Grew, Opened
 from ferrum.server.dialects.common import chat_request, joined, parsed_arguments
 from ferrum.server.error_shapes import anthropic
-from ferrum.server.errors import ApiError, invalid, unsupported
+from ferrum.server.errors import ApiError, invalid
 from ferrum.server.exchange import Counts, Exchange
 from ferrum.server.fields import Hint, Json, Request, only
-from ferrum.server.prepare import chat_tokens, prepare_chat, template_options
+from ferrum.server.parts import Unread
+from ferrum.server.prepare import chat_prompt, prepare_chat
 from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, ChatRequest, Short, ThinkingTokens
 from ferrum.server.routes.common import answer, read
 from ferrum.server.sse import Event, Framing, ServerSentEvents
@@ -30,6 +31,7 @@ from ferrum.server.thinking import marks_of
 PARAMS: Mapping[str, str] = {
     "stop": "stop_sequences",
     "chat_template_kwargs": "thinking",
+    "continue_final_message": "messages",
     "max_completion_tokens": "max_tokens",
     "response_format": "output_format",
 }
@@ -40,6 +42,14 @@ class TextBlock(Request, kw_only=True, tag_field="type", tag="text"):
     text: str
     cache_control: Hint = None
     citations: Hint = None
+
+
+class ImageBlock(Unread, kw_only=True, tag_field="type", tag="image"):
+    source: Json = None
+
+
+class DocumentBlock(Unread, kw_only=True, tag_field="type", tag="document"):
+    source: Json = None
 
 
 class ThinkingBlock(Request, kw_only=True, tag_field="type", tag="thinking"):
@@ -62,12 +72,14 @@ class ToolUseBlock(Request, kw_only=True, tag_field="type", tag="tool_use"):
 
 class ToolResultBlock(Request, kw_only=True, tag_field="type", tag="tool_result"):
     tool_use_id: Short
-    content: str | list[TextBlock] | None = None
+    content: str | list[TextBlock | ImageBlock | DocumentBlock] | None = None
     is_error: Hint = None  # chat templates have no word for it; the content says it
     cache_control: Hint = None
 
 
-AnyBlock: TypeAlias = TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock
+AnyBlock: TypeAlias = (
+    TextBlock | ImageBlock | DocumentBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock
+)
 
 
 class Turn(Request, kw_only=True):
@@ -162,15 +174,18 @@ async def messages(request: HttpRequest) -> HTTPResponse | None:
         PARAMS,
     )
     size = len(request.body)
-    return await exchange.run(lambda: prepare_chat(exchange.state, chat, size), lambda _: MessagesWriter(exchange))
+    return await exchange.run(
+        lambda: prepare_chat(exchange.state, chat, size),
+        lambda _: MessagesWriter(exchange),
+        continues=chat.ends == "continued",
+    )
 
 
 async def count_tokens(request: HttpRequest) -> HTTPResponse:
     state, body = state_of(request), await read(request, _count)
     state.check_model(body.model)
     chat: ChatRequest = chat_request(fields_of(state, body), PARAMS)
-    options = template_options(state, chat.wants_thinking, chat.effort)
-    _, tokens = await chat_tokens(state, chat.messages, chat.tools if chat.uses_tools else None, options, len(request.body))
+    _, tokens = await chat_prompt(state, chat, len(request.body))
     return answer({"input_tokens": len(tokens)})
 
 
@@ -185,6 +200,8 @@ def fields_of(state: ServerState, body: CountRequest) -> dict[str, Any]:
     """The fields of a chat request that both routes have. Raises ApiError."""
     takes = state.template.takes if state.template is not None else (lambda _: False)
     fields: dict[str, Any] = {"messages": messages_of(body)}
+    if body.messages[-1].role == "assistant":  # theirs is a prefix of the answer
+        fields["continue_final_message"] = True
     if body.tools:
         fields["tools"] = [
             {
@@ -195,7 +212,8 @@ def fields_of(state: ServerState, body: CountRequest) -> dict[str, Any]:
         ]
     if body.tool_choice is not None:
         fields |= _choice(body.tool_choice)
-    if body.thinking is not None and body.thinking.type != "adaptive" and takes("enable_thinking"):
+    switched = body.thinking is not None and body.thinking.type != "adaptive"
+    if body.thinking is not None and switched and (takes("enable_thinking") or body.thinking.type == "disabled"):
         fields["chat_template_kwargs"] = {"enable_thinking": body.thinking.type == "enabled"}
     if body.thinking is not None and body.thinking.type == "enabled" and marks_of(state) is not None:
         fields["thinking_token_budget"] = body.thinking.budget_tokens
@@ -218,8 +236,6 @@ def _choice(choice: ToolChoice) -> dict[str, Any]:
 
 
 def messages_of(body: CountRequest) -> list[dict[str, Any]]:
-    if body.messages[-1].role == "assistant":
-        raise unsupported("messages", "the last message must be the user's: an answer that is begun cannot be continued")
     made: list[dict[str, Any]] = []
     if body.system:
         made.append({"role": "system", "content": joined(body.system)})

@@ -13,6 +13,7 @@ from msgspec import Meta
 from sanic import Request as HttpRequest
 from sanic.response import HTTPResponse
 
+from ferrum.pack.step import MAX_LOGPROBS
 from ferrum.server.dialects.common import chat_request, joined
 from ferrum.server.dialects.kept import Kept
 from ferrum.server.dialects.responses_answer import ResponseWriter
@@ -20,6 +21,7 @@ from ferrum.server.errors import ApiError, invalid
 from ferrum.server.exchange import Exchange
 from ferrum.server.fields import Hint, Json, Request, only
 from ferrum.server.guard import owner_of
+from ferrum.server.parts import Unread
 from ferrum.server.prepare import prepare_chat
 from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, Short
 from ferrum.server.routes.common import answer, read
@@ -62,7 +64,15 @@ class SummaryText(Request, kw_only=True, tag_field="type", tag="summary_text"):
     text: str
 
 
-Parts: TypeAlias = str | list[TextPart | OutputText | Refusal]
+class ImagePart(Unread, kw_only=True, tag_field="type", tag="input_image"):
+    image_url: Json = None
+
+
+class FilePart(Unread, kw_only=True, tag_field="type", tag="input_file"):
+    file_data: Json = None
+
+
+Parts: TypeAlias = str | list[TextPart | OutputText | Refusal | ImagePart | FilePart]
 
 
 class MessageItem(Request, kw_only=True, tag_field="type", tag="message"):
@@ -128,6 +138,9 @@ class TextFormat(Request, kw_only=True):
     verbosity: Hint = None
 
 
+Included: TypeAlias = Literal["message.output_text.logprobs", "reasoning.encrypted_content"]
+
+
 class ResponsesRequest(Request, kw_only=True):
     input: str | Annotated[list[msgspec.Raw], Meta(min_length=1, max_length=MAX_MESSAGES)]
     model: Annotated[str, Meta(max_length=256)] | None = None
@@ -147,8 +160,8 @@ class ResponsesRequest(Request, kw_only=True):
     conversation: None = None
     prompt: None = None
     background: Annotated[Json, only(False)] = None
-    include: Annotated[Json, only([], ["reasoning.encrypted_content"])] = None
-    top_logprobs: Annotated[Json, only(0)] = None
+    include: Annotated[list[Included], Meta(max_length=8)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_LOGPROBS)] | None = None
     truncation: Annotated[Json, only("disabled")] = None
     max_tool_calls: Hint = None  # counts the server's own tools, of which there are none
     stream_options: Hint = None
@@ -158,6 +171,10 @@ class ResponsesRequest(Request, kw_only=True):
     prompt_cache_retention: Hint = None
     safety_identifier: Hint = None
     client_metadata: Hint = None
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return bool(self.top_logprobs) or "message.output_text.logprobs" in (self.include or ())
 
     def check(self) -> None:
         """``chat_request`` looks at what the types do not say."""
@@ -184,7 +201,12 @@ async def responses(request: HttpRequest) -> HTTPResponse | None:
     size = len(request.body)
     return await exchange.run(
         lambda: prepare_chat(state, chat, size),
-        lambda prepared: ResponseWriter(exchange, echoed(body, prepared.sampling), keep if body.store is not False else None),
+        lambda prepared: ResponseWriter(
+            exchange,
+            echoed(body, prepared.sampling),
+            keep if body.store is not False else None,
+            logprobs=body.wants_logprobs,
+        ),
     )
 
 
@@ -202,8 +224,15 @@ async def drop_response(request: HttpRequest, name: str) -> HTTPResponse:
     return answer({"id": name, "object": "response", "deleted": True})
 
 
+async def cancel_response(request: HttpRequest, name: str) -> HTTPResponse:
+    """Nothing runs in the background, so there is nothing to cancel."""
+    if state_of(request).kept.get(name, owner_of(request)) is None:
+        raise not_kept(name, 404)
+    raise invalid("Cannot cancel a synchronous response.", "response_id")
+
+
 def not_kept(name: str, status: int) -> ApiError:
-    what = f"the response {name!r} is not kept: it was not stored, or others took its place"
+    what = f"Response with id {name!r} not found. It was not stored, or others took its place"
     return ApiError(status, what, param="previous_response_id", code="previous_response_not_found")
 
 
@@ -220,6 +249,8 @@ def fields_of(body: ResponsesRequest) -> dict[str, Any]:
         text_format = {"type": "json_schema", "json_schema": {k: v for k, v in text_format.items() if k != "type"}}
     return {
         "max_completion_tokens": body.max_output_tokens,
+        "logprobs": body.wants_logprobs or None,
+        "top_logprobs": body.top_logprobs if body.wants_logprobs else None,
         "temperature": body.temperature,
         "top_p": body.top_p,
         "tools": [{"type": "function", "function": _function(t)} for t in body.tools or ()] or None,
@@ -334,6 +365,7 @@ def echoed(body: ResponsesRequest, sampling: Any) -> dict[str, Any]:
         "text": {"format": (body.text and body.text.format) or {"type": "text"}},
         "tool_choice": body.tool_choice or "auto",
         "tools": [{"type": "function", "strict": False, "parameters": None, **_function(t)} for t in body.tools or ()],
+        "top_logprobs": body.top_logprobs or 0,
         "top_p": sampling.top_p,
         "truncation": "disabled",
     }

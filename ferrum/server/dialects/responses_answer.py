@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ferrum.server.choice import Delta
+from msgspec import Raw
+
+from ferrum.server.choice import Delta, ScoredToken
 from ferrum.server.dialects.blocks import Block, BlockChange, Closed, ContentBlocks, Grew, Opened
 from ferrum.server.errors import ApiError
 from ferrum.server.exchange import Counts, Exchange
+from ferrum.server.routes.chat import token_logprob
 from ferrum.server.sse import Event, Framing, ServerSentEvents
 from ferrum.server.wire import encode
 
@@ -18,14 +21,16 @@ _PART_TYPES = {"text": "output_text", "reasoning": "reasoning_text"}
 
 
 class ResponseWriter:
-    """``echo``: what the answer repeats of its request. ``keep``: takes the finished answer and its items."""
+    """``echo``: what the answer repeats of its request. ``keep``: takes the finished answer and its items. ``logprobs``: whether
+    texts have the log-probabilities of their tokens."""
 
     framing: Framing = ServerSentEvents()
 
-    def __init__(self, exchange: Exchange, echo: dict[str, Any], keep: Keep | None) -> None:
+    def __init__(self, exchange: Exchange, echo: dict[str, Any], keep: Keep | None, *, logprobs: bool = False) -> None:
         self._exchange = exchange
         self._echo = echo
         self._keep = keep
+        self._logprobs = logprobs
         self._blocks = ContentBlocks()
         self._sequence = 0
 
@@ -82,7 +87,7 @@ class ResponseWriter:
         text = "" if empty else block.text
         if block.kind == "call":
             return {"type": "function_call", "call_id": block.call_id, "name": block.name, "arguments": text, **item}
-        content = [] if empty else [_part(block, text)]
+        content = [] if empty else [self._part(block, text)]
         if block.kind == "reasoning":
             return {"type": "reasoning", "summary": [], "content": content, **item}
         return {"type": "message", "role": "assistant", "content": content, **item}
@@ -97,12 +102,12 @@ class ResponseWriter:
             at["content_index"] = 0
         stem = {"text": "output_text", "reasoning": "reasoning_text", "call": "function_call_arguments"}[block.kind]
         if isinstance(step, Grew):
-            return [self._event(f"response.{stem}.delta", delta=step.text, **at, **_no_logprobs(block))]
+            return [self._event(f"response.{stem}.delta", delta=step.text, **at, **self._scored(block, step.scores))]
         if isinstance(step, Opened):
             begun = self._item(block, "in_progress", empty=True)
             events = [self._event("response.output_item.added", output_index=block.index, item=begun)]
             if block.kind != "call":
-                events.append(self._event("response.content_part.added", part=_part(block, ""), **at))
+                events.append(self._event("response.content_part.added", part=self._part(block, "", ()), **at))
             return events
         assert isinstance(step, Closed)
         return self._closed(step, stem, at)
@@ -113,11 +118,23 @@ class ResponseWriter:
             events = [self._event(f"response.{stem}.done", arguments=block.text, name=block.name, **at)]
         else:
             events = [
-                self._event(f"response.{stem}.done", text=block.text, **at, **_no_logprobs(block)),
-                self._event("response.content_part.done", part=_part(block, block.text), **at),
+                self._event(f"response.{stem}.done", text=block.text, **at, **self._scored(block, block.scores)),
+                self._event("response.content_part.done", part=self._part(block, block.text), **at),
             ]
         done = self._item(block, _status(step.reason))
         return [*events, self._event("response.output_item.done", output_index=block.index, item=done)]
+
+    def _part(self, block: Block, text: str, scores: Sequence[ScoredToken] | None = None) -> dict[str, Any]:
+        extra: dict[str, Any] = {"annotations": []} if block.kind == "text" else {}
+        told = self._scored(block, block.scores if scores is None else scores)
+        return {"type": _PART_TYPES[block.kind], "text": text, **extra, **told}
+
+    def _scored(self, block: Block, scores: Sequence[ScoredToken]) -> dict[str, Any]:
+        """``logprobs`` of a text. Each token as JSON at once: as objects they would take several times the memory."""
+        if block.kind != "text":
+            return {}
+        tokenizer = self._exchange.state.tokenizer
+        return {"logprobs": [Raw(encode(token_logprob(tokenizer, s))) for s in scores] if self._logprobs else []}
 
     def _event(self, kind: str, **fields: Any) -> Event:
         event = Event({"type": kind, "sequence_number": self._sequence, **fields}, kind)
@@ -129,20 +146,11 @@ def _status(finish_reason: str) -> str:
     return "incomplete" if finish_reason == "length" else "completed"
 
 
-def _no_logprobs(block: Block) -> dict[str, Any]:
-    return {"logprobs": []} if block.kind == "text" else {}
-
-
-def _part(block: Block, text: str) -> dict[str, Any]:
-    extra: dict[str, Any] = {"annotations": [], "logprobs": []} if block.kind == "text" else {}
-    return {"type": _PART_TYPES[block.kind], "text": text, **extra}
-
-
 def _usage(counts: Counts) -> dict[str, Any]:
     return {
         "input_tokens": counts.prompt,
         "input_tokens_details": {"cached_tokens": counts.cached},
         "output_tokens": counts.completion,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": counts.reasoning},
         "total_tokens": counts.prompt + counts.completion,
     }

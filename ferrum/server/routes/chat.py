@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -43,6 +44,7 @@ async def chat_completions(request: Request) -> HTTPResponse | None:
     return await exchange.run(
         lambda: prepare_chat(exchange.state, body, len(request.body)),
         lambda prepared: ChatWriter(envelope, exchange.state.tokenizer, prepared),
+        continues=body.ends == "continued",
     )
 
 
@@ -108,18 +110,21 @@ class ChatWriter:
 
     def _scores(self, scores: Iterable[ScoredToken]) -> ChatLogprobs:
         """Each token as JSON at once: as objects they would take several times the memory."""
-        return ChatLogprobs(content=[Raw(encode(self._score(s))) for s in scores])
+        return ChatLogprobs(content=[Raw(encode(token_logprob(self._tokenizer, s))) for s in scores])
 
-    def _score(self, score: ScoredToken) -> TokenLogprob:
-        text, raw = self._spell(score.token)
-        tops = []
-        for token, logprob in score.top:
-            top_text, top_raw = self._spell(token)
-            tops.append(Logprob(token=top_text, logprob=finite(logprob), bytes=top_raw))
-        return TokenLogprob(token=text, logprob=finite(score.logprob), bytes=raw, top_logprobs=tops)
 
-    def _spell(self, token: int) -> tuple[str, list[int]]:
-        return self._tokenizer.token_text(token), list(self._tokenizer.token_bytes(token))
+def token_logprob(tokenizer: Tokenizer, score: ScoredToken) -> TokenLogprob:
+    """A token of an answer with its alternatives."""
+
+    def spelled(token: int, logprob: float) -> dict[str, Any]:
+        return {
+            "token": tokenizer.token_text(token),
+            "logprob": finite(logprob),
+            "bytes": list(tokenizer.token_bytes(token)),
+        }
+
+    tops = [Logprob(**spelled(token, logprob)) for token, logprob in score.top]
+    return TokenLogprob(**spelled(score.token, score.logprob), top_logprobs=tops)
 
 
 def finite(logprob: float) -> float:

@@ -53,4 +53,4 @@ class Envelope:
 
 
 def usage_of(counts: Counts) -> Usage:
-    return make_usage(counts.prompt, counts.completion, counts.cached)
+    return make_usage(counts.prompt, counts.completion, counts.cached, counts.reasoning)

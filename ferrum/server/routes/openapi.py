@@ -41,6 +41,7 @@ def _bodies() -> dict[str, Any]:
         "/infill": InfillRequest,
         "/tokenize": TokenizeRequest,
         "/detokenize": DetokenizeRequest,
+        "/apply-template": ChatRequest,
     }
 
 
@@ -111,7 +112,8 @@ def document(*, with_key: bool) -> dict[str, Any]:
         paths.setdefault(path, {})["get"] = operation
     for path in ("/v1/responses/{id}", "/v1/files/{id}"):
         paths[path]["delete"] = paths[path]["get"]
-    paths["/v1/batches/{id}/cancel"] = {"post": paths["/v1/batches/{id}"]["get"]}
+    for path in ("/v1/batches/{id}", "/v1/responses/{id}"):
+        paths[f"{path}/cancel"] = {"post": paths[path]["get"]}
     paths["/v1/files"]["post"] = {
         "requestBody": {"required": True, "content": {"multipart/form-data": {"schema": _UPLOAD}}},
         "responses": _answers("/v1/files", _json({"type": "object"})),
