@@ -10,7 +10,7 @@ GPU ?= cuda-sm90
 GPU_PYTHON ?= 3.12
 GPU_PACKAGES ?=
 
-.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu prepare-gpu kernel-diff soak clients clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu prepare-gpu kernel-diff soak clients outside clean
 
 setup: $(READY)
 
@@ -73,6 +73,12 @@ kernel-diff: $(READY)
 # CLIENT="'openai 2.8' litellm" tries some and writes nothing
 clients: $(READY)
 	@$(BIN)/python -m tests.clients.run $(CLIENT)
+
+# another server's own tests: make outside LLAMA_CPP=FOLDER, the source distribution of llama-cpp-python, unpacked; the page is
+# docs/outside-tests.md. OUTSIDE="--only PATTERN" tries some and writes nothing
+outside: $(READY)
+	@test -n "$(LLAMA_CPP)" || (echo 'give LLAMA_CPP=FOLDER: a source distribution of llama-cpp-python, unpacked'; exit 2)
+	$(BIN)/python -m tests.outside.run llama.cpp $(LLAMA_CPP) $(OUTSIDE)
 
 # docs/cli.md is made from the parsers, the predictions in docs/targets.md from plans and machine code (a minute, if they changed)
 docs: $(READY)
