@@ -57,13 +57,17 @@ def read_text(path: Path) -> TextFiles:
     eos = [*_ids(generation.get("eos_token_id")), *_ids(config.get("eos_token_id"))]
     eos += [ids[token] for token in (special.get("eos_token"),) if token in ids]
     bos = next(iter(_ids(generation.get("bos_token_id") or config.get("bos_token_id"))), ids.get(special.get("bos_token", "")))
+    size = config.get("vocab_size")
+    beyond = sorted({i for i in (*eos, bos) if i is not None and isinstance(size, int) and i >= size})
+    if beyond:  # the tokens that end answers are often said twice, and then one of them is right
+        notes.append(f"token id {', '.join(map(str, beyond))} is not below vocab_size ({size}) and ends or begins nothing")
     tool_format, options, note = _probe(templates, special)
     reasoning = find_reasoning("\n".join(templates.values())) if templates else ("", "")
     notes += [note] if note else []
     record = TextRecord(
         special_tokens=special,
-        bos_token_id=bos,
-        eos_token_ids=sorted(set(eos)),
+        bos_token_id=None if bos in beyond else bos,
+        eos_token_ids=sorted(set(eos) - set(beyond)),
         tool_format=tool_format,
         reasoning_start=reasoning[0],
         reasoning_end=reasoning[1],

@@ -130,6 +130,14 @@ def test_the_record_says_what_a_server_would_have_to_look_for(tmp_path: Path) ->
     assert slow.most_chars == quick.most_chars == len("\u0120the")
 
 
+def test_ids_beyond_the_vocabulary_are_left_out_and_told(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 300, "eos_token_id": [7, 300]}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": 4000, "bos_token_id": 301}))
+    found = read_text(tmp_path)
+    assert found.record.eos_token_ids == [7] and found.record.bos_token_id is None
+    assert any("300, 301, 4000" in note and "vocab_size (300)" in note for note in found.notes)
+
+
 def test_a_template_that_describes_calls_and_shows_none(tmp_path: Path) -> None:
     described = "{% if tools %}Write <tool_call>JSON</tool_call>: {{ tools | tojson }}{% endif %}" + PLAIN
     assert read_text(write_templates(tmp_path, {"chat_template": described}, {})).record.tool_format == "hermes"
