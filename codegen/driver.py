@@ -13,6 +13,7 @@ from ferrum.codegen.backend import backend_of
 from ferrum.codegen.job import Job, Progress, open_job
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.packing import Shared
+from ferrum.codegen.select import lacking
 from ferrum.codegen.stages import STAGE_NAMES, STAGES, Stage, Work, trace
 from ferrum.codegen.store import refuse_external
 from ferrum.codegen.target import parse_targets
@@ -71,7 +72,7 @@ def check_model(options: CompileOptions) -> tuple[Finding, ...]:
     """Everything that keeps a model from being compiled, at once; empty when it can be."""
     job = open_job(options, lambda stage, done, total: None)
     with closing(open_checkpoint(job.folder)) as checkpoint:
-        return survey(lambda: trace(job), checkpoint)
+        return survey(lambda: trace(job), checkpoint, lambda graph: lacking(graph, job.target.device))
 
 
 def _span(options: CompileOptions) -> tuple[int, int]:

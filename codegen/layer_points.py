@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
 from ferrum.codegen.plan import Plan
+from ferrum.codegen.views import row_dims
+from ferrum.graphs.infer_state import KEEPS
 from ferrum.graphs.ir import Graph, Node
 from ferrum.pack.launches import SlotArg
 from ferrum.pack.layers import LayerPoint
 
 # What has large weights, or mixes tokens. Row-wise results show in the products that read them.
-_OPS = ("embedding", "linear", "paged_attention")
+_OPS = ("embedding", "linear", *KEEPS)
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)")
 
 
@@ -50,13 +53,13 @@ def _points(graph: Graph, placed: Iterable[tuple[str, int, int, int]]) -> Iterat
                 continue
         seen.add(node.output.name)
         layer, part = part_of(node)
-        width = int(node.output.shape[-1])
+        width = math.prod(row_dims(node.output.shape))
         point = LayerPoint(layer=layer, part=part, launch=launch, slot=slot, width=width, row_bytes=row_bytes, dtype=dtype)
         yield node.output.name, point
 
 
 def part_of(node: Node) -> tuple[int, str]:
     """(layer or -1, part) of a node: by its weight's name, by its module where it has none of its own."""
-    name = node.origin.split(" ")[0] if node.op == "paged_attention" else node.inputs[1].removesuffix(".weight")
+    name = node.origin.split(" ")[0] if node.op in KEEPS else node.inputs[1].removesuffix(".weight")
     found = _LAYER.search(name)
     return (int(found[1]), found[2]) if found else (-1, name or node.op)

@@ -131,7 +131,10 @@ def state_records(plan: Plan) -> list[StateRecord]:
             kind="window" if kept.window else "paged",
             group=kept.group,
             layers=len(nbytes),
-            arrays=[StateArray(name=name, heads=kept.heads, width=kept.width, dtype=plan.kv.dtype) for name in ("k", "v")],
+            arrays=[
+                StateArray(name=name, heads=kept.heads, width=width, dtype=plan.kv.dtype)
+                for name, width in (("k", kept.width), ("v", kept.value_width))
+            ],
             unit=BLOCK_SIZE,
             unit_bytes=sum(nbytes),
             window=kept.window,
@@ -192,6 +195,7 @@ def make_manifest(
         "max_model_len": str(model.max_model_len),
         "kv_dtype": options.kv,
         **({"traced_by": traced_by} if traced_by else {}),
+        **({} if options.fuse else {"fuse": "no"}),
     }
     return Manifest(
         format=FORMAT_VERSION,

@@ -18,7 +18,8 @@ class CompileOptions:
     ``quant``: ``none`` stores bfloat16; ``fp8`` exists on GPUs only. ``kv_dtype`` is the cache's format; empty takes bf16, or
     f32 with f32 weights.
     ``start_from`` names a stage whose dumped input is read from ``dump_dir``; ``stop_after`` names the last stage to run.
-    ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first.
+    ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first. Without ``fuse`` stages that
+    only make things faster are left out.
     """
 
     model: str
@@ -33,6 +34,7 @@ class CompileOptions:
     jobs: int = 0
     prove: bool = True
     tune: bool = False
+    fuse: bool = True
     revision: str = ""
     name: str = ""
 

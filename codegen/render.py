@@ -13,7 +13,7 @@ from typing import Any
 import jinja2
 
 from ferrum.codegen.kernels.base import Kernel, distinct
-from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
+from ferrum.codegen.kernels.cpu import REPLICATE_ROWS, CpuKernel
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
 from ferrum.codegen.kernels.sample import BINS, LISTED, GpuSample, GpuSampling
@@ -47,7 +47,7 @@ SUFFIXES = {"cpu": "c", "cuda": "cu", "metal": "metal"}
 def templates_digest(device: str) -> str:
     """SHA-256 over names and bytes of a device's templates, those that it shares with another included."""
     digest = hashlib.sha256()
-    folders = (device,) if device == "cpu" else (device, "gpu")
+    folders = ("common", device) if device == "cpu" else ("common", device, "gpu")
     for path in sorted(path for folder in folders for path in (TEMPLATES / folder).rglob("*")):
         if path.is_file():
             digest.update(f"{path.relative_to(TEMPLATES).as_posix()}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -86,6 +86,7 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
             others=max([1, *(len(r["others"]) for r in records)]),
             weights=max([_WEIGHTS, *(len(r["weights"]) for r in records)]),
             kernels=[kernel_source(k, target) for k in plan.kernels],
+            elements=any(isinstance(k, CpuKernel) and k.elements for k in plan.kernels),
             tile_tokens=min((k.tile_tokens for k in attention), default=1),
             kv_runs=[_kv_runs(layers) for layers in plan.kv.groups],
             logits_slot=plan.table.logits_slot,

@@ -137,6 +137,8 @@ def _of_graph(stage: GraphStage) -> Stage:
     def run(work: Work) -> None:
         if stage is PIPELINE[0]:
             work.graph = trace(work.job)
+        if stage.faster and not work.job.options.fuse:
+            return
         made = run_stage(stage, work.graph)
         work.graph = check_finished(made) if last else made
 

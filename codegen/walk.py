@@ -12,8 +12,13 @@ from ferrum.codegen.kv import kept_by_layer
 from ferrum.codegen.layouts import RowLayout, TiledLayout, parse_layout
 from ferrum.codegen.layouts.activations import ActFormat, parse_act
 from ferrum.codegen.target import GpuTarget, Target
-from ferrum.graphs.ir import Graph, Node
+from ferrum.codegen.views import View, row_dims, whole
+from ferrum.graphs.dims import symbols
+from ferrum.graphs.ir import Graph, Node, Shape
 from ferrum.pack.launches import Rows
+from ferrum.pack.step import INPUTS
+
+_STEP = frozenset(array.name for array in INPUTS)
 
 Phase = Literal["any", "decode", "mixed"]
 
@@ -53,7 +58,10 @@ class Call:
 
 @dataclass
 class Walk:
-    """A laid-out graph on its way to calls. ``tuned``: blockings by format, as the layout was made for."""
+    """A laid-out graph on its way to calls. ``tuned``: blockings by format, as the layout was made for.
+
+    ``views``: values that are not stored but lie in the rows of others; ``given``: arrays of the step.
+    """
 
     graph: Graph
     target: Target | GpuTarget
@@ -61,7 +69,12 @@ class Walk:
     tuned: Mapping[str, Blocking] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.shapes = {name: value.shape for name, value in self.graph.values().items()}
+        types = self.graph.values()
+        self.shapes = {name: value.shape for name, value in types.items()}
+        self.dtypes = {name: value.dtype for name, value in types.items()}
+        self.params = {param.name for param in self.graph.params}
+        self.given = {value.name for value in self.graph.inputs} & _STEP
+        self.views: dict[str, View] = {}
         self.users = self.graph.users()
         self.kept = kept_by_layer(self.graph)
         self.calls: list[Call] = []
@@ -92,7 +105,12 @@ class Walk:
         return self.made[key]
 
     def rows(self, node: Node) -> Rows:
-        return "samples" if node.output.shape[0] == "samples" else "tokens"
+        return rows_of(node.output.shape)
+
+    def view(self, name: str) -> View:
+        """How the elements of a value lie; a stored one has a row for each token even if it is the same for all."""
+        found = self.views.get(name)
+        return found or whole(name, self.dtypes[name], name not in self.params, row_dims(self.shapes[name]))
 
     def width(self, name: str) -> int:
         return int(self.shapes[name][-1])
@@ -115,6 +133,11 @@ class Walk:
             self.fused.add(users[0].output.name)
             return parse_act(str(users[0].attrs["act"])), users[0].output.name
         return ActFormat("f32"), node.output.name
+
+
+def rows_of(shape: Shape) -> Rows:
+    """What a value has rows of; what is the same for all tokens is stored for each of them."""
+    return "samples" if any("samples" in symbols(dim) for dim in shape) else "tokens"
 
 
 def number(node: Node, name: str, default: float = 0.0) -> float:

@@ -101,6 +101,21 @@ def operands(x: Inputs, a: Attrs, at: Shape, k_at: Shape, heads: object) -> None
                 need(fits, f"length {show(value.shape)} against keys {show(k_at)}")
 
 
+def paged_attend(x: Inputs, a: Attrs, _: Value | None) -> Typed:
+    """Causal: q [tokens, heads, width] against all rows of its sequence, whose newest are k and v."""
+    q, k, v = (value.shape for value in x[:3])
+    need(len(q) == len(k) == len(v) == 3 and q[0] == k[0] == v[0], f"q {show(q)}, k {show(k)}, v {show(v)}")
+    need(q[2] == k[2] and k[1] == v[1], f"q {show(q)}, k {show(k)}, v {show(v)}")
+    shared_heads(q[1], k[1])
+    need({value.dtype for value in x} == {"f32"}, "needs float inputs")
+    need(integer(a, "layer") >= 0 and integer(a, "window") >= 0, "layer and window must not be negative")
+    need(number(a, "softcap") >= 0, "softcap must be 0 (none) or positive")
+    need(words(a, "operands") == (("sinks",) if len(x) == 4 else ()), f"{len(x)} inputs do not fit operands")
+    need(len(x) == 3 or x[3].shape == (q[1],), "sinks, one for each head")
+    need(len(words(a, "states")) == 2, "a state of keys and one of values")
+    return "f32", (*q[:2], v[2])
+
+
 def paged_attention(x: Inputs, a: Attrs, _: Value | None) -> Typed:
     hq, hkv, d = integer(a, "num_heads"), integer(a, "num_kv_heads"), integer(a, "head_dim")
     rope_dim = integer(a, "rope_dim")

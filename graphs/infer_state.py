@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from ferrum.graphs.ir import STATE_KINDS, Graph, Node, State, Value
+from ferrum.graphs.ir import STATE_KINDS, Graph, Node, Shape, State, Value
 from ferrum.graphs.op_spec import Attrs, Inputs, Typed, axis_of, integer, need, show
 
 ELEMENTS = ("f32", "bf16", "f16")
@@ -70,19 +70,31 @@ def version_faults(graph: Graph) -> Iterator[str]:
             yield f"output {name!r} is not the last version of a state"
 
 
+KEEPS = ("paged_attention", "paged_attend")
+
+
 def _kept(node: Node) -> tuple[str, ...]:
     """The states that an op reads and writes by itself, without versions."""
     names = node.attrs.get("states", ())
-    return tuple(map(str, names)) if node.op == "paged_attention" and isinstance(names, tuple) else ()
+    return tuple(map(str, names)) if node.op in KEEPS and isinstance(names, tuple) else ()
+
+
+def _kept_shapes(node: Node, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
+    """The shapes of a row of an op's states."""
+    if node.op == "paged_attend":
+        return tuple(shapes[name][1:] for name in node.inputs[1:3])
+    return ((node.attrs.get("num_kv_heads"), node.attrs.get("head_dim")),) * 2  # type: ignore[return-value]
 
 
 def _kept_faults(graph: Graph, states: Mapping[str, State]) -> Iterator[str]:
     """Such states are those of one op and of nobody else, and have its heads and its window."""
     used = [name for node in graph.nodes for name in (*_kept(node), *node.inputs) if name in states]
+    shapes = {name: value.shape for name, value in graph.values().items()}
     for node in (node for node in graph.nodes if node.outputs):
         where, window = f"{node.output.name} = {node.op}", node.attrs.get("window")
-        shape = node.attrs.get("num_kv_heads"), node.attrs.get("head_dim")
-        for name in _kept(node):
+        if not (names := _kept(node)):
+            continue
+        for name, shape in zip(names, _kept_shapes(node, shapes), strict=False):
             state = states.get(name)
             if state is None:
                 yield f"{where}: {name!r} is no state"

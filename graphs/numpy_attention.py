@@ -155,6 +155,18 @@ def dense(q: Array, k: Array, v: Array, rules: Rules, extra: dict[str, Array]) -
     return np.swapaxes(attention(q, k, v, allowed, extra.get("bias"), rules), 1, 2)
 
 
+def paged_attend(run: Run, node: Node) -> Array:
+    """As ``paged_attention``, of queries, keys and values that were made before."""
+    q, k, v, *sinks = run.all(node)
+    a = node.attrs
+    rules = Rules(number(a, "scale"), True, integer(a, "window"), number(a, "softcap"), sinks[0] if sinks else None)
+    out = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
+    for seq, (start, end) in enumerate(run.sequences.spans("tokens")):
+        keys, values = run.kv.extend(integer(a, "layer"), seq, k[start:end], v[start:end])
+        out[start:end] = ragged(q[start:end], 0, keys, values, rules, None, run.each_row)
+    return out
+
+
 def paged_attention(run: Run, node: Node) -> Array:
     """Ragged attention: each sequence's new tokens are rotated, stored and attend to all of the sequence's tokens."""
     hq, hkv, d, layer = (integer(node.attrs, key) for key in ("num_heads", "num_kv_heads", "head_dim", "layer"))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from ferrum.graphs.ir import Node
-from ferrum.graphs.numpy_attention import attend, paged_attention, rope, sdpa
+from ferrum.graphs.numpy_attention import attend, paged_attend, paged_attention, rope, sdpa
 from ferrum.graphs.numpy_index import conv, cumsum, gather, grouped_linear, pad, put, scatter, sort, take
 from ferrum.graphs.numpy_region import map_elements, scan, split, topk
 from ferrum.graphs.numpy_run import Array, Kernel, Run, normalize, softmax
@@ -183,6 +183,7 @@ KERNELS: Mapping[str, Kernel] = {
     "rms_norm": rms_norm,
     "layer_norm": layer_norm,
     "linear": linear,
+    "paged_attend": paged_attend,
     "paged_attention": paged_attention,
     "sample": sample,
 }

@@ -9,8 +9,10 @@ read the declared output: their result is not a function of the inputs alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ferrum.graphs import infer_attention, infer_index, infer_region, infer_sample, infer_state
 from ferrum.graphs.dims import DimFault, add, multiply
@@ -200,8 +202,13 @@ def gather_rows(x: Inputs, _: Attrs, __: Value | None) -> Typed:
     return x[0].dtype, (*x[1].shape, *x[0].shape[1:])
 
 
+def reduction(of: Callable[..., NDArray[Any]]) -> OpSpec:
+    return OpSpec((1, 1), reduce_axis, REDUCE, paged=True, uses="along", numpy=of)
+
+
 VALUE = {"value": "float"}
 AXIS = {"axis": "int"}
+REPEAT = {"axis": "int", "times": "int"}
 REDUCE = {"axis": "int", "keepdim": "bool"}
 SCAN = {"carried": "int", "scanned": "int", "ragged": "bool"}
 ROPE = {"seq_axis": "int", "rope_dim": "int", "rope_scale": "float", "rows": "ints"}
@@ -221,10 +228,12 @@ PAGED_ATTENTION = {
     "eps": "float",
 }
 
+PAGED_ATTEND = {"layer": "int", "states": "strs", "scale": "float", "window": "int", "softcap": "float", "operands": "strs"}
+
 OPS: Mapping[str, OpSpec] = {
     # sources
-    "full": OpSpec((0, 0), constant, VALUE),
-    "iota": OpSpec((0, 0), iota, {"start": "int", "step": "int"}),
+    "full": OpSpec((0, 0), constant, VALUE, paged=True),
+    "iota": OpSpec((0, 0), iota, {"start": "int", "step": "int"}, paged=True),
     # one by one
     "add": OpSpec((2, 2), elementwise, uses="pointwise", numpy=np.add),
     "sub": OpSpec((2, 2), elementwise, uses="pointwise", numpy=np.subtract),
@@ -270,19 +279,19 @@ OPS: Mapping[str, OpSpec] = {
     "tril": OpSpec((1, 1), triangle, {"diagonal": "int"}, numpy=lambda x, diagonal: np.tril(x, diagonal)),
     "triu": OpSpec((1, 1), triangle, {"diagonal": "int"}, numpy=lambda x, diagonal: np.triu(x, diagonal)),
     # form
-    "reshape": OpSpec((1, 1), reshape),
-    "expand": OpSpec((1, 1), expand),
-    "permute": OpSpec((1, 1), permute, {"order": "ints"}, numpy=lambda x, order: x.transpose(order)),
-    "slice": OpSpec((1, 1), slice_axis, {"axis": "int", "start": "int", "end": "int"}, uses="along"),
-    "cat": OpSpec((1, 64), cat, AXIS, uses="along", numpy=lambda *x, axis: np.concatenate(x, axis)),
-    "split": OpSpec((1, 1), None, {"axis": "int", "sizes": "ints"}, infer_all=infer_region.split, uses="along"),
-    "repeat": OpSpec((1, 1), repeat, {"axis": "int", "times": "int"}, numpy=lambda x, axis, times: np.repeat(x, times, axis)),
+    "reshape": OpSpec((1, 1), reshape, paged=True),
+    "expand": OpSpec((1, 1), expand, paged=True),
+    "permute": OpSpec((1, 1), permute, {"order": "ints"}, paged=True, numpy=lambda x, order: x.transpose(order)),
+    "slice": OpSpec((1, 1), slice_axis, {"axis": "int", "start": "int", "end": "int"}, paged=True, uses="along"),
+    "cat": OpSpec((1, 64), cat, AXIS, paged=True, uses="along", numpy=lambda *x, axis: np.concatenate(x, axis)),
+    "split": OpSpec((1, 1), None, {"axis": "int", "sizes": "ints"}, infer_all=infer_region.split, paged=True, uses="along"),
+    "repeat": OpSpec((1, 1), repeat, REPEAT, paged=True, numpy=lambda x, axis, times: np.repeat(x, times, axis)),
     # along an axis
-    "mean": OpSpec((1, 1), reduce_axis, REDUCE, uses="along", numpy=lambda x, axis, keepdim: x.mean(axis, keepdims=keepdim)),
-    "sum": OpSpec((1, 1), reduce_axis, REDUCE, uses="along", numpy=lambda x, axis, keepdim: x.sum(axis, keepdims=keepdim)),
-    "max": OpSpec((1, 1), reduce_axis, REDUCE, uses="along", numpy=lambda x, axis, keepdim: x.max(axis, keepdims=keepdim)),
-    "min": OpSpec((1, 1), reduce_axis, REDUCE, uses="along", numpy=lambda x, axis, keepdim: x.min(axis, keepdims=keepdim)),
-    "softmax": OpSpec((1, 1), softmax, AXIS, uses="along"),
+    "mean": reduction(lambda x, axis, keepdim: x.mean(axis, keepdims=keepdim)),
+    "sum": reduction(lambda x, axis, keepdim: x.sum(axis, keepdims=keepdim)),
+    "max": reduction(lambda x, axis, keepdim: x.max(axis, keepdims=keepdim)),
+    "min": reduction(lambda x, axis, keepdim: x.min(axis, keepdims=keepdim)),
+    "softmax": OpSpec((1, 1), softmax, AXIS, paged=True, uses="along"),
     "cumsum": OpSpec((1, 1), infer_index.cumsum, AXIS, uses="along"),
     "topk": OpSpec((1, 1), None, {"k": "int"}, infer_all=infer_region.topk, uses="last"),
     "sort": OpSpec((1, 1), None, {"axis": "int", "descending": "bool"}, infer_all=infer_index.sort, uses="along"),
@@ -291,13 +300,13 @@ OPS: Mapping[str, OpSpec] = {
     "gather": OpSpec((2, 2), infer_index.gather, AXIS, uses="along"),
     "scatter": OpSpec((3, 3), infer_index.scatter, AXIS, uses="along"),
     "scatter_add": OpSpec((3, 3), infer_index.scatter, AXIS, uses="along"),
-    "pad": OpSpec((1, 1), infer_index.pad, {"before": "ints", "after": "ints", "value": "float"}),
+    "pad": OpSpec((1, 1), infer_index.pad, {"before": "ints", "after": "ints", "value": "float"}, paged=True),
     # products
     "matmul": OpSpec((2, 2), matmul, numpy=np.matmul),
     "grouped_linear": OpSpec((3, 3), infer_index.grouped_linear, uses="last"),
     "conv": OpSpec((2, 2), infer_index.conv, {"stride": "ints", "padding": "ints", "dilation": "ints", "groups": "int"}),
     # with a body
-    "map": OpSpec((1, 16), None, infer_all=infer_region.map_elements, regions=1, uses="pointwise"),
+    "map": OpSpec((1, 16), None, infer_all=infer_region.map_elements, regions=1, paged=True, uses="pointwise"),
     "scan": OpSpec((1, 32), None, SCAN, infer_all=infer_region.scan, regions=1),
     # versions of states
     "write": OpSpec((2, 2), infer_state.write, state=True),
@@ -306,7 +315,7 @@ OPS: Mapping[str, OpSpec] = {
     # tokens that see each other: scaled dot product as torch has it, on [batch, heads, seq, head_dim], and the general form
     "sdpa": OpSpec((3, 4), infer_attention.sdpa, {"is_causal": "bool", "scale": "float"}),
     "attend": OpSpec((3, 7), infer_attention.attend, ATTEND, state=True),
-    "rope": OpSpec((3, 3), infer_attention.rope, ROPE),
+    "rope": OpSpec((3, 3), infer_attention.rope, ROPE, paged=True),
     "short_conv": OpSpec((3, 3), None, infer_all=infer_region.short_conv),
     "gated": OpSpec((2, 2), gated, {"activation": "str"}, uses="pointwise"),
     # the finished graph
@@ -315,6 +324,7 @@ OPS: Mapping[str, OpSpec] = {
     "layer_norm": OpSpec((2, 3), layer_norm, {"eps": "float", "has_bias": "bool"}, paged=True, uses="last"),
     "linear": OpSpec((2, 4), linear, LINEAR, paged=True, uses="last"),
     "paged_attention": OpSpec((2, 4), infer_attention.paged_attention, PAGED_ATTENTION, paged=True),
+    "paged_attend": OpSpec((3, 4), infer_attention.paged_attend, PAGED_ATTEND, paged=True),
     # its tail: the rows whose logits are wanted, and what is drawn from them
     "gather_rows": OpSpec((2, 2), gather_rows, paged=True, numpy=lambda x, rows: x[rows]),
     "sample": OpSpec((infer_sample.ARITY, infer_sample.ARITY), None, infer_all=infer_sample.sample, paged=True),

@@ -17,6 +17,7 @@ from ferrum.graphs.ops import OPS, PAGED_OPS
 from ferrum.graphs.passes import (
     canonicalize,
     fuse_attention,
+    fuse_maps,
     fuse_mlp,
     fuse_norm,
     fuse_paged,
@@ -33,10 +34,13 @@ MAX_TEXT_BYTES = 256 << 20
 
 @dataclass(frozen=True, slots=True)
 class GraphStage:
+    """``faster``: nothing but speed depends on it; a compile may leave it out."""
+
     name: str
     doc: str
     run: Callable[[Graph], Graph]
     ops: frozenset[str]
+    faster: bool = False
 
 
 def as_imported(graph: Graph) -> Graph:
@@ -49,7 +53,8 @@ _ROPE = frozenset({"rope"})
 _GATED = _ROPE | {"gated"}
 _STATES = _GATED | {"write", "read", "view"}
 _TAIL = _STATES | {"gather_rows", "sample"}
-_PLAIN = frozenset(OPS) - _TAIL - {"paged_attention", "quantize"}
+_PAGED = frozenset({"paged_attention", "paged_attend"})
+_PLAIN = frozenset(OPS) - _TAIL - _PAGED - {"quantize"}
 FINISHED = PAGED_OPS - {"quantize"}
 
 PIPELINE: tuple[GraphStage, ...] = (
@@ -74,6 +79,7 @@ PIPELINE: tuple[GraphStage, ...] = (
         "(graphs/passes/fuse_norm.py).",
         fuse_norm.run,
         _PLAIN,
+        faster=True,
     ),
     GraphStage(
         "fuse_rope",
@@ -81,6 +87,7 @@ PIPELINE: tuple[GraphStage, ...] = (
         "(graphs/passes/fuse_rope.py).",
         fuse_rope.run,
         _PLAIN | _ROPE,
+        faster=True,
     ),
     GraphStage(
         "fuse_attention",
@@ -94,6 +101,7 @@ PIPELINE: tuple[GraphStage, ...] = (
         "silu(gate) * up, or gelu, becomes one gated node (graphs/passes/fuse_mlp.py).",
         fuse_mlp.run,
         _PLAIN | _GATED,
+        faster=True,
     ),
     GraphStage(
         "merge_linear",
@@ -102,6 +110,7 @@ PIPELINE: tuple[GraphStage, ...] = (
         "parameter's expression changes here; rows are joined when the pack is written (graphs/passes/merge_linear.py).",
         merge_linear.run,
         _PLAIN | _GATED,
+        faster=True,
     ),
     GraphStage(
         "page_attention",
@@ -124,13 +133,22 @@ PIPELINE: tuple[GraphStage, ...] = (
         "add(linear(x), residual) becomes a linear that adds in place (graphs/passes/fuse_residual.py).",
         fuse_residual.run,
         _PLAIN | _TAIL,
+        faster=True,
+    ),
+    GraphStage(
+        "fuse_maps",
+        "Whatever pointwise ops are left become map nodes: an expression over elements in one pass over them, with neighbours in "
+        "one map where only it reads them (graphs/passes/fuse_maps.py).",
+        fuse_maps.run,
+        _PLAIN | _TAIL,
     ),
     GraphStage(
         "fuse_paged",
-        "Q/k norms, rotation, the writes and the attention become paged_attention, the one op that kernels compute; CPUs and "
-        "GPUs fuse alike (graphs/passes/fuse_paged.py).",
+        "Q/k norms, rotation, the writes and the attention become paged_attention, which one kernel computes; where queries, "
+        "keys and values come about in another way, the writes and the attention become paged_attend "
+        "(graphs/passes/fuse_paged.py).",
         fuse_paged.run,
-        _PLAIN | _TAIL | {"paged_attention"},
+        _PLAIN | _TAIL | _PAGED,
     ),
 )
 STAGE_NAMES = tuple(stage.name for stage in PIPELINE)

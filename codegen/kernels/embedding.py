@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,17 +19,18 @@ from ferrum.graphs.ir import Node
 
 @dataclass(frozen=True)
 class Embedding(RowKernel):
-    """``tokens [T] -> [T, k]`` from a table ``[n, k]``."""
+    """``ids [T] -> [T, k]`` from a table ``[n, k]``; ``ids``: the argument that has them, the step's tokens or others."""
 
     stem: ClassVar[str] = "embedding"
     n: int
     k: int
     weight: TiledLayout | RowLayout
     scale: float
+    ids: str = field(default="input:tokens", kw_only=True)
 
     @property
     def args(self) -> tuple[str, ...]:
-        return ("count", "input:tokens", "weight:0", "result")
+        return ("count", self.ids, "weight:0", "result")
 
     def cost(self) -> Cost:
         return Cost(0, self.k * self.weight.format.bits // 8 + 4 * self.k, self.k)
@@ -38,7 +39,9 @@ class Embedding(RowKernel):
         return f"rows of {self.weight.format.name} are decoded where they lie, so that a tied LM head needs no second copy"
 
     def context(self) -> dict[str, object]:
-        return super().context() | {"scale_text": factor(self.scale)}
+        kind, _, name = self.ids.partition(":")
+        place = f"c->step->{name}[row]" if kind == "input" else "((const int32_t *)c->slot[l->in])[row]"
+        return super().context() | {"scale_text": factor(self.scale), "id": place}
 
     @staticmethod
     def reference(tokens: NDArray[np.int32], table: F32, scale: float) -> F32:
@@ -49,7 +52,7 @@ class Embedding(RowKernel):
         raw = stored(normal(random, self.n, self.k), self.weight)
         ids = np.array([0, self.n - 1, *random.integers(0, self.n, 5)], np.int32)
         table = self.weight.decode(raw.data)
-        return rows_case({"weight:0": raw, "input:tokens": ids}, self.reference(ids, table, self.scale))
+        return rows_case({"weight:0": raw, self.ids: ids}, self.reference(ids, table, self.scale))
 
     def reduced(self) -> Embedding:
         assert isinstance(self.weight, RowLayout)
@@ -58,6 +61,7 @@ class Embedding(RowKernel):
 
 
 def choose(walk: Walk, node: Node) -> None:
-    layout = walk.layout(node.inputs[1])
-    kernel = Embedding(layout.n, layout.k, layout, float(number(node, "scale", 1.0)))
-    walk.add(node, kernel, (), node.inputs[1:2], 4 * layout.k)
+    layout, name = walk.layout(node.inputs[1]), node.inputs[0]
+    ids = f"input:{name}" if name in walk.given else "value:0"
+    kernel = Embedding(layout.n, layout.k, layout, float(number(node, "scale", 1.0)), ids=ids)
+    walk.add(node, kernel, () if name in walk.given else (name,), node.inputs[1:2], 4 * layout.k)

@@ -7,10 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from ferrum.codegen.kernels import run_norm
 from ferrum.codegen.kernels.base import F32, Cost, c_float
 from ferrum.codegen.kernels.cases import Case, normal, rows_case
 from ferrum.codegen.kernels.rows import ActRows, narrower
 from ferrum.codegen.layouts.activations import ActFormat
+from ferrum.codegen.views import row_dims
 from ferrum.codegen.walk import Walk, number
 from ferrum.graphs.ir import Node
 
@@ -55,6 +57,9 @@ class LayerNorm(ActRows):
 
 
 def choose(walk: Walk, node: Node) -> None:
+    if len(row_dims(node.output.shape)) > 1:
+        run_norm.choose(walk, node)
+        return
     k, (act, output) = walk.width(node.output.name), walk.stored(node)
     kernel = LayerNorm(k, float(number(node, "eps")), bool(node.attrs["has_bias"]), act)
     walk.add(node, kernel, node.inputs[:1], node.inputs[1:], walk.row_bytes(act, k), output)

@@ -25,6 +25,9 @@ class PlainLayout:
         return 4 * math.prod(self.shape)
 
     def encode(self, source: Pieces, parallel: Parallel) -> Iterator[Array]:
+        if not self.shape:
+            yield np.ascontiguousarray(source.values(slice(0, 1)), np.float32)
+            return
         step = max(1, CHUNK_VALUES // math.prod(self.shape[1:]))
         for first in range(0, self.shape[0], step):
             yield np.ascontiguousarray(source.values(slice(first, min(first + step, self.shape[0]))), np.float32)

@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stop-after", default="", metavar="STAGE", help="end after this stage and write no pack")
     parser.add_argument("--start-from", default="", metavar="STAGE", help="go on from the dump of the stage before this one")
     parser.add_argument("--jobs", type=non_negative, default=0, metavar="N", help="threads that encode weights (default: all)")
+    parser.add_argument(
+        "--no-fuse", dest="fuse", action="store_false", help="leave out the stages that only make the pack faster"
+    )
     parser.add_argument("--no-prove", dest="prove", action="store_false", help="leave out the run against the interpreter")
     parser.add_argument(
         "--tune", action="store_true", help="measure how to cut matrix products on this machine, which must be the target"
@@ -59,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
             jobs=args.jobs,
             prove=args.prove,
             tune=args.tune,
+            fuse=args.fuse,
             revision=source.name if name.kind == "hub" else "",
             name=name.short,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +114,8 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
     for record in manifest.tuning:
         if record.chosen:
             print(f"tuned    {record.format}: {record.rows} rows by {record.tiles} tiles, chunks of {record.chunk_kib} KiB")
+    if generic := _generic(_kernels(manifest)):
+        print(f"generic  {generic}")
     print()
     if why:
         for record in manifest.tuning:
@@ -127,6 +131,15 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
         print(f"\nroofline of this machine: {1 / total:.0f} tokens/s for one sequence" if total else "")
     else:
         print("\nferrum bench measures this machine; then each kernel's roofline is shown")
+
+
+def _generic(kernels: Sequence[KernelRecord]) -> str:
+    """How many launches of a step are of kernels that are made for no pattern; empty: none."""
+    calls = Counter({kernel.spec: 0 for kernel in kernels})
+    for kernel in kernels:
+        calls[kernel.spec] += kernel.calls if "generic: " in kernel.why else 0
+    named = [f"{spec} {number}" for spec, number in sorted(calls.items()) if number]
+    return f"{calls.total()} of {sum(k.calls for k in kernels)} calls: {', '.join(named)}" if named else ""
 
 
 def _kernels(manifest: Manifest) -> list[KernelRecord]:

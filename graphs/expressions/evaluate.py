@@ -306,7 +306,9 @@ class ExprRows:
         return self.expr.type.blocked
 
     def values(self, rows: slice) -> Array:
-        """Rows ``start:stop`` of the first axis as floats."""
+        """Rows ``start:stop`` of the first axis as floats; a single number has none."""
+        if not self.shape:
+            return evaluate(self.expr, self.reader, ())
         return evaluate(self.expr, self.reader, (slice(rows.start, rows.stop, 1), *whole(self.shape[1:])))
 
     def blocks(self, rows: slice) -> QuantBlocks:

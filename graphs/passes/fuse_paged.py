@@ -1,8 +1,9 @@
 """write, write, attend → ``paged_attention``: what the kernels of CPUs and GPUs compute in one.
 
 A machine stage: columns of one linear, q/k norms, rotation, the writes and the attention become one op with the attributes
-that the kernels know. It names its states, which stay declared and have no versions any more: they are the device's own. What no
-kernel computes is reported at once.
+that the kernels know; where queries, keys and values come about in another way, or attention has other options, the writes and
+the attention alone become ``paged_attend``. Both name their states, which stay declared and have no versions any more: they are
+the device's own. What no kernel computes is reported at once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from ferrum.graphs.passes.page_attention import NORM_THEN_ROPE, ONE_LINEAR, NotP
 from ferrum.graphs.rewrite import Scope, live
 
 PLAIN: Mapping[str, Attr] = {"causal": True, "softcap": 0.0, "operands": ()}
-OP = "paged_attention"
+OP, APART = "paged_attention", "paged_attend"
 
 
 @dataclass(frozen=True)
@@ -114,20 +115,31 @@ def run(graph: Graph) -> Graph:
     """The graph that kernels are selected for. Raises ``UnsupportedOps`` with all attention that no kernel computes."""
     s = scope_of(graph)
     findings: list[Finding] = []
-    fused: dict[str, tuple[Node, Heads]] = {}  # by the name of the joined heads
+    fused: dict[str, tuple[Node, Heads | None]] = {}  # by the name of the joined heads, or of the attention that stays apart
     attends = [node for node in graph.nodes if node.op == "attend"]
     for node in attends:
-        found = faults_of(s, node, describe) or faults_of(s, node, lambda s, n: joined(s, graph, n))
-        findings += found
-        if not found:
+        if not (faults_of(s, node, describe) or faults_of(s, node, lambda s, n: joined(s, graph, n))):
             fused[joined(s, graph, node).output.name] = (node, describe(s, node))
+            continue
+        findings += faults_of(s, node, apart)
+        fused[node.output.name] = (node, None)
     if findings:
         raise UnsupportedOps(findings, f"graph {graph.name}")
     return rebuilt(s, graph, fused) if fused else graph
 
 
-def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> Graph:
-    """``graph`` with the joined heads made by one op; what only led to them is dead."""
+def apart(s: Scope, node: Node) -> None:
+    """Raises NotPaged when ``node`` (an ``attend``) is no attention of tokens to those before them in their sequences."""
+    if not node.attrs["causal"] or node.attrs["operands"] not in ((), ("sinks",)):
+        raise NotPaged("attention that is not causal, or with a bias, segments or a length", "causal attention")
+    for name in node.inputs[1:3]:
+        rows_of(s, name)
+        if s.node(name, "write") is None:
+            raise NotPaged("attention to no state of its own", "keys and values of the same tokens")
+
+
+def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads | None]]) -> Graph:
+    """``graph`` with the attention made by one op each; what only led to it is dead."""
     out = Scope(Graph(graph.name, graph.inputs, graph.params, (), ()), ())
     for state in graph.states:
         out.add_state(state)
@@ -139,9 +151,15 @@ def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> 
             continue
         out.root, heads = fused[node.output.name]
         states = tuple(version.inputs[0] for name in out.root.inputs[1:3] if (version := s.node(name, "write")) is not None)
-        attrs = {"layer": layer, "states": states, **heads.attrs}
-        names[node.output.name] = out.emit_as(OP, OP, names.get(heads.qkv, heads.qkv), *heads.params, **attrs)
+        attrs: dict[str, Any] = {"layer": layer, "states": states}
         layer += 1
+        if heads is not None:
+            attrs |= heads.attrs
+            names[node.output.name] = out.emit_as(OP, OP, names.get(heads.qkv, heads.qkv), *heads.params, **attrs)
+            continue
+        attrs |= {key: node.attrs[key] for key in ("scale", "window", "softcap", "operands")}
+        inputs = (node.inputs[0], *(rows_of(s, name) for name in node.inputs[1:3]), *node.inputs[3:])
+        names[node.output.name] = out.emit_as(APART, APART, *(names.get(name, name) for name in inputs), **attrs)
     written = {name for attend, _ in fused.values() for name in attend.inputs[1:3]}
     outputs = tuple(names.get(name, name) for name in graph.outputs if name not in written)
     nodes, used = live(out.nodes.values(), outputs)
@@ -151,5 +169,5 @@ def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads]]) -> 
 
 def form_findings(graph: Graph) -> list[Finding]:
     """What a finished graph as a whole lacks: a cache."""
-    cached = any(node.op == OP for node in graph.nodes)
+    cached = any(node.op in (OP, APART) for node in graph.nodes)
     return [] if cached else [Finding("a model without causal attention", "", "", "a decoder")]

@@ -22,7 +22,7 @@ PROMPTS = ([3, 1, 4, 1, 5], [9, 2], [6, 5, 3, 5, 8, 9, 7, 9])
 
 @pytest.fixture
 def graph() -> Graph:
-    text = (GOLDENS / "stages" / "11-fuse_paged.txt").read_text(encoding="utf-8")
+    text = (GOLDENS / "stages" / "12-fuse_paged.txt").read_text(encoding="utf-8")
     return parse_graph(text.replace("window=0", "window=4"))
 
 

@@ -29,7 +29,7 @@ from tests.graphs.conftest import GOLDENS
 from tests.graphs.toys import decoder
 
 VOCAB = 40
-FINISHED = GOLDENS / "stages" / "11-fuse_paged.txt"
+FINISHED = GOLDENS / "stages" / "12-fuse_paged.txt"
 SAMPLER = tail.run(
     parse_graph(
         f"""graph sampler

@@ -260,7 +260,7 @@ def imported() -> Graph:
 
 @pytest.fixture
 def finished() -> Graph:
-    return load_graph(GOLDENS / "stages" / "11-fuse_paged.txt")
+    return load_graph(GOLDENS / "stages" / "12-fuse_paged.txt")
 
 
 def test_a_checkpoint_that_fits(tmp_path: Path, imported: Graph, finished: Graph) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from ferrum.codegen.kernels import rope
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE, KV_BYTES
+from ferrum.codegen.kernels.paged_attention.apart import CpuAttend, Heads
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
 from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
 from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
 from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.kernels.rope_kv import RopeKv
-from ferrum.codegen.kernels.rope_table import RopeTable
 from ferrum.codegen.kernels.schedule import Schedule, tile_tokens
 from ferrum.codegen.layouts.activations import ActFormat
+from ferrum.codegen.moves import copied, value_view
 from ferrum.codegen.target import GpuTarget, Target
+from ferrum.codegen.views import View
 from ferrum.codegen.walk import Variant, Walk, number
 from ferrum.graphs.ir import Node
 
@@ -26,7 +29,7 @@ _PREFILL_WARPS = 4
 def on_cpu(walk: Walk, node: Node) -> None:
     target = walk.target
     assert isinstance(target, Target)
-    table = _table(walk, node)
+    table = rope.table(walk, node, node.inputs[1])
     kernel = CpuAttention(
         **_heads(walk, node),
         **_rotation(node),
@@ -35,6 +38,29 @@ def on_cpu(walk: Walk, node: Node) -> None:
         sums=24 if target.registers >= 32 else 12,
     )
     walk.add(node, kernel, (node.inputs[0], table), node.inputs[2:], 4 * kernel.num_heads * kernel.head_dim)
+
+
+def heads_of(walk: Walk, name: str, node: Node) -> View:
+    """The heads of a value, each of which must lie in order."""
+    view = value_view(walk, name, node.origin)
+    return view if view.packed(1) else walk.view(copied(walk, name, node.origin))
+
+
+def of_values(walk: Walk, node: Node) -> None:
+    """A ``paged_attend``: its queries, keys and values are read where they lie, if each head lies in order."""
+    target = walk.target
+    assert isinstance(target, Target)
+    views = [heads_of(walk, name, node) for name in node.inputs[:3]]
+    bases = tuple(dict.fromkeys(view.base for view in views))
+    q, k, v = (Heads(bases.index(view.base), view.width, view.offset, view.strides[0]) for view in views)
+    layer, ((num_heads, head_dim), (num_kv_heads, _), (_, width)) = int(number(node, "layer")), (view.dims for view in views)
+    kernel = CpuAttend(
+        num_heads, num_kv_heads, head_dim, int(number(node, "window")), float(number(node, "scale")), walk.kv_dtype,
+        rope_dim=0, qk_norm=False, eps=0.0, bf16_dot=target.has_bf16_dot, lanes=target.lanes,
+        sums=24 if target.registers >= 32 else 12, q=q, k=k, v=v, value_width=width,
+        softcap=float(number(node, "softcap")), sinks=len(node.inputs) > 3, pool=walk.kept[layer].group,
+    )  # fmt: skip
+    walk.add(node, kernel, bases, node.inputs[3:], 4 * num_heads * width)
 
 
 def on_gpu(walk: Walk, node: Node) -> None:
@@ -46,7 +72,7 @@ def on_gpu(walk: Walk, node: Node) -> None:
     shared = {name: heads[name] for name in ("num_heads", "num_kv_heads", "head_dim", "kv_dtype", "pool")}
     rotate = RopeKv(**shared, **_rotation(node), block_bytes=block)
     rotated, size = f"{node.output.name}.q", ActFormat(walk.kv_dtype).stride_bytes(width)
-    walk.add(node, rotate, (node.inputs[0], _table(walk, node)), node.inputs[2:], size, rotated)
+    walk.add(node, rotate, (node.inputs[0], rope.table(walk, node, node.inputs[1])), node.inputs[2:], size, rotated)
     out, name = walk.stored(node)
     variants = gpu_variants(heads | {"out": out.kind, "block_bytes": block}, walk.target)
     walk.add(node, variants, (rotated,), (), out.stride_bytes(width), name)
@@ -61,14 +87,6 @@ def _heads(walk: Walk, node: Node) -> dict[str, Any]:
 def _rotation(node: Node) -> dict[str, Any]:
     rope_dim = int(number(node, "rope_dim", number(node, "head_dim")))
     return {"rope_dim": rope_dim, "qk_norm": bool(node.attrs.get("qk_norm")), "eps": float(number(node, "eps"))}
-
-
-def _table(walk: Walk, node: Node) -> str:
-    """The sines and cosines that the layer's frequencies give, shared by all layers that have the same."""
-    frequency, scale = node.inputs[1], float(number(node, "rope_scale", 1.0))
-    half = walk.width(frequency)
-    kernel = RopeTable(half, scale)
-    return walk.once((frequency, scale), node, kernel, (frequency,), 8 * half, f"{frequency}.{kernel.symbol}")
 
 
 def _block_bytes(walk: Walk, node: Node) -> int:

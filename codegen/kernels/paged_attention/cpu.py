@@ -47,8 +47,13 @@ class CpuAttention(PagedAttention, CpuKernel):
         return 2 * 4 * BLOCK_SIZE if self.kv_dtype == "int8" else 0
 
     @property
+    def value_dim(self) -> int:
+        """Elements of a head's value."""
+        return self.head_dim
+
+    @property
     def padded_d(self) -> int:
-        return -(-self.head_dim // self.lanes) * self.lanes
+        return -(-self.value_dim // self.lanes) * self.lanes
 
     @property
     def packed(self) -> int:
@@ -122,4 +127,8 @@ class CpuAttention(PagedAttention, CpuKernel):
             "tile_rows": self.tile_tokens * self.group,
             "scale": c_float(self.softmax_scale),
             "eps": c_float(self.eps),
+            "value_dim": self.value_dim,
+            "apart": False,
+            "softcap": "",
+            "sinks": False,
         }

@@ -1,0 +1,75 @@
+"""Maps: elements computed one by one from others, each row alone: the generic kernel of what is pointwise or only moves data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ferrum.codegen.kernels.base import Cost
+from ferrum.codegen.kernels.cpu import CpuKernel
+from ferrum.codegen.kernels.map.body import Body
+from ferrum.codegen.layouts.activations import ActFormat
+
+# Elements of a row that every thread computes for itself when rows are few; longer rows are cut in pieces that threads share.
+_ALONE = 4096
+PIECE = 1024
+
+
+@dataclass(frozen=True)
+class Map(CpuKernel):
+    """``rows of operands -> act [rows, k]``; ``own``: the first operand has a row for each row of the result."""
+
+    stem: ClassVar[str] = "map"
+    elements: ClassVar[bool] = True
+    k: int
+    body: Body
+    act: ActFormat
+    own: bool
+
+    @property
+    def args(self) -> tuple[str, ...]:
+        return ("count", *self.body.operands, "result")
+
+    @property
+    def row_wise(self) -> bool:  # type: ignore[override]
+        return self.k <= _ALONE or self.act.kind != "f32" or len(self.body.parts) > 1
+
+    @property
+    def reads_private(self) -> bool:  # type: ignore[override]
+        return self.own and self.row_wise
+
+    @property
+    def pieces(self) -> int:
+        """Into how many units a row is cut: runs of its first axis."""
+        if self.row_wise:
+            return 1
+        (part,) = self.body.parts
+        return -(-part.dims[0] // self.piece)
+
+    @property
+    def piece(self) -> int:
+        """Indices of the first axis in a unit."""
+        (first, *_) = self.body.parts[0].dims or (1,)
+        return max(1, PIECE * first // self.k)
+
+    def cost(self) -> Cost:
+        """Every operand is read once where it lies."""
+        read = sum(part_bytes(part.dims) * len(part.operands) for part in self.body.parts)
+        operations = sum(part_bytes(part.dims) // 4 * max(1, len(part.statements)) for part in self.body.parts)
+        return Cost(0, read + self.act.row_bytes(self.k), operations)
+
+    def why(self) -> str:
+        operations = [node.op for part in self.body.parts for node in (part.region.nodes if part.region else ()) if node.inputs]
+        does = ", ".join(operations[:6]) + (f" and {len(operations) - 6} more" if len(operations) > 6 else "")
+        return f"generic: {does or 'moves elements'}, in one pass over {self.k} elements a row"
+
+    def context(self) -> dict[str, object]:
+        named = {"parts": self.body.parts, "operands": self.body.operands, "pieces": self.pieces, "piece": self.piece}
+        return named | {"own_rows": self.row_wise, "own": self.reads_private}
+
+
+def part_bytes(dims: tuple[int, ...]) -> int:
+    size = 4
+    for dim in dims:
+        size *= dim
+    return size
