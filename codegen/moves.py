@@ -70,7 +70,7 @@ def in_order(walk: Walk, name: str, origin: str) -> str:
     view = walk.views.get(name)
     if view is None or name in walk.params:
         return name
-    if view.plain and view.base not in walk.params | walk.given:
+    if view.plain and view.base not in walk.params:
         return view.base
     return copied(walk, name, origin)
 

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 
-from ferrum.codegen.kernels import embedding, gather_rows, layer_norm, quantize, reduce, rms_norm, rope, sample, softmax
+from ferrum.codegen.generic import GENERIC
+from ferrum.codegen.kernels import embedding, gather_rows, layer_norm, quantize, rms_norm, sample
 from ferrum.codegen.kernels.linear import choose as linear
 from ferrum.codegen.kernels.linear.cpu import Blocking
-from ferrum.codegen.kernels.map import choose as maps
 from ferrum.codegen.kernels.paged_attention import choose as paged_attention
-from ferrum.codegen.moves import MOVES, in_order, with_rows
+from ferrum.codegen.moves import in_order, with_rows
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.views import row_dims
-from ferrum.codegen.walk import Call, Walk
+from ferrum.codegen.walk import Call, Choose, Walk
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Graph, Node
-
-Choose = Callable[[Walk, Node], None]
 
 
 def everywhere(choose: Choose) -> dict[str, Choose]:
@@ -34,19 +33,11 @@ OPS: Mapping[str, Mapping[str, Choose]] = {
     "quantize": everywhere(quantize.choose),
     "rms_norm": everywhere(rms_norm.choose),
     "sample": {"cpu": sample.on_cpu, "cuda": sample.on_gpu, "metal": sample.on_gpu},
-    # generic: whatever no pass has made one of the above
-    "map": {"cpu": maps.elements},
-    "paged_attend": {"cpu": paged_attention.of_values},
-    "rope": {"cpu": rope.choose},
-    "softmax": {"cpu": softmax.choose},
-    **{op: {"cpu": reduce.choose} for op in reduce.REDUCTIONS},
-    **{op: {"cpu": choose} for op, choose in MOVES.items()},
+    **{op: {"cpu": choose} for op, choose in GENERIC.items()},
 }
 NORMS = ("rms_norm", "layer_norm")
 # Ops whose kernels know rows of one run only, but for norms on CPUs.
 _ONE_RUN = frozenset({*NORMS, "linear", "quantize", "embedding", "sample"})
-# Ops whose kernels read values wherever their elements lie; all others get rows in order.
-READS_VIEWS = frozenset({"map", "paged_attend", "rope", "softmax", *reduce.REDUCTIONS, *MOVES})
 
 
 def lacking(graph: Graph, device: str) -> list[Finding]:
@@ -55,7 +46,7 @@ def lacking(graph: Graph, device: str) -> list[Finding]:
     matrices = {node.inputs[1] for node in graph.nodes if node.op in ("linear", "embedding")}
     for node in graph.nodes:
         module, _, source = node.origin.rpartition(" ")
-        if node.op in READS_VIEWS and matrices.intersection(node.inputs):
+        if node.op in GENERIC and matrices.intersection(node.inputs):
             found.append(Finding(f"{node.op} of a matrix that lies as products read it", module, source, "a copy of it"))
         if device not in OPS.get(node.op, {}):
             nearest = "--target cpu" if "cpu" in OPS.get(node.op, {}) else ""
@@ -67,11 +58,12 @@ def lacking(graph: Graph, device: str) -> list[Finding]:
 
 def several_runs(node: Node) -> bool:
     """Whether a token has several rows in the op's result."""
-    return len(row_dims(node.output.shape)) > 1
+    return math.prod(row_dims(node.output.shape)[:-1]) > 1
 
 
 def reads_views(node: Node) -> bool:
-    return node.op in READS_VIEWS or (node.op in NORMS and several_runs(node))
+    """Whether the op's kernel reads values wherever their elements lie; all others get rows in order."""
+    return node.op in GENERIC or (node.op in NORMS and several_runs(node))
 
 
 def select(graph: Graph, target: Target | GpuTarget, kv_dtype: str, tuned: Mapping[str, Blocking]) -> list[Call]:

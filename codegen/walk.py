@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -133,6 +133,9 @@ class Walk:
             self.fused.add(users[0].output.name)
             return parse_act(str(users[0].attrs["act"])), users[0].output.name
         return ActFormat("f32"), node.output.name
+
+
+Choose = Callable[[Walk, Node], None]  # adds the calls of a node
 
 
 def rows_of(shape: Shape) -> Rows:

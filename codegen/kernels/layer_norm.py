@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,7 +58,7 @@ class LayerNorm(ActRows):
 
 
 def choose(walk: Walk, node: Node) -> None:
-    if len(row_dims(node.output.shape)) > 1:
+    if math.prod(row_dims(node.output.shape)[:-1]) > 1:
         run_norm.choose(walk, node)
         return
     k, (act, output) = walk.width(node.output.name), walk.stored(node)

@@ -237,3 +237,22 @@ def test_views_are_what_numpy_says(data: st.DataObject) -> None:
                 view, array = moved, array.reshape(new)
     strides = [stride * memory.itemsize for stride in view.strides]
     np.testing.assert_array_equal(np.lib.stride_tricks.as_strided(memory[view.offset :], view.dims, strides), array)
+
+
+@pytest.mark.parametrize("quant", ["f32", "none", "int8"])
+def test_a_map_writes_what_the_product_reads(quant: str) -> None:
+    """The rows of an activation go to the product in its own format, without a launch between them."""
+    shape = {"has_bias": False, "has_residual": False, "activation": ""}
+
+    def build(s: Scope, name: str) -> str:
+        weight = s.add_param(Param(Value("w", "f32", (24, 66)), Tensor("w", (24, 66))))
+        return str(s.emit("linear", s.emit("gelu", name), weight, **shape))
+
+    random = np.random.default_rng(3)
+    weights = {"table": random.normal(size=(VOCAB, 66)).astype(np.float32), "w": random.normal(size=(24, 66)).astype(np.float32)}
+    compiled = Compiled(table_graph(66, build), weights, HERE[-1], quant)
+    assert [call.kernel.stem for call in compiled.plan.calls] == ["embedding", "map", "linear"]
+    tokens = list(range(20))
+    found, wanted = compiled.run(tokens), compiled.expected(tokens)
+    assert np.abs(found - wanted).max() <= {"f32": 1e-5, "none": 2e-2, "int8": 5e-2}[quant] * np.abs(wanted).max()
+    np.testing.assert_array_equal(compiled.run(tokens[:3], threads=1), found[:3])
