@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 from ferrum.codegen.kernels.map.choose import cat, copy_of, filled, pad, repeat
 from ferrum.codegen.views import View, broadcast, permuted, reshaped, row_axes, row_dims, sliced
@@ -70,9 +69,8 @@ def in_order(walk: Walk, name: str, origin: str) -> str:
     view = walk.views.get(name)
     if view is None or name in walk.params:
         return name
-    if view.plain and view.base not in walk.params:
-        return view.base
-    return copied(walk, name, origin)
+    stored = view.base not in walk.params | walk.given
+    return view.base if view.plain and stored else copied(walk, name, origin)
 
 
 def copied(walk: Walk, name: str, origin: str) -> str:
@@ -93,6 +91,8 @@ def value_view(walk: Walk, name: str, origin: str) -> View:
     return view
 
 
-def with_rows(walk: Walk, node: Node) -> Node:
-    """``node`` on inputs that are stored in order, as kernels that know nothing of views read them."""
-    return replace(node, inputs=tuple(in_order(walk, name, node.origin) for name in node.inputs))
+def put_in_order(walk: Walk, node: Node) -> None:
+    """What kernels that know nothing of views read of ``node`` is stored in order; ``walk.places`` says where."""
+    for name in node.inputs:
+        if (place := in_order(walk, name, node.origin)) != name:
+            walk.places[name] = place

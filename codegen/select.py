@@ -10,7 +10,7 @@ from ferrum.codegen.kernels import embedding, gather_rows, layer_norm, quantize,
 from ferrum.codegen.kernels.linear import choose as linear
 from ferrum.codegen.kernels.linear.cpu import Blocking
 from ferrum.codegen.kernels.paged_attention import choose as paged_attention
-from ferrum.codegen.moves import in_order, with_rows
+from ferrum.codegen.moves import in_order, put_in_order
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.views import row_dims
 from ferrum.codegen.walk import Call, Choose, Walk
@@ -63,7 +63,7 @@ def several_runs(node: Node) -> bool:
 
 def reads_views(node: Node) -> bool:
     """Whether the op's kernel reads values wherever their elements lie; all others get rows in order."""
-    return node.op in GENERIC or (node.op in NORMS and several_runs(node))
+    return node.op in GENERIC or node.op == "embedding" or (node.op in NORMS and several_runs(node))
 
 
 def select(graph: Graph, target: Target | GpuTarget, kv_dtype: str, tuned: Mapping[str, Blocking]) -> list[Call]:
@@ -73,6 +73,8 @@ def select(graph: Graph, target: Target | GpuTarget, kv_dtype: str, tuned: Mappi
     walk = Walk(graph, target, kv_dtype, tuned)
     for node in graph.nodes:
         if node.output.name not in walk.fused:
-            OPS[node.op][target.device](walk, node if reads_views(node) else with_rows(walk, node))
+            if not reads_views(node):
+                put_in_order(walk, node)
+            OPS[node.op][target.device](walk, node)
     assert in_order(walk, graph.outputs[0], "") == graph.outputs[0], "the logits are moved elements of another value"
     return walk.calls

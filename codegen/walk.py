@@ -60,7 +60,8 @@ class Call:
 class Walk:
     """A laid-out graph on its way to calls. ``tuned``: blockings by format, as the layout was made for.
 
-    ``views``: values that are not stored but lie in the rows of others; ``given``: arrays of the step.
+    ``views``: values that are not stored but lie in the rows of others; ``places``: the stored values that have their elements in
+    order, where somebody wanted that; ``given``: arrays of the step.
     """
 
     graph: Graph
@@ -75,6 +76,7 @@ class Walk:
         self.params = {param.name for param in self.graph.params}
         self.given = {value.name for value in self.graph.inputs} & _STEP
         self.views: dict[str, View] = {}
+        self.places: dict[str, str] = {}
         self.users = self.graph.users()
         self.kept = kept_by_layer(self.graph)
         self.calls: list[Call] = []
@@ -95,7 +97,8 @@ class Walk:
         layer = node.attrs.get("layer", 0)
         assert isinstance(layer, int)
         written = node.output.name if output is None else output
-        self.calls.append(Call(made, inputs, written, params, self.rows(node), row_bytes, layer, node.origin))
+        read = tuple(self.places.get(name, name) for name in inputs)
+        self.calls.append(Call(made, read, written, params, self.rows(node), row_bytes, layer, node.origin))
 
     def once(self, key: object, node: Node, kernel: Kernel, params: tuple[str, ...], row_bytes: int, output: str) -> str:
         """The output of a call that all layers share, added when its ``key`` is new."""

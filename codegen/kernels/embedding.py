@@ -13,6 +13,7 @@ from ferrum.codegen.kernels.cases import Case, normal, rows_case
 from ferrum.codegen.kernels.linear.gpu import smaller_matrix
 from ferrum.codegen.kernels.rows import RowKernel
 from ferrum.codegen.layouts import RowLayout, TiledLayout, stored
+from ferrum.codegen.moves import in_order
 from ferrum.codegen.walk import Walk, number
 from ferrum.graphs.ir import Node
 
@@ -61,7 +62,9 @@ class Embedding(RowKernel):
 
 
 def choose(walk: Walk, node: Node) -> None:
-    layout, name = walk.layout(node.inputs[1]), node.inputs[0]
-    ids = f"input:{name}" if name in walk.given else "value:0"
+    layout, view = walk.layout(node.inputs[1]), walk.view(node.inputs[0])
+    given = view.plain and view.base in walk.given
+    ids = f"input:{view.base}" if given else "value:0"
     kernel = Embedding(layout.n, layout.k, layout, float(number(node, "scale", 1.0)), ids=ids)
-    walk.add(node, kernel, () if name in walk.given else (name,), node.inputs[1:2], 4 * layout.k)
+    values = () if given else (in_order(walk, node.inputs[0], node.origin),)
+    walk.add(node, kernel, values, node.inputs[1:2], 4 * layout.k)
