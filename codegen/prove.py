@@ -64,7 +64,7 @@ class StoredWeights:
         tensor = self.tensors[param.name]
         if not tensor.shape:
             at = tensor.offset
-            return parse_layout(tensor.layout, tensor.format, ()).decode(self._data[at : at + tensor.nbytes])  # type: ignore[return-value]
+            return parse_layout(tensor.layout, tensor.format, ()).decode(self._data[at : at + tensor.nbytes])
         chosen = np.arange(*ids.indices(tensor.shape[0])) if isinstance(ids, slice) else ids
         if self._read >= WINDOW:
             give_back(self._mapped)

@@ -65,7 +65,7 @@ def row_dims(shape: Shape) -> tuple[int, ...]:
 
 
 def _size(dim: Dim) -> int:
-    return repeats(dim) if has_tokens(dim) else int(dim)  # type: ignore[arg-type]
+    return repeats(dim) if has_tokens(dim) else int(dim)
 
 
 def permuted(view: View, order: Sequence[int]) -> View:

@@ -24,7 +24,7 @@ MORE: dict[str, dict[str, Any]] = {
     ),
     **dict.fromkeys(("gpt2", "gptj", "codegen"), _GPT | {"rotary_dim": 4}),
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2},
-    "cwm": {"bos_token_id": 1, "eos_token_id": 2},
+    **dict.fromkeys(("cwm", "glm"), {"bos_token_id": 1, "eos_token_id": 2}),
 }
 
 

@@ -19,7 +19,7 @@ from ferrum.pack.reader import open_pack
 from tests.graphs.tiny_models import SMALL, tiny_model
 
 QUICK = ("gemma2",)
-LONG = ("gpt2", "phi", "olmo2", "starcoder2", "gpt_neox", "stablelm", "opt", "cohere", "phi3", "glm", "gptj", "gemma3_text")
+LONG = ("gpt2", "phi", "olmo2", "starcoder2", "gpt_neox", "stablelm", "opt", "cohere", "phi3", "gemma3_text", "glm")
 LENGTHS = (1, 7, 19, 64)
 STEPS = 8
 
@@ -63,4 +63,4 @@ def test_a_traced_type_is_a_pack_that_says_what_transformers_says(kind: str, tmp
             for prompt in prompts() if chunk == 64 else ():
                 np.testing.assert_allclose(llm.logits(prompt), made.logits(prompt), rtol=1e-4, atol=1e-4)
             outputs = llm.generate(prompts(), SamplingParams(temperature=0, max_tokens=STEPS, ignore_eos=True))
-            assert [list(output.outputs[0].token_ids) for output in outputs] == wanted
+            assert [output.token_ids for output in outputs] == wanted
