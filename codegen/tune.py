@@ -64,7 +64,7 @@ def tune(target: Target, params: Iterable[Param]) -> tuple[dict[str, Blocking], 
     largest: dict[str, tuple[int, int]] = {}
     for param in params:
         if param.layout != "rows":
-            n, k = (int(d) for d in param.value.shape)
+            n, k = param.shape[-2:]
             if n * k > math.prod(largest.get(param.format, (0, 0))):
                 largest[param.format] = (n, k)
     chosen, records = {}, []

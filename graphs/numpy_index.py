@@ -72,10 +72,19 @@ def conv(run: Run, node: Node) -> Array:
 
 
 def grouped_linear(run: Run, node: Node) -> Array:
-    """Each row by itself, so that its bits depend on no other row."""
-    x, weight, group = run.all(node)
+    """Each row by itself, so that its bits depend on no other row; of a parameter only the matrices that rows name are read."""
+    x, group = run.get(node.inputs[0]), run.get(node.inputs[2])
     rows, numbers = x.reshape(-1, x.shape[-1]), group.reshape(-1)
-    out = np.empty((len(rows), weight.shape[1]), x.dtype)
-    for i, (row, number_) in enumerate(zip(rows, numbers, strict=True)):
-        out[i] = weight[number_] @ row
-    return out.reshape(*x.shape[:-1], weight.shape[1])
+    out = np.empty((len(rows), run.shape(node.output.shape)[-1]), x.dtype)
+    for number_ in np.unique(numbers):
+        weight = matrix(run, node.inputs[1], int(number_))
+        for i in np.flatnonzero(numbers == number_):
+            out[i] = weight @ rows[i]
+    return out.reshape(*x.shape[:-1], -1)
+
+
+def matrix(run: Run, name: str, index: int) -> Array:
+    """What is at ``index`` of the first axis."""
+    if name in run.env:
+        return np.asarray(run.env[name][index])
+    return run.weights.rows(run.params[name], np.array([index]))[0].astype(run.dtype, copy=False)

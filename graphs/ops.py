@@ -210,6 +210,7 @@ VALUE = {"value": "float"}
 AXIS = {"axis": "int"}
 REPEAT = {"axis": "int", "times": "int"}
 REDUCE = {"axis": "int", "keepdim": "bool"}
+CONV = {"stride": "ints", "padding": "ints", "dilation": "ints", "groups": "int"}
 SCAN = {"carried": "int", "scanned": "int", "ragged": "bool"}
 ROPE = {"seq_axis": "int", "rope_dim": "int", "rope_scale": "float", "rows": "ints"}
 ATTEND = {"causal": "bool", "window": "int", "scale": "float", "softcap": "float", "operands": "strs"}
@@ -292,19 +293,19 @@ OPS: Mapping[str, OpSpec] = {
     "max": reduction(lambda x, axis, keepdim: x.max(axis, keepdims=keepdim)),
     "min": reduction(lambda x, axis, keepdim: x.min(axis, keepdims=keepdim)),
     "softmax": OpSpec((1, 1), softmax, AXIS, paged=True, uses="along"),
-    "cumsum": OpSpec((1, 1), infer_index.cumsum, AXIS, uses="along"),
-    "topk": OpSpec((1, 1), None, {"k": "int"}, infer_all=infer_region.topk, uses="last"),
-    "sort": OpSpec((1, 1), None, {"axis": "int", "descending": "bool"}, infer_all=infer_index.sort, uses="along"),
+    "cumsum": OpSpec((1, 1), infer_index.cumsum, AXIS, uses="along", paged=True),
+    "topk": OpSpec((1, 1), None, {"k": "int"}, infer_all=infer_region.topk, uses="last", paged=True),
+    "sort": OpSpec((1, 1), None, {"axis": "int", "descending": "bool"}, infer_all=infer_index.sort, uses="along", paged=True),
     # places of an axis
-    "take": OpSpec((2, 2), infer_index.take, AXIS),
-    "gather": OpSpec((2, 2), infer_index.gather, AXIS, uses="along"),
-    "scatter": OpSpec((3, 3), infer_index.scatter, AXIS, uses="along"),
-    "scatter_add": OpSpec((3, 3), infer_index.scatter, AXIS, uses="along"),
+    "take": OpSpec((2, 2), infer_index.take, AXIS, paged=True),
+    "gather": OpSpec((2, 2), infer_index.gather, AXIS, uses="along", paged=True),
+    "scatter": OpSpec((3, 3), infer_index.scatter, AXIS, uses="along", paged=True),
+    "scatter_add": OpSpec((3, 3), infer_index.scatter, AXIS, uses="along", paged=True),
     "pad": OpSpec((1, 1), infer_index.pad, {"before": "ints", "after": "ints", "value": "float"}, paged=True),
     # products
-    "matmul": OpSpec((2, 2), matmul, numpy=np.matmul),
-    "grouped_linear": OpSpec((3, 3), infer_index.grouped_linear, uses="last"),
-    "conv": OpSpec((2, 2), infer_index.conv, {"stride": "ints", "padding": "ints", "dilation": "ints", "groups": "int"}),
+    "matmul": OpSpec((2, 2), matmul, numpy=np.matmul, paged=True),
+    "grouped_linear": OpSpec((3, 3), infer_index.grouped_linear, uses="last", paged=True),
+    "conv": OpSpec((2, 2), infer_index.conv, CONV, paged=True),
     # with a body
     "map": OpSpec((1, 16), None, infer_all=infer_region.map_elements, regions=1, paged=True, uses="pointwise"),
     "scan": OpSpec((1, 32), None, SCAN, infer_all=infer_region.scan, regions=1),

@@ -32,6 +32,7 @@ from ferrum.graphs.expressions.expression import (
     Tensor,
     Unpack,
     View,
+    element,
     inputs,
 )
 from ferrum.graphs.expressions.ggml.table import BLOCKS
@@ -61,6 +62,8 @@ class Pieces(Protocol):
     def blocked(self) -> Blocked | None: ...
     def values(self, rows: slice) -> Array: ...
     def blocks(self, rows: slice) -> QuantBlocks: ...
+    def element(self, index: int) -> Pieces:
+        """What is at ``index`` of the first axis."""
 
 
 class Arrays:
@@ -318,6 +321,9 @@ class ExprRows:
         box = (slice(rows.start, rows.stop, 1), *whole(self.shape[1:]))
         count = self.shape[blocked.axis] // blocked.size
         return _blocks_of(_components(self.expr), blocked, self.reader, box, (0, count))
+
+    def element(self, index: int) -> ExprRows:
+        return ExprRows(element(self.expr, index), self.reader)
 
 
 def in_memory(array: Array) -> ExprRows:

@@ -389,6 +389,31 @@ def permute(expr: Expr, order: Ints) -> Expr:
     return expr if order == tuple(range(len(order))) else made
 
 
+def element(expr: Expr, index: int, axis: int = 0) -> Expr:
+    """What is at ``index`` of an axis, which goes; blocks along another stay. Raises ExpressionFault when it is not inside."""
+
+    def inner(source: Expr) -> Expr:
+        return element(source, index, axis)
+
+    match expr:
+        case Permute():
+            gone = expr.order[axis]
+            order = tuple(of - (of > gone) for of in expr.order if of != gone)
+            return permute(element(expr.source, index, gone), order)
+        case Stack():
+            return Stack(tuple(element(part, index, axis - 1) for part in expr.parts)) if axis else expr.parts[index]
+        case Rows() if expr.axis != axis:
+            return rows(inner(expr.source), expr.axis - (expr.axis > axis), expr.start, expr.stop, expr.step)
+        case Rows():
+            return element(expr.source, expr.start + index * expr.step, axis)
+        case Cat() if expr.axis != axis:
+            return cat([inner(part) for part in expr.parts], expr.axis - (expr.axis > axis))
+        case Map():
+            return mapped(inner(expr.source), expr.function, expr.value)
+    shape = expr.type.shape
+    return reshape(rows(expr, axis, index, index + 1), (*shape[:axis], *shape[axis + 1 :]))
+
+
 def mapped(expr: Expr, function: str, value: float = 0.0) -> Expr:
     """Raises ExpressionFault for a function that is not one of ``FUNCTIONS``, or a source that is not float."""
     made = Map(expr, function, value)

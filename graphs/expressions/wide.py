@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ferrum.graphs.expressions.evaluate import Array, ExprRows, QuantBlocks
+from ferrum.graphs.expressions.evaluate import Array, ExprRows, Pieces, QuantBlocks, lies_across
 from ferrum.graphs.expressions.expression import Blocked, Ints
 
 RUN_VALUES = 1 << 24  # 64 MiB of floats
@@ -40,6 +40,10 @@ class Wide:
     def blocks(self, rows: slice) -> QuantBlocks:
         pieces = self._pieces("blocks", self.source.blocks, rows)
         return pieces[0] if len(pieces) == 1 else QuantBlocks.joined(pieces)
+
+    def element(self, index: int) -> Pieces:
+        found = self.source.element(index)
+        return Wide(found) if lies_across(found.expr) else found
 
     def _pieces(self, kind: str, evaluate: Callable[[slice], Any], rows: slice) -> list[Any]:
         found = []

@@ -12,6 +12,7 @@ from typing import Protocol
 from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
 
 EMBEDDING, HEAD, BODY = "embedding", "head", "body"
+PRODUCTS = ("linear", "grouped_linear")  # of activations and a stored matrix, or one of a stack
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Choice:
 
 class LayoutPolicy(Protocol):
     def matrix(self, role: str, n: int, k: int, halves: int) -> Choice:
-        """The choice for an ``[n, k]`` matrix; ``role`` is embedding (looked up only), head (the logits) or body."""
+        """The choice for an ``[n, k]`` matrix, or each of a stack; ``role`` is embedding (looked up only), head (the logits) or
+        body."""
 
 
 def run(graph: Graph, policy: LayoutPolicy) -> Graph:
@@ -59,11 +61,11 @@ def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
     choices: dict[str, Choice] = {}
     shapes = {p.name: p.value.shape for p in graph.params}
     heads = {node.inputs[1] for node in graph.nodes if node.op == "linear" and node.output.name in graph.outputs}
-    for op in ("linear", "embedding"):
+    for op in (*PRODUCTS, "embedding"):
         for node in graph.nodes:
-            if node.op != op or node.inputs[1] in choices:
+            if node.op != op or node.inputs[1] in choices or node.inputs[1] not in shapes:
                 continue
-            n, k = (int(d) for d in shapes[node.inputs[1]])
+            n, k = (int(d) for d in shapes[node.inputs[1]][-2:])
             role = EMBEDDING if op == "embedding" else HEAD if node.inputs[1] in heads else BODY
             halves = 2 if node.attrs.get("activation") else 1
             choices[node.inputs[1]] = policy.matrix(role, n, k, halves)

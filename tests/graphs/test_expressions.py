@@ -19,7 +19,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.constants import read_graph, save_graph
 from ferrum.graphs.expression_text import parse_expression, print_expression
 from ferrum.graphs.expressions import expression as e
-from ferrum.graphs.expressions.evaluate import Arrays, ExprRows, evaluate, length, pick, to_float
+from ferrum.graphs.expressions.evaluate import Arrays, ExprRows, evaluate, length, lies_across, pick, to_float
 from ferrum.graphs.expressions.schemes import Q8, Ggml, Int4, dequantized
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.expressions.wide import Wide
@@ -178,6 +178,9 @@ def test_a_piece_is_the_piece_of_the_whole(data: st.DataObject, quantized: bool,
         wide = Wide(source, made.integer(1, 40))
         for low in range(0, shape[0], 2):
             same(wide.values(slice(low, min(low + 2, shape[0]))), expected[low : low + 2])
+        if len(shape) > 1:
+            for whose in (source, wide):
+                same(whose.element(starts[0]).values(slice(0, shape[1])), expected[starts[0]])
     assert all(length(part) >= 1 for part in box)
 
 
@@ -231,6 +234,10 @@ def test_blocks_mean_the_values(data: st.DataObject) -> None:
     same(found.values(), source.values(rows))
     assert found.codes.dtype.itemsize == 1 and (found.size, found.axis) == (kept.size, kept.axis)
     assert math.prod(found.scales.shape) * kept.size == math.prod(found.codes.shape)
+    if kept.axis > 1:
+        one = source.element(start)
+        assert one.blocked == replace(kept, axis=kept.axis - 1)
+        same(one.blocks(slice(0, one.shape[0])).values(), source.values(slice(start, start + 1))[0])
     again = Wide(source, made.integer(1, 40)).blocks(rows)
     assert np.array_equal(again.codes, found.codes) and again.scales.tobytes() == found.scales.tobytes()
 
@@ -295,6 +302,12 @@ def test_pieces_of_one_tensor_become_the_tensor() -> None:
 def test_faults_are_told_where_they_are_made(make: Any) -> None:
     with pytest.raises(e.ExpressionFault):
         make(e.Tensor("t", (4, 6)))
+
+
+def test_matrices_that_lie_across_are_known() -> None:
+    """A stack of them does not: its first axis is the tensor's."""
+    stack = e.permute(e.Tensor("w", (3, 50, 70)), (0, 2, 1))
+    assert not lies_across(stack) and lies_across(e.element(stack, 1))
 
 
 @pytest.mark.parametrize("halves", [1, 2])
