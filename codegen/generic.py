@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ferrum.codegen.kernels import reduce, rope, softmax
+from ferrum.codegen.kernels.arrays import conv, cumsum, gather, matmul, order, scatter, take
+from ferrum.codegen.kernels.grouped_linear import choose as grouped_linear
 from ferrum.codegen.kernels.map import choose as maps
 from ferrum.codegen.kernels.paged_attention import choose as paged_attention
 from ferrum.codegen.moves import MOVES
 from ferrum.codegen.walk import Choose
 
 GENERIC: Mapping[str, Choose] = {
+    "conv": conv.choose,
+    "cumsum": cumsum.choose,
+    "gather": gather.choose,
+    "grouped_linear": grouped_linear.on_cpu,
     "map": maps.elements,
+    "matmul": matmul.choose,
     "paged_attend": paged_attention.of_values,
     "rope": rope.choose,
+    "scatter": scatter.choose,
+    "scatter_add": scatter.choose,
     "softmax": softmax.choose,
+    "sort": order.choose,
+    "take": take.choose,
+    "topk": order.choose,
     **dict.fromkeys(reduce.REDUCTIONS, reduce.choose),
     **MOVES,
 }

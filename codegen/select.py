@@ -16,6 +16,7 @@ from ferrum.codegen.views import row_dims
 from ferrum.codegen.walk import Call, Choose, Walk
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Graph, Node
+from ferrum.graphs.passes.layout import PRODUCTS
 
 
 def everywhere(choose: Choose) -> dict[str, Choose]:
@@ -36,6 +37,7 @@ OPS: Mapping[str, Mapping[str, Choose]] = {
     **{op: {"cpu": choose} for op, choose in GENERIC.items()},
 }
 NORMS = ("rms_norm", "layer_norm")
+_MATRICES = (*PRODUCTS, "embedding")  # ops whose second input lies as products read it
 # Ops whose kernels know rows of one run only, but for norms on CPUs.
 _ONE_RUN = frozenset({*NORMS, "linear", "quantize", "embedding", "sample"})
 
@@ -43,10 +45,10 @@ _ONE_RUN = frozenset({*NORMS, "linear", "quantize", "embedding", "sample"})
 def lacking(graph: Graph, device: str) -> list[Finding]:
     """What a finished graph has and no kernel of the device computes."""
     found = []
-    matrices = {node.inputs[1] for node in graph.nodes if node.op in ("linear", "embedding")}
+    matrices = {node.inputs[1] for node in graph.nodes if node.op in _MATRICES}
     for node in graph.nodes:
         module, _, source = node.origin.rpartition(" ")
-        if node.op in GENERIC and matrices.intersection(node.inputs):
+        if node.op not in _MATRICES and matrices.intersection(node.inputs):
             found.append(Finding(f"{node.op} of a matrix that lies as products read it", module, source, "a copy of it"))
         if device not in OPS.get(node.op, {}):
             nearest = "--target cpu" if "cpu" in OPS.get(node.op, {}) else ""

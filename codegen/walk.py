@@ -100,11 +100,21 @@ class Walk:
         read = tuple(self.places.get(name, name) for name in inputs)
         self.calls.append(Call(made, read, written, params, self.rows(node), row_bytes, layer, node.origin))
 
-    def once(self, key: object, node: Node, kernel: Kernel, params: tuple[str, ...], row_bytes: int, output: str) -> str:
-        """The output of a call that all layers share, added when its ``key`` is new."""
+    def once(
+        self,
+        key: object,
+        node: Node,
+        kernel: Kernel,
+        params: tuple[str, ...],
+        row_bytes: int,
+        output: str,
+        inputs: tuple[str, ...] = (),
+    ) -> str:
+        """The output of a call that several nodes share, added when its ``key`` is new."""
         if key not in self.made:
             self.made[key] = output
-            self.calls.append(Call((Variant(kernel),), (), output, params, "tokens", row_bytes, 0, node.origin))
+            rows: Rows = self.rows(node) if inputs else "tokens"
+            self.calls.append(Call((Variant(kernel),), inputs, output, params, rows, row_bytes, 0, node.origin))
         return self.made[key]
 
     def rows(self, node: Node) -> Rows:
