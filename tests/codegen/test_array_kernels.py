@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from ferrum.codegen.moves import MOVES
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS
 from ferrum.graphs.dims import evaluate, multiply
@@ -64,13 +65,25 @@ class Sketch:
             self.inputs.append(value)
         return value
 
-    def add(self, op: str, *values: Value, **attrs: Any) -> None:
-        types = infer(op, values, attrs)
-        outputs = tuple(Value(f"y{len(self.nodes)}.{i}", *typed) for i, typed in enumerate(types))
+    def add(self, op: str, *values: Value, shape: Shape | None = None, **attrs: Any) -> Value:
+        """The first output; ``shape`` is that of an op which does not follow from its inputs."""
+        name = f"y{len(self.nodes)}"
+        types = infer(op, values, attrs, () if shape is None else (Value(name, values[0].dtype, shape),))
+        outputs = tuple(Value(f"{name}.{i}", *typed) for i, typed in enumerate(types))
         self.nodes.append(Node(op, tuple(value.name for value in values), outputs, attrs))
+        return outputs[0]
+
+    def turned(self, value: Value, order: Sequence[int]) -> Value:
+        """The same array, whose axes lie in another order."""
+        back = tuple(order.index(axis) for axis in range(len(order)))
+        data = self.arrays.pop(value.name)
+        self.arrays[value.name] = data.transpose(order)
+        self.inputs[self.inputs.index(value)] = replace(value, shape=tuple(value.shape[axis] for axis in order))
+        return self.add("permute", self.inputs[-1], order=back)
 
     def graph(self) -> Graph:
-        outputs = tuple(value.name for node in self.nodes for value in node.outputs)
+        """What is only moved is no output: it is not stored."""
+        outputs = tuple(value.name for node in self.nodes if node.op not in MOVES for value in node.outputs)
         return Graph("alone", tuple(self.inputs), tuple(self.params), tuple(self.nodes), outputs)
 
 
@@ -89,7 +102,10 @@ def indices(draw: st.DrawFn, s: Sketch) -> None:
     shape = shape_of(draw)
     axis = fixed_axis(draw, shape)
     places = (*shape[:axis], draw(SIZES), *shape[axis + 1 :])
-    x, at = s.floats(shape), s.places(places, int(shape[axis]))
+    at = s.places(places, int(shape[axis]))
+    x = s.floats(shape)
+    if draw(st.booleans()):
+        x = s.turned(x, draw(st.permutations(range(len(shape)))))
     s.add("gather", x, at, axis=axis)
     put = draw(st.sampled_from(["scatter", "scatter_add"]))
     s.add(put, x, at, s.floats(places), axis=axis)
@@ -119,7 +135,11 @@ def products(draw: st.DrawFn, s: Sketch) -> None:
     cut = draw(st.integers(0, len(batch)))
     narrow = tuple(1 if draw(st.booleans()) else size for size in batch)[cut:]
     one, other = draw(st.permutations([batch, narrow]))
-    s.add("matmul", s.floats((*one, m, k)), s.floats((*other, k, n)))
+    a, b = s.floats((*one, m, k)), s.floats((*other, k, n))
+    if draw(st.booleans()):
+        b = s.turned(b, draw(st.permutations(range(len(b.shape)))))
+    s.add("matmul", a, b)
+    s.add("matmul", a, s.turned(s.floats((*other, k, n)), (*range(len(other)), len(other) + 1, len(other))))
     s.add("matmul", s.floats(("tokens", k)), s.floats((k, n), stored=True))
 
 
@@ -145,7 +165,7 @@ def sketches(draw: st.DrawFn) -> Sketch:
 
 def agree(graph: Graph, found: Mapping[str, NDArray[Any]], wanted: Mapping[str, NDArray[Any]], limit: float = 2e-5) -> None:
     for node in graph.nodes:
-        for value in node.outputs:
+        for value in node.outputs if node.op not in MOVES else ():
             scale = max(1.0, float(np.abs(wanted[value.name]).max(initial=0)))
             np.testing.assert_allclose(found[value.name], wanted[value.name], rtol=0, atol=limit * scale, err_msg=str(node))
             if value.dtype != "f32" or node.op in ("take", "gather", "sort", "topk"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.layouts import parse_format, parse_layout, stored
 from ferrum.codegen.layouts.activations import act_for
+from ferrum.codegen.moves import MOVES
 from ferrum.graphs.dims import multiply
 from ferrum.graphs.interpret import interpret
 from tests.codegen.kernel_harness import run_graph
@@ -21,11 +22,13 @@ FORMATS = ("f32", "none", "int8", "int4-g32", "int4a-g32", "int4-g128")
 
 
 def sketch(tokens: int, times: int, count: int, n: int, k: int, seed: int) -> Sketch:
-    """Two products of the same rows' numbers, as experts have, and one of numbers with several axes."""
+    """Two products of the same rows' numbers, as experts have: the first of a row that all copies share, and one of numbers with
+    several axes."""
     s = Sketch(tokens, np.random.default_rng(seed))
     rows = multiply("tokens", times)
     group = s.places((rows,), count)
-    s.add("grouped_linear", s.floats((rows, k)), s.floats((count, n, k), stored=True), group)
+    copies = s.add("expand", s.floats(("tokens", 1, k)), shape=("tokens", times, k))
+    s.add("grouped_linear", s.add("reshape", copies, shape=(rows, k)), s.floats((count, n, k), stored=True), group)
     s.add("grouped_linear", s.floats((rows, n)), s.floats((count, k, n), stored=True), group)
     s.add("grouped_linear", s.floats(("tokens", 2, k)), s.floats((count, n, k), stored=True), s.places(("tokens", 2), count))
     return s
@@ -36,10 +39,14 @@ def check(s: Sketch, quant: str, target: Any) -> None:
     graph = s.graph()
     found, laid_out, weights = run_graph(graph, s.arrays, s.weights, target, quant)
     rounded = dict(s.arrays)
-    for node in laid_out.nodes:
-        param, x = laid_out.param(node.inputs[1]), rounded[node.inputs[0]]
+    moved = {node.output.name: node.inputs[0] for node in laid_out.nodes if node.op in MOVES}
+    for node in (node for node in laid_out.nodes if node.op == "grouped_linear"):
+        name = node.inputs[0]
+        while name in moved:
+            name = moved[name]
+        param, x = laid_out.param(node.inputs[1]), s.arrays[name]
         act = act_for(parse_format(param.format), param.shape[2], target.has_bf16_dot)
-        rounded[node.inputs[0]] = Quantize.reference(x.reshape(-1, x.shape[-1]), act).reshape(x.shape)
+        rounded[name] = Quantize.reference(x.reshape(-1, x.shape[-1]), act).reshape(x.shape)
     wanted = interpret(laid_out, rounded, weights)
     for name in graph.outputs:
         error, scale = np.abs(found[name] - wanted[name]), max(1.0, float(np.abs(wanted[name]).max()))
