@@ -62,5 +62,6 @@ class Conv(ArrayKernel):
 
 def choose(walk: Walk, node: Node) -> None:
     found = Operands(walk, node)
-    steps = [Ints(axes(node.attrs, name)) for name in ("stride", "padding", "dilation")]
-    found.add(Conv(*found.read, found.result(), *steps, groups=integer(node.attrs, "groups")))
+    x, weight = found.read
+    stride, padding, dilation = (Ints(axes(node.attrs, name)) for name in ("stride", "padding", "dilation"))
+    found.add(Conv(x, weight, found.result(), stride, padding, dilation, integer(node.attrs, "groups")))

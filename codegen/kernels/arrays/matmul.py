@@ -53,7 +53,8 @@ def choose(walk: Walk, node: Node) -> None:
     found = Operands(walk, node, [left, right])
     dims = (*left.dims[:-1], right.dims[-1])
     strides = tuple(math.prod(dims[axis + 1 :]) for axis in range(len(dims)))
-    found.add(MatMul(*found.read, replace(found.result(), dims=dims, strides=strides)))
+    one, other = found.read
+    found.add(MatMul(one, other, replace(found.result(), dims=dims, strides=strides)))
 
 
 def matrices(walk: Walk, name: str, to: Shape) -> View:

@@ -59,4 +59,5 @@ def choose(walk: Walk, node: Node) -> None:
         out = found.result(1)
         at = whole(places.name, places.dtype, True, out.dims)
         both = Operands(walk, node, [dense(walk, node.inputs[0], node.origin), at])
-        both.add(Gather(*both.read, both.result(), axis), values.name)
+        x, chosen = both.read
+        both.add(Gather(x, chosen, both.result(), axis), values.name)

@@ -28,7 +28,8 @@ def on_cpu(walk: Walk, node: Node) -> None:
     if x.strides[-1] != 1:  # rows are read where they lie, but each of them in one run
         x = dense(walk, node.inputs[0], node.origin)
     found = Operands(walk, node, [x, whole(listed, "i32", True, ())])
-    rows = BucketRows(*found.read, act)
+    lying, order = found.read
+    rows = BucketRows(lying, order, act)
     walk.add(node, rows, tuple(found.values), tuple(found.params), rows.row_bytes, f"{name}.sorted")
     kernel = CpuGroupedLinear(
         matrix.n, matrix.k, matrix, False, False, "", act, block.rows, block.tiles, block.chunk_kib,
