@@ -19,6 +19,7 @@ from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.layouts import parse_format
 from ferrum.codegen.layouts.activations import act_for, parse_act
 from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS
 from ferrum.graphs import numpy_index
 from ferrum.graphs.interpret import reference_logits
@@ -33,6 +34,7 @@ from tests.graphs.tiny_models import tiny_model
 
 TOKENS = [3, 1, 4, 15, 9, 26, 5, 35, 8]
 STEPS = 32
+PLAINEST = [target.name for target in TARGETS if runs_here(target.arch, target.requires)][-1]  # without a product of bfloat16
 KINDS = ["mixtral", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("qwen3_moe", "olmoe", "gpt_oss"))]
 
 
@@ -80,7 +82,7 @@ def test_quantized_experts_are_those_of_the_stored_weights(quant: str, tmp_path:
     monkeypatch.setitem(KERNELS, "quantize", as_kernels_round)  # type: ignore[arg-type]
     monkeypatch.setitem(KERNELS, "grouped_linear", grouped)  # type: ignore[arg-type]
     tiny_model("mixtral").save_pretrained(tmp_path)  # type: ignore[operator]
-    path = compile_folder(tmp_path, quant, target=TARGETS[-1].name, kv_dtype="f32")
+    path = compile_folder(tmp_path, quant, target=PLAINEST, kv_dtype="f32")
     with open_pack(path, trust=True) as pack:
         graph = parse_graph(bytes(pack.member("step/graph.txt")).decode())
         weights: Any = InMemory(pack.manifest.tensors, bytes(pack.weights))
