@@ -50,8 +50,8 @@ def test_names_that_are_none_are_refused(name: str) -> None:
         with pytest.raises(FerrumError) as caught:
             parse()
         assert caught.value.code == "graph-text" and len(str(caught.value)) < 200
-    with pytest.raises(FerrumError, match="no layout of 3 axes"):
-        parse_layout("unit8x4h1", "bf16", (2, 16, 32))
+    with pytest.raises(FerrumError, match="no layout of 4 axes"):
+        parse_layout("unit8x4h1", "bf16", (2, 2, 16, 32))
 
 
 def test_bf16_rounds_to_nearest_even_as_torch() -> None:
