@@ -106,6 +106,7 @@ def test_a_file_is_compiled_and_run(ferrum: CommandLine, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "note: weights in blocks of" in done.stderr and "are dequantized" in done.stderr
     original = byte_pairs(LEVEL)
-    path = made(tmp_path, {"model": "gpt2", "pre": "gpt-2", "merges": merges_of(original), **listing(original)})
+    words = {"model": "gpt2", "pre": "gpt-2", "merges": merges_of(original), **listing(original)}
+    path = made(tmp_path, words, "{{ messages[0].content }}")
     done = ferrum("run", str(path), "--prompt", "hi", "--max-tokens", "4", timeout=300)
     assert done.returncode == 0, done.stderr
