@@ -19,7 +19,12 @@ Ran = subprocess.CompletedProcess[str]
 def run(command: Sequence[str], folder: Path) -> Ran:
     """``command`` in ``folder``: messages in English, and the same bytes from the same source on any day."""
     own = {"SOURCE_DATE_EPOCH": "315532800", "LC_ALL": "C", "ZIG_LOCAL_CACHE_DIR": str(folder / "zig-cache")}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **own}, check=False)
+    # once in some thousand times zig does not find a file of its own in a new cache; the second time it does
+    for _ in range(2):
+        ran = subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, **own}, check=False)
+        if ran.returncode == 0 or "error opening 'zig-cache/" not in ran.stderr:
+            break
+    return ran
 
 
 def answer(command: Sequence[str]) -> str:

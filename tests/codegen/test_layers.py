@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -103,6 +105,34 @@ def test_values_are_the_same_step_by_step(packs: Packs) -> None:
         with pytest.raises(FerrumError, match="slot 10000"):
             list(executor.step_through([wrong]))  # type: ignore[attr-defined]
         executor.close()
+
+
+@pytest.mark.slow
+def test_a_step_may_stop_after_any_launch(packs: Packs) -> None:
+    """Those too after which threads do not wait for each other, and on taken cores: a thread that lost its core in a whole step
+    rests for some, but one that missed a part of a step would lack rows that it keeps for itself."""
+    from ferrum.proof.one_sequence import block_table, describe
+
+    with open_pack(packs("none")) as pack:
+        executor, layers = load_for_proof(pack), read_layers(pack)
+        assert layers is not None
+        everywhere = [msgspec.structs.replace(layers.points[0], launch=i) for i in range(layers.points[-1].launch + 1)]
+        whole = {}
+        for token in range(5, 25):  # what an earlier token left would be right for the same one
+            describe(executor, [token], 0, block_table(executor, 1), sample=True)
+            executor.step()
+            whole[token] = executor.logits().copy()
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+        try:
+            for token in [*whole] * 10:
+                describe(executor, [token], 0, block_table(executor, 1), sample=True)
+                list(executor.step_through(everywhere))  # type: ignore[attr-defined]
+                assert (executor.logits() == whole[token]).all()
+        finally:
+            for process in busy:
+                process.kill()
+                process.wait()
+            executor.close()
 
 
 def test_the_member_is_small(packs: Packs) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.devices.compilers import SourceFile, answer, complaint, version_line
+from ferrum.devices.compilers import SourceFile, answer, complaint, run, version_line
 from ferrum.errors import FerrumError
 
 
@@ -37,3 +37,11 @@ def test_without_a_folder_a_failure_makes_one() -> None:
 def test_what_does_not_answer_says_nothing(tmp_path: Path) -> None:
     assert version_line(str(tmp_path / "none")) == answer(("sh", "-c", "echo words; exit 1")) == ""
     assert answer(("echo", " one ")) == "one" and complaint("a\nb") == "a"
+
+
+def test_a_cache_that_loses_a_file_is_asked_once_more(tmp_path: Path) -> None:
+    """zig's own; a source's fault is told at once."""
+    lost = "echo x >> tries; test $(wc -l < tries) = 2 || { echo \"error: error opening 'zig-cache/tmp/a.o.d'\" >&2; exit 1; }"
+    assert run(("sh", "-c", lost), tmp_path).returncode == 0
+    assert run(("sh", "-c", "echo x >> others; echo error >&2; exit 1"), tmp_path).returncode == 1
+    assert (tmp_path / "others").read_text() == "x\n"

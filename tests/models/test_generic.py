@@ -19,7 +19,7 @@ from ferrum.pack.reader import open_pack
 from tests.graphs.tiny_models import SMALL, tiny_model
 
 QUICK = ("gemma2",)
-LONG = ("gpt2", "phi", "olmo2", "starcoder2", "gpt_neox", "stablelm", "cohere", "phi3", "gemma3_text", "glm")
+LONG = ("gpt2", "opt", "phi", "olmo2", "starcoder2", "gpt_neox", "stablelm", "cohere", "phi3", "gemma3_text", "glm")
 LENGTHS = (1, 7, 19, 64)
 STEPS = 8
 

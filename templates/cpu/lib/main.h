@@ -1,7 +1,8 @@
 /* Opening a step, laying out its arena, and running the list of launches. */
 
 /* A launch's barrier: after every kernel, but not after replicated row-wise ones, nor after a KV write that the
-   attention units do themselves. */
+   attention units do themselves. After the last launch of a run there is always one: who asked for the run then changes what
+   threads read (the step's numbers, the range of launches), and one that comes late must not find that of the next run. */
 enum { SYNC_ALWAYS, SYNC_IF_SHARED, SYNC_IF_PREFILL };
 
 INLINE int64_t align64(int64_t n) { return (n + 63) & ~(int64_t)63; }
@@ -33,7 +34,7 @@ static void run_launches(Ctx *c, const Launch *launches, int thread) {
     const Launch *l = &launches[i];
     l->run(c, l, thread);
     const int skip = (l->sync == SYNC_IF_SHARED && replicated(launch_rows(c, l))) || (l->sync == SYNC_IF_PREFILL && c->decode_only);
-    if (!skip) barrier_wait(&c->pool, thread);
+    if (!skip || i == last - 1) barrier_wait(&c->pool, thread);
     if (profile) {
       const double end = seconds();
       profile[i] += end - start;
@@ -51,7 +52,8 @@ static void run_step(Ctx *c) {
       c->tiles[c->num_tiles++] = (QueryTile){seq, t, min_int(TILE_TOKENS, s->query_start[seq + 1] - t)};
   for (int i = 0; i < NUM_LAUNCHES; ++i) atomic_store_explicit(&c->counters[i].next, 0, memory_order_relaxed);
   memset(c->arrived, 0, (size_t)c->pool.threads * SPLIT_BELOW * sizeof *c->arrived);
-  pool_run(&c->pool, 0);
+  /* Of a step in parts no thread may miss any: it would lack the private rows of a part before. */
+  pool_run(&c->pool, c->first > 0 || c->last < NUM_LAUNCHES);
 }
 
 /* 0 or an errno value. The arena and the KV memory belong to the caller. */
