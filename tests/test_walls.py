@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -142,3 +143,16 @@ def test_the_drawing_of_the_rooms_is_the_imports(imports: dict[str, set[str]]) -
     for module, others in imports.items():
         found[room_of(module)] |= {room_of(other) for other in others} - {room_of(module)} - small
     assert drawn == {room: others for room, others in found.items() if room not in small}
+
+
+def test_no_file_is_over_450_lines_and_no_function_over_60() -> None:
+    command = ["git", "ls-files", "ferrum", "codegen", "graphs", "templates", "tests"]
+    listed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.split()
+    sources = [ROOT / name for name in listed if Path(name).suffix in (".py", ".c", ".h", ".j2")]
+    assert len(sources) > 500
+    for path in sources:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 450, path
+        for node in ast.walk(ast.parse(text)) if path.suffix == ".py" else ():
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{path}: {node.name}"
