@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -108,6 +109,8 @@ async def _serve(path: Path, options: ServeOptions, sock: socket.socket, engine:
             address = address_of(sock)
             with _pid_file(options.pid_file, address, state.log):
                 _announce(state, address)
+                gc.freeze()  # what was loaded stays: later collections need not look at it
+                gc.enable()
                 telling = asyncio.ensure_future(tell_throughput(state))
                 await stop.first(state)
                 telling.cancel()

@@ -6,6 +6,7 @@ are imported here: there are two cores' worth of loading to do. So little may be
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 from pathlib import Path
 
@@ -23,9 +24,13 @@ def serve(pack_path: Path | str, options: ServeOptions | None = None) -> int:
     if options.otlp_endpoint:
         check_traces()
     with listen(options) as sock, spawn() as engine:
-        from ferrum.server.lifecycle import run_server  # see above
+        gc.disable()  # what loading makes stays; the collector is let in again when the server is ready
+        try:
+            from ferrum.server.lifecycle import run_server  # see above
 
-        return run_server(Path(pack_path), options, sock, engine)
+            return run_server(Path(pack_path), options, sock, engine)
+        finally:
+            gc.enable()
 
 
 def check_traces() -> None:
