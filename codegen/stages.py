@@ -26,7 +26,6 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.constants import save_graph
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.ir import Graph
-from ferrum.graphs.models.registry import build, checkpoint_sources
 from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.ops import PAGED_OPS
 from ferrum.graphs.passes import layout
@@ -93,14 +92,13 @@ def trace(job: Job) -> Graph:
 
 
 def _trace(job: Job) -> Graph:
-    from ferrum.graphs.frontend.torch_export import import_module
-
     if isinstance(job.config, TracedConfig):
         from ferrum.graphs.frontend.traced import trace_folder
 
         return trace_folder(job.config, job.folder, job.name)
-    module = build(job.config)
-    return import_module(module, job.config, job.name, checkpoint_sources(module))
+    from ferrum.graphs.frontend.repeated import import_decoder
+
+    return import_decoder(job.config, job.name)
 
 
 def _place(path: Path, suffix: str) -> Path:
