@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
         except (LookupError, RuntimeError, ValueError) as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-    changes = read_changes()
+    changes = read_changes(earlier=bool(args.against))
     print("\n".join(lines(found, changes, len(entries), args.details)))
     return int(bool(surprises(found, changes)))
 

@@ -44,12 +44,24 @@ def _render(model: Path, folder: Path, entry: dict[str, str]) -> None:
             compile_model(CompileOptions(**options | {"dump_dir": model / "tracing"}, stop_after="import"))
         (model / "tracing").rename(model / "traced")
     shutil.copytree(model / "traced", dump)
-    options |= {"target": entry["target"], "quant": entry["quant"], "kv_dtype": entry["kv"]}
+    options |= {"target": _known(entry["target"]), "quant": entry["quant"], "kv_dtype": entry["kv"]}
     compile_model(CompileOptions(**options, start_from="canonicalize", stop_after="render"))
     for stage, name in (("render", "source"), ("plan", "plan")):
         made = next(dump.glob(f"*-{stage}.*"))
         shutil.move(made, folder / f"{name}{made.suffix}")
     shutil.rmtree(dump)
+
+
+def _known(target: str) -> str:
+    """The name that a target has in this tree: what runs on every GPU of 9.0 was once called by the features that only it has."""
+    from ferrum.codegen.target import parse_target
+    from ferrum.errors import FerrumError
+
+    try:
+        parse_target(target)
+    except FerrumError:
+        return f"{target}a"
+    return target
 
 
 def _trace_scratch(model: Path, wanted: dict[str, Any]) -> None:

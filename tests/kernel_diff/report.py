@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.kernel_diff.compare import Difference
 
 CHANGES = Path(__file__).resolve().parents[2] / "docs" / "kernel-changes.md"
+_FORMER = "\n## What was meant before\n"
 _TITLES = {
     "error": "one of the trees does not render",
     "code": "machine code differs",
@@ -35,9 +36,12 @@ class Change:
         return fnmatch.fnmatchcase(what, self.kernels) and fnmatch.fnmatchcase(difference.entry.target, self.targets)
 
 
-def read_changes(path: Path = CHANGES) -> list[Change]:
-    """The rows ``| `kernels` | `targets` | reason |`` of the table."""
-    rows = re.findall(r"^\| `([^`|]+)` \| `([^`|]+)` \| ([^|\n]+) \|$", path.read_text(encoding="utf-8"), re.M)
+def read_changes(path: Path = CHANGES, earlier: bool = False) -> list[Change]:
+    """The rows ``| `kernels` | `targets` | reason |`` of the table; with ``earlier`` those of former tables as well."""
+    text = path.read_text(encoding="utf-8")
+    if not earlier:
+        text = text.split(_FORMER)[0]
+    rows = re.findall(r"^\| `([^`|]+)` \| `([^`|]+)` \| ([^|\n]+) \|$", text, re.M)
     return [Change(kernels, targets, reason.strip()) for kernels, targets, reason in rows]
 
 

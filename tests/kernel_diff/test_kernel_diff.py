@@ -14,7 +14,7 @@ from tests.kernel_diff.c_source import parse_c
 from tests.kernel_diff.compare import Difference, compare
 from tests.kernel_diff.machine_code import code_digests
 from tests.kernel_diff.renderings import Rendering
-from tests.kernel_diff.report import Change, lines, surprises
+from tests.kernel_diff.report import Change, lines, read_changes, surprises
 from tests.kernel_diff.trees import ROOT, render_tree
 from tests.kernel_diff.zoo import MODELS, ZOO, Entry, write_model
 
@@ -147,3 +147,11 @@ def test_the_stored_rendering_is_of_this_zoo() -> None:
 def test_the_whole_zoo_is_as_stored(capsys: pytest.CaptureFixture[str]) -> None:
     """Differences that are not named in docs/kernel-changes.md."""
     assert command.main([]) == 0, capsys.readouterr().out
+
+
+def test_former_rows_count_beside_a_revision_only(tmp_path: Path) -> None:
+    page = tmp_path / "changes.md"
+    rows = "| kernels | targets | reason |\n|---|---|---|\n| `a*` | `*` | now |\n"
+    page.write_text(f"{rows}\n## What was meant before\n\n| `b` | `cpu-*` | then |\n")
+    assert read_changes(page) == [Change("a*", "*", "now")]
+    assert read_changes(page, earlier=True) == [Change("a*", "*", "now"), Change("b", "cpu-*", "then")]
