@@ -9,8 +9,10 @@ from pathlib import Path
 from ferrum.codegen.backend import Backend, backend_of
 from ferrum.codegen.kernels.linear.cpu import Blocking
 from ferrum.codegen.options import CompileOptions
+from ferrum.codegen.policy import KEEP
 from ferrum.codegen.target import GpuTarget, Target, parse_target
 from ferrum.errors import FerrumError
+from ferrum.graphs.model_files import open_files
 from ferrum.graphs.models.config import ModelConfig
 from ferrum.graphs.models.registry import find_config
 from ferrum.graphs.models.traced_config import TracedConfig
@@ -41,7 +43,7 @@ class Job:
 
     @property
     def output(self) -> Path:
-        quant = "" if self.options.quant == "none" else f".{self.options.quant}"
+        quant = "" if self.options.quant in ("keep", "none") else f".{self.options.quant}"
         quant += f".kv-{self.options.kv_dtype}" if self.options.kv_dtype else ""
         return self.options.output or Path(f"{self.name}.{self.target.name}{quant}.fpk")
 
@@ -75,6 +77,8 @@ def open_job(options: CompileOptions, progress: Progress) -> Job:
     if options.max_model_len > config.longest:
         what = f"the model knows positions up to {config.longest} and {options.max_model_len} were asked for"
         raise FerrumError("bad-option", what, "--max-model-len", "give a smaller length")
+    if options.quant == KEEP and not open_files(folder).quantized:
+        options = replace(options, quant="none")  # the same pack, and the same words about it
     job = Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
     if not options.stop_after:
         check_place(job.output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+from ferrum.codegen.kept import kept_note
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.kv import Kept
@@ -189,8 +190,10 @@ def make_manifest(
     traced_by: str = "",
 ) -> Manifest:
     """Everything but the members, which the writer fills in. ``traced_by``: whose module it is, if it is no record's."""
+    blocks = kept_note(plan.graph)
     chosen = {
         "quant": options.quant,
+        **({"blocks": blocks} if blocks else {}),
         "target": target.name,
         "max_model_len": str(model.max_model_len),
         "kv_dtype": options.kv,

@@ -8,14 +8,15 @@ from pathlib import Path
 from ferrum.errors import FerrumError
 
 KV_DTYPES = ("bf16", "int8", "f32")
-QUANTS = ("none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
+QUANTS = ("keep", "none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 
 
 @dataclass(frozen=True)
 class CompileOptions:
     """``model`` is a local folder (names and aliases are resolved before). ``max_model_len`` 0 takes the model's own.
 
-    ``quant``: ``none`` stores bfloat16; ``fp8`` exists on GPUs only. ``kv_dtype`` is the cache's format; empty takes bf16, or
+    ``quant``: ``keep`` stores what a checkpoint has quantized as it is, where the target has a format for it, and all else, as
+    ``none`` does everything, in bfloat16; ``fp8`` exists on GPUs only. ``kv_dtype`` is the cache's format; empty takes bf16, or
     f32 with f32 weights.
     ``start_from`` names a stage whose dumped input is read from ``dump_dir``; ``stop_after`` names the last stage to run.
     ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first. Without ``fuse`` stages that
@@ -24,7 +25,7 @@ class CompileOptions:
 
     model: str
     target: str = "cpu"
-    quant: str = "none"
+    quant: str = "keep"
     max_model_len: int = 0
     kv_dtype: str = ""
     output: Path | None = None

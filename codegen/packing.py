@@ -12,6 +12,7 @@ import msgspec
 
 from ferrum.codegen.backend import Code
 from ferrum.codegen.job import Job
+from ferrum.codegen.kept import kept_formats
 from ferrum.codegen.layer_points import layer_points
 from ferrum.codegen.manifest import (
     CONSTANTS_NAME,
@@ -25,6 +26,7 @@ from ferrum.codegen.manifest import (
     program_record,
 )
 from ferrum.codegen.plan import Plan, gpu_kernels
+from ferrum.codegen.policy import KEEP
 from ferrum.codegen.prove import Reference, StoredWeights, emulates, make_reference, prove, runs_here, tolerance
 from ferrum.codegen.prove_kernels import Known, prove_kernels
 from ferrum.codegen.render import kernel_source
@@ -178,5 +180,5 @@ def _model_record(job: Job, made: Plan) -> ModelRecord:
         num_parameters=count_parameters(made),
         vocab_size=made.vocab_size,
         max_model_len=job.max_model_len,
-        quant=options.quant,
+        quant=kept_formats(made.graph) if options.quant == KEEP else options.quant,
     )

@@ -10,25 +10,45 @@ from ferrum.codegen.layouts import Format, RowLayout, TiledLayout, fit_group, pa
 from ferrum.codegen.layouts.activations import act_for
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.tuned import blocking
+from ferrum.graphs.expressions.expression import Blocked
 from ferrum.graphs.passes.layout import EMBEDDING, HEAD, Choice
+
+# The user's word for a checkpoint's own blocks, and the formats of a target that hold some exactly, the fewest bits first.
+KEEP = "keep"
+_EXACT_ON_GPUS = ("int4s", "int4a", "int8")
+_EXACT = {"cpu": ("int4s", "int4a", "int4m", "int6", "int8"), "cuda": _EXACT_ON_GPUS, "metal": _EXACT_ON_GPUS}
+_GROUPS = (32, 64, 128)  # that kernels have steps for
 
 
 @dataclass(frozen=True)
 class TargetPolicy:
-    """Formats by role: 4-bit packs keep the head (and a tied embedding) at more bits, where errors cost most."""
+    """Formats by role: 4-bit packs keep the head (and a tied embedding) at more bits, where errors cost most.
+
+    ``quant`` "keep": blocks of the checkpoint whose codes and scales a format of the target holds exactly stay as they are,
+    all else is bf16.
+    """
 
     target: Target | GpuTarget
     quant: str
     tuned: Mapping[str, Blocking] = field(default_factory=dict)
 
-    def matrix(self, role: str, n: int, k: int, halves: int) -> Choice:
+    def matrix(self, role: str, n: int, k: int, halves: int, blocked: Blocked | None) -> Choice:
         cpu = self.target if isinstance(self.target, Target) else None
-        fmt = parse_format({"none": "bf16", "int8": "int8-g128"}.get(self.quant, self.quant))
-        if role in (EMBEDDING, HEAD) and fmt.bits == 4:
-            fmt = Format("int6" if cpu else "int8", 128)
-        if fmt.group:
-            fmt = Format(fmt.kind, fit_group(fmt.group, k))
+        fmt = self.exact(blocked) or self._chosen(role, k)
         if cpu:
             tiles = blocking(cpu, fmt, self.tuned).tiles
             return Choice(fmt.name, TiledLayout(n, k, fmt, cpu.lanes, tiles, halves).name, act_for(fmt, k, cpu.has_bf16_dot).name)
         return Choice(fmt.name, RowLayout(n, k, fmt, halves).name, "f32" if fmt.kind == "f32" else "bf16")
+
+    def exact(self, blocked: Blocked | None) -> Format | None:
+        """The smallest format of the target that holds a checkpoint's blocks as they are; None if they are not to be kept."""
+        if self.quant != KEEP or blocked is None or blocked.size not in _GROUPS:
+            return None
+        formats = (Format(kind, blocked.size) for kind in _EXACT[self.target.device])
+        return next((fmt for fmt in formats if fmt.holds(blocked)), None)
+
+    def _chosen(self, role: str, k: int) -> Format:
+        fmt = parse_format({"none": "bf16", KEEP: "bf16", "int8": "int8-g128"}.get(self.quant, self.quant))
+        if role in (EMBEDDING, HEAD) and fmt.bits == 4:
+            fmt = Format("int6" if isinstance(self.target, Target) else "int8", 128)
+        return Format(fmt.kind, fit_group(fmt.group, k)) if fmt.group else fmt

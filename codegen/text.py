@@ -44,7 +44,7 @@ def read_text(path: Path) -> TextFiles:
     tokenizer = files.read("tokenizer.json") or b""
     if tokenizer:
         read_tokenizer_file(tokenizer)
-    notes = files.notes()
+    notes = []
     if tokenizer:
         tokenizer = whole_tokenizer(tokenizer, settings, _json(files, "added_tokens.json"))
     else:

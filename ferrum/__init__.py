@@ -35,7 +35,7 @@ def compile(
     model: str | Path,
     *,
     target: str = "cpu",
-    quant: str = "none",
+    quant: str = "keep",
     kv_dtype: str = "",
     output: str | Path | None = None,
     max_model_len: int = 0,

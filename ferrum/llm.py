@@ -106,7 +106,7 @@ class LLM:
         model: str | os.PathLike[str],
         device: str = "auto",
         *,
-        quant: str = "none",
+        quant: str = "keep",
         kv_dtype: str = "",
         max_num_seqs: int = 16,
         max_num_batched_tokens: int = 512,

@@ -32,7 +32,7 @@ class PackRequest:
     """What may differ between two packs of one model. ``max_model_len`` 0 is the model's own length."""
 
     target: str = "cpu"
-    quant: str = "none"
+    quant: str = "keep"
     kv_dtype: str = ""
     max_model_len: int = 0
 
@@ -116,7 +116,7 @@ def pack_path(name: ModelName, source: Path, request: PackRequest) -> Path:
         "compiler": compiler_digest(),
     }
     key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:_KEY_DIGITS]
-    quant = "" if request.quant == "none" else f".{request.quant}"
+    quant = "" if request.quant in ("keep", "none") else f".{request.quant}"
     return env.packs_dir() / f"{name.short}{quant}.{key}.fpk"
 
 

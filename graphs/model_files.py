@@ -18,8 +18,9 @@ class ModelFiles(Protocol):
     def named(self, folder: str, suffix: str) -> list[str]:
         """The sorted names of the files of a folder, ``folder/`` before each."""
 
-    def notes(self) -> list[str]:
-        """What the model's user should know of how its weights are read, one line each."""
+    @property
+    def quantized(self) -> bool:
+        """Whether weights are stored in blocks with scales."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Folder:
     def named(self, folder: str, suffix: str) -> list[str]:
         return [f"{folder}/{path.name}" for path in sorted((self.path / folder).glob(f"*{suffix}"))]
 
-    def notes(self) -> list[str]:
-        return []
+    @property
+    def quantized(self) -> bool:
+        return b'"quantization_config"' in (self.read("config.json") or b"")
 
 
 def open_files(path: Path) -> ModelFiles:

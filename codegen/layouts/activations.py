@@ -16,7 +16,7 @@ class ActFormat:
     """Rows of activations. ``kind``: f32, bf16, or q8 (signed bytes, a float32 scale and an int32 bias per group).
 
     The bias of a group is ``-zero * sum(q)``: it starts the integer sum of products with unsigned weights, whose ``zero``
-    means 0. ``asymmetric`` adds ``-sum(q)`` per group for weights with zero points of their own.
+    means 0. ``asymmetric`` adds ``-sum(q)`` per group for weights with zero points or least values.
     """
 
     kind: str
@@ -67,5 +67,5 @@ def act_for(weight: Format, k: int, bf16_dot: bool) -> ActFormat:
     padded for that.
     """
     if weight.group:
-        return ActFormat("q8", weight.span(k), weight.byte_zero, weight.kind == "int4a")
+        return ActFormat("q8", weight.span(k), weight.byte_zero, weight.zeros or weight.mins)
     return ActFormat(weight.kind if bf16_dot or k % 2 else "f32")

@@ -94,8 +94,12 @@ class MatrixLayout:
             return self._stored(lambda rows: getattr(read(rows.start, rows.stop), name), first, count, width, dtype)
 
         codes = (part("codes", self.padded_k, np.int16) + np.int16(self.format.zero)).astype(np.uint8)
-        zeros = part("zeros", groups, np.uint8) if self.format.kind == "int4a" else None
-        return codes, part("scales", groups, np.float16), zeros
+        offsets: NDArray[Any] | None = None
+        if self.format.zeros:
+            offsets = part("zeros", groups, np.uint8)
+        elif self.format.mins:
+            offsets = part("mins", groups, np.float16)
+        return codes, part("scales", groups, np.float16), offsets
 
     def _stored(
         self, read: Callable[[slice], Any], first: int, count: int, width: int, dtype: type[np.generic]

@@ -13,16 +13,17 @@ from ferrum.graphs.expressions.expression import Blocked
 
 Array = NDArray[np.generic]
 F32 = NDArray[np.float32]
-_FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4|int4a)-g([1-9]\d{0,5}))")
+_FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4[asm]?)-g([1-9]\d{0,5}))")
 # K values of the groups that share a step, where the width allows it.
 _SPAN = 128
 
 
 @dataclass(frozen=True)
 class Format:
-    """A logical number format: ``kind`` f32, bf16, fp8, int8, int6, int4 or int4a; ``group`` K values share a scale (0: none).
+    """A logical number format: ``kind`` is one of those below; ``group`` K values share a scale (0: none).
 
-    fp8 is e4m3 with one float32 scale for a whole row.
+    fp8 is e4m3 with one float32 scale for a whole row. Of the integers, int4a has zero points, int4m least values and int4s
+    nothing beside its float16 scales, which int4 has not on every target.
     """
 
     kind: str
@@ -34,7 +35,7 @@ class Format:
 
     @property
     def bits(self) -> int:
-        return {"f32": 32, "bf16": 16, "fp8": 8, "int8": 8, "int6": 6, "int4": 4, "int4a": 4}[self.kind]
+        return {"f32": 32, "bf16": 16, "fp8": 8, "int8": 8, "int6": 6}.get(self.kind, 4)
 
     @property
     def per_row(self) -> bool:
@@ -47,9 +48,19 @@ class Format:
         return self.kind == "int4"
 
     @property
+    def zeros(self) -> bool:
+        """Groups have a zero point: value = scale * (q - zero)."""
+        return self.kind == "int4a"
+
+    @property
+    def mins(self) -> bool:
+        """Groups have a least value: value = scale * q + min."""
+        return self.kind == "int4m"
+
+    @property
     def zero(self) -> int:
         """The stored value that means 0 (symmetric integer formats)."""
-        return {"int8": 128, "int6": 32, "int4": 8}.get(self.kind, 0)
+        return {"int8": 128, "int6": 32, "int4": 8, "int4s": 8}.get(self.kind, 0)
 
     @property
     def byte_zero(self) -> int:
@@ -58,10 +69,10 @@ class Format:
 
     def holds(self, blocked: Blocked | None) -> bool:
         """Whether codes of a checkpoint's blocks along rows are codes of this format, with the same scales."""
-        kinds = {(8, False): "int8", (4, True): "int4a"}
-        if blocked is None or blocked.mins or (blocked.axis, blocked.scales) != (1, "f16"):
+        if blocked is None or (blocked.axis, blocked.scales, blocked.size) != (1, "f16", self.group):
             return False
-        return (kinds.get((blocked.bits, blocked.zeros)), blocked.size) == (self.kind, self.group)
+        exact = self.kind in ("int8", "int6", "int4s", "int4a", "int4m")
+        return exact and blocked.bits <= self.bits and (blocked.zeros, blocked.mins) == (self.zeros, self.mins)
 
     def span(self, k: int) -> int:
         """K values of a row of ``k`` that share a float scale."""

@@ -16,7 +16,8 @@ _LARGEST = (15, 14, 13, 12)
 _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 
 Candidates = Iterator[tuple[F32, tuple[Array, ...]]]
-Quantized = tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[np.uint8] | None]
+# codes, scales, and zero points (uint8) or least values (float16) where the format has them
+Quantized = tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[Any] | None]
 
 
 def least_error(candidates: Candidates) -> list[NDArray[Any]]:
@@ -35,14 +36,16 @@ def least_error(candidates: Candidates) -> list[NDArray[Any]]:
 
 
 def quantize_groups(w: F32, fmt: Format) -> Quantized:
-    """Quantize ``w [rows, K]`` (K a multiple of the group) to ``q [rows, K]``, ``scale [rows, K/G]`` and zero points.
+    """Quantize ``w [rows, K]`` (K a multiple of the group) to ``q [rows, K]``, ``scale [rows, K/G]`` and zero points or mins.
 
     Scales are those among a few shrunk candidates with the least squared error, as stored (in float16).
     """
     rows, k = w.shape
     groups = w.reshape(rows, k // fmt.group, fmt.group)
     levels = (1 << fmt.bits) - 1
-    if fmt.kind == "int4a":
+    if fmt.mins:
+        return _quantize_above(groups, levels)
+    if fmt.zeros:
         low, high = np.minimum(groups.min(-1), 0.0), np.maximum(groups.max(-1), 0.0)
         span, half = (high - low) / levels, None
     else:
@@ -63,7 +66,17 @@ def quantize_groups(w: F32, fmt: Format) -> Quantized:
             yield error, (q.astype(np.uint8), scale, z.astype(np.uint8))
 
     q, scale, zero = least_error(candidates())
-    return q.reshape(rows, k), scale, zero if fmt.kind == "int4a" else None
+    return q.reshape(rows, k), scale, zero if fmt.zeros else None
+
+
+def _quantize_above(groups: F32, levels: int) -> Quantized:
+    """``[rows, K/G, G]`` in even steps from the least value of each group to its greatest."""
+    low = groups.min(-1).clip(-65504, 65504).astype(np.float16)
+    least = low.astype(np.float32)[..., None]
+    scale = ((groups.max(-1) - least[..., 0]) / levels).clip(0, 65504).astype(np.float16)
+    step = scale.astype(np.float32)[..., None]
+    steps = np.divide(groups - least, step, out=np.zeros_like(groups), where=step != 0)
+    return np.clip(np.rint(steps), 0, levels).astype(np.uint8).reshape(len(groups), -1), scale, low
 
 
 def quantize_spans(

@@ -12,6 +12,7 @@ int8-gG      64         8 bytes from k = 8c, then 8 bytes from k = 32 + 8c; valu
 fp8          64         as int8; value = scale of the row * e4m3
 int4-gG      128        4 words; word j holds k = 32j + 8c … +7 as nibbles 0 2 4 6 1 3 5 7 from the lowest,
                         so that word >> 4i & 0x000f000f is the pair k+2i, k+2i+1; value = scale * (q - 8)
+int4s-gG     128        as int4
 int4a-gG     128        as int4; value = scale * (q - zero)
 ===========  =========  ================================================================================
 
@@ -97,7 +98,7 @@ class RowLayout(MatrixLayout):
     def nbytes(self) -> int:
         if not self.groups:
             return self.scale_offset + (4 * self.padded_n if self.format.per_row else 0)
-        if self.format.kind != "int4a":
+        if not self.format.zeros:
             return self.scale_offset + self.padded_n * self.groups * 2
         return self.zero_offset + self.padded_n * self.groups
 
@@ -107,7 +108,7 @@ class RowLayout(MatrixLayout):
             yield data
             behind.append((scale, zero))
         yield from (scale for scale, _ in behind if scale is not None)
-        if self.format.kind == "int4a":
+        if self.format.zeros:
             yield np.zeros(self.zero_offset - self.scale_offset - 2 * self.padded_n * self.groups, np.uint8)
             yield from (zero for _, zero in behind if zero is not None)
 
@@ -137,7 +138,7 @@ class RowLayout(MatrixLayout):
         stored = raw[self.scale_offset : self.scale_offset + 2 * total].view(np.float16)
         scale = stored.reshape(self.padded_n, self.groups)[row].astype(np.float32)
         zero = np.full(scale.shape, fmt.zero, np.float32)
-        if fmt.kind == "int4a":
+        if fmt.zeros:
             zero = raw[self.zero_offset : self.zero_offset + total].reshape(-1, self.groups)[row].astype(np.float32)
         q = _restore(packed, self).reshape(len(row), self.groups, fmt.group).astype(np.float32)
         q -= zero[..., None]

@@ -19,6 +19,8 @@ int4-gG      u8 scales [R][4], of up to four groups that lie side by side; bf16 
              these groups u8 [G/8][R][4], low nibbles k..k+3, high k+4..k+7; value = step * scale * (q -
              zero), with the scale in a byte's low half and zero 8, or 7 where the byte's top bit is set
 int4a-gG     f16 scales [R]; u8 zero points [R]; u8 values as int4; value = scale * (q - zero)
+int4m-gG     f16 scales [R]; f16 mins [R]; u8 values as int4; value = scale * q + min
+int4s-gG     f16 scales [R]; u8 values as int4; value = scale * (q - 8)
 ===========  =============================================================================================
 
 The scales of int4 are whole multiples of a step, so small that a value times its scale is a byte: products and sums are those of
@@ -85,8 +87,8 @@ class TiledLayout(MatrixLayout):
 
     @property
     def header_bytes(self) -> int:
-        """Scales and zero points at the start of a span."""
-        extra = self.unit_rows if self.format.kind == "int4a" else 0
+        """Scales and what belongs to them at the start of a span."""
+        extra = self.unit_rows * (2 if self.format.mins else self.format.zeros)
         return self.scale_offset + 2 * self.unit_rows + extra if self.span else 0
 
     @property
@@ -122,10 +124,10 @@ class TiledLayout(MatrixLayout):
             q, words, step = quantize_spans(self.floats(source, first, count), fmt, self.span)
             out[..., : 4 * r], out[..., 4 * r : 6 * r] = by_span(words), by_span(step)
         else:
-            q, scale, zero = self.quantized(source, first, count)
+            q, scale, offset = self.quantized(source, first, count)
             out[..., : 2 * r] = by_span(scale)
-            if zero is not None:
-                out[..., 2 * r : 3 * r] = by_span(zero)
+            if offset is not None:
+                out[..., 2 * r : self.header_bytes] = by_span(offset)
         quads = q.reshape(count, r, self.spans, self.span // 4, 4).transpose(0, 2, 3, 1, 4)
         out[..., self.header_bytes :] = _pack_quads(quads, fmt.bits).reshape(count, self.spans, -1)
         return out
@@ -196,9 +198,12 @@ def _decode_units(packed: NDArray[np.uint8], layout: TiledLayout) -> F32:
         words = np.repeat(words[:, :, : layout.span // fmt.group], fmt.group // 4, axis=2)[..., None]
         values -= np.float32(fmt.zero) - (words >> np.uint8(7))
         values *= words & np.uint8(15)
-    elif fmt.kind == "int4a":
+    elif fmt.zeros:
         values -= spans[..., 2 * r : 3 * r].astype(np.float32)[:, :, None, :, None]
     else:
         values -= np.float32(fmt.zero)
     values *= to_f32(scale)[:, :, None, :, None]
+    if fmt.mins:
+        mins = np.ascontiguousarray(spans[..., 2 * r : 4 * r]).view(np.float16)
+        values += to_f32(mins)[:, :, None, :, None]
     return values.transpose(0, 3, 1, 2, 4).reshape(count * r, k)

@@ -11,7 +11,7 @@ from pathlib import Path
 from ferrum.cli.options import non_negative
 from ferrum.cli.progress import Progress, stage_progress
 
-QUANTS = ("none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
+QUANTS = ("keep", "none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 KV_DTYPES = ("bf16", "int8", "f32")
 MODEL_HELP = "a pack, a folder, a .gguf file, an alias such as qwen3:0.6b, or org/name[@revision]"
 
@@ -24,7 +24,8 @@ def add_compile_choices(parser: argparse.ArgumentParser) -> None:
     """What decides a pack that has to be compiled first."""
     targets = "machine to compile for: cpu, cuda or metal for this one, or a name (default cpu)"
     parser.add_argument("--target", default="cpu", help=targets)
-    parser.add_argument("--quant", default="none", choices=QUANTS, help="number format of the weights (default none: bf16)")
+    quant = "number format of the weights (default keep: what the model has quantized stays as it is, the rest is bf16)"
+    parser.add_argument("--quant", default="keep", choices=QUANTS, help=quant)
     parser.add_argument(
         "--kv-dtype", default="", choices=KV_DTYPES, help="format of the KV cache (default bf16, or f32 with f32 weights)"
     )

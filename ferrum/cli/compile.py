@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ferrum.hub import parse_name
+    from ferrum.pack.reader import read_manifest
     from ferrum.store import local_source, require_compiler
 
     name = parse_name(args.model)
@@ -69,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         paths = compile_targets(options, progress)
     seconds = time.monotonic() - started
     if not args.stop_after:
-        print_notes(read_text(source).notes)
+        blocks = dict.fromkeys(read_manifest(path).provenance.blocks for path in paths)
+        print_notes([*(f"weights: {text}" for text in blocks if text), *read_text(source).notes])
     if args.json:
         records = [{"path": str(p), "bytes": p.stat().st_size, "seconds": round(seconds, 3)} for p in paths]
         print_json(records[0] if len(records) == 1 else records)

@@ -12,7 +12,7 @@ import msgspec
 
 from ferrum.cli.machine import known_roofs
 from ferrum.cli.output import count, print_json, print_table, size
-from ferrum.errors import FerrumError
+from ferrum.errors import FerrumError, one_line
 from ferrum.pack.proof import PROOF_NAME, KernelProof, decode_proof
 from ferrum.pack.schema import KernelRecord, Manifest, ProgramRecord, StateRecord, TuningRecord
 from ferrum.pack.static import STATIC_NAME, KernelStatic, decode_static, shortcomings
@@ -101,6 +101,8 @@ def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
     model, target = manifest.model, manifest.target
     print(f"model    {model.name}: {model.family}, {count(model.num_parameters)} parameters, vocabulary {model.vocab_size}")
     print(f"         up to {model.max_model_len} tokens, weights {model.quant}, {size(manifest.weights_bytes)}")
+    if blocks := manifest.provenance.blocks:
+        print(f"         {one_line(blocks)}")
     print(f"target   {target.name} ({target.arch}: {', '.join(target.features) or 'baseline'})")
     for code in manifest.code:
         needs = f", needs {', '.join(code.features)}" if code.features else ""

@@ -237,6 +237,11 @@ class Provenance(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     source_sha256: str  # of the checkpoint: its tensors' names, shapes and bytes
     options: dict[str, str]
 
+    @property
+    def blocks(self) -> str:
+        """What became of weights that the checkpoint had quantized; empty without any."""
+        return self.options.get("blocks", "")
+
 
 class MemberRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Another zip member: its exact size, position in the file and SHA-256 (hex)."""

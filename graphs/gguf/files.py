@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,13 +48,9 @@ class GgufFiles:
         more = sorted(name for name in self.templates if name != "default" and name.isidentifier())
         return [f"{folder}/{name}{suffix}" for name in more] if folder == "additional_chat_templates" else []
 
-    def notes(self) -> list[str]:
-        sizes: Counter[str] = Counter()
-        for file in self.model.files:
-            for name, block in file.blocks.items():
-                sizes[block] += file.tensors[name].nbytes
-        kinds = ", ".join(kind for kind, _ in sizes.most_common())
-        return [f"weights in blocks of {kinds} are dequantized; the pack holds them in its own format (--quant)"] if kinds else []
+    @property
+    def quantized(self) -> bool:
+        return any(file.blocks for file in self.model.files)
 
     def _made(self, name: str) -> bytes | None:
         if name == "config.json":

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from ferrum.graphs.expressions.expression import Blocked
 from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
 
 EMBEDDING, HEAD, BODY = "embedding", "head", "body"
@@ -25,9 +26,15 @@ class Choice:
 
 
 class LayoutPolicy(Protocol):
-    def matrix(self, role: str, n: int, k: int, halves: int) -> Choice:
+    def matrix(self, role: str, n: int, k: int, halves: int, blocked: Blocked | None) -> Choice:
         """The choice for an ``[n, k]`` matrix, or each of a stack; ``role`` is embedding (looked up only), head (the logits) or
-        body."""
+        body, ``blocked`` how the checkpoint quantizes it, axis 1 being that of ``k``."""
+
+
+def blocks_of(param: Param) -> Blocked | None:
+    """How the checkpoint quantizes a matrix, or each of a stack, where its expression keeps the blocks."""
+    blocked = param.weight.type.blocked if param.weight is not None else None
+    return blocked and replace(blocked, axis=blocked.axis - len(param.shape) + 2)
 
 
 def run(graph: Graph, policy: LayoutPolicy) -> Graph:
@@ -59,16 +66,17 @@ def _shape(graph: Graph, nodes: list[Node], name: str) -> Shape:
 def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
     """A choice for each parameter that is multiplied with or looked up in; a product's needs win over a look-up's."""
     choices: dict[str, Choice] = {}
-    shapes = {p.name: p.value.shape for p in graph.params}
+    params = {p.name: p for p in graph.params}
     heads = {node.inputs[1] for node in graph.nodes if node.op == "linear" and node.output.name in graph.outputs}
     for op in (*PRODUCTS, "embedding"):
         for node in graph.nodes:
-            if node.op != op or node.inputs[1] in choices or node.inputs[1] not in shapes:
+            if node.op != op or node.inputs[1] in choices or node.inputs[1] not in params:
                 continue
-            n, k = (int(d) for d in shapes[node.inputs[1]][-2:])
+            param = params[node.inputs[1]]
+            n, k = param.shape[-2:]
             role = EMBEDDING if op == "embedding" else HEAD if node.inputs[1] in heads else BODY
             halves = 2 if node.attrs.get("activation") else 1
-            choices[node.inputs[1]] = policy.matrix(role, n, k, halves)
+            choices[param.name] = policy.matrix(role, n, k, halves, blocks_of(param))
     return choices
 
 

@@ -86,7 +86,7 @@ def test_a_row_has_the_same_bits_in_any_company(quant: str) -> None:
             np.testing.assert_array_equal(one[name][0], found[name][row])
 
 
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g32", "int4-g32", "int4a-g32"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g32", "int4-g32", "int4a-g32", "int4s-g32"])
 @pytest.mark.parametrize("name", ["unit16x2h1", "rows16h1"])
 def test_stacked_matrices_are_laid_out_as_each_alone(fmt: str, name: str) -> None:
     values = np.random.default_rng(0).normal(size=(3, 37, 70)).astype(np.float32)

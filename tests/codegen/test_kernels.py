@@ -24,7 +24,7 @@ from tests.codegen import kernel_harness
 from tests.codegen.kernel_harness import Call, run
 
 HERE = [t for t in TARGETS if runs_here(t.arch, t.requires)]
-FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g64", "int4-g32", "int4-g64", "int4a-g32")
+FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g64", "int4-g32", "int4-g64", "int4a-g32", "int4m-g32", "int4s-g64")
 SETTINGS = settings(
     max_examples=15,
     deadline=None,
@@ -86,7 +86,7 @@ def test_linear(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
 @pytest.mark.parametrize("rows", [1, 7])
-@pytest.mark.parametrize("name", ["int8-g128", "int6-g64", "int4-g32", "int4-g128", "int4a-g32"])
+@pytest.mark.parametrize("name", ["int8-g128", "int6-g64", "int4-g32", "int4-g128", "int4a-g32", "int4m-g32", "int4s-g32"])
 def test_the_largest_sums_fit(target: Target, rows: int, name: str) -> None:
     """Every weight and every value of x at the end of its range, with signs that never cancel."""
     n, k = 5, 256

@@ -12,7 +12,9 @@ from ferrum.codegen.layouts.activations import parse_act
 from ferrum.codegen.layouts.quantize import quantize_groups, quantize_spans
 from ferrum.errors import FerrumError
 
-FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int4-g32", "int4-g64", "int4a-g32")
+FORMATS = (
+    "f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int4-g32", "int4-g64", "int4a-g32", "int4m-g32", "int4s-g32",
+)  # fmt: skip
 
 
 @settings(max_examples=60, deadline=None)
@@ -62,7 +64,7 @@ def test_bf16_rounds_to_nearest_even_as_torch() -> None:
     assert np.array_equal(to_f32(to_bf16(x)), torch.from_numpy(x).bfloat16().float().numpy())
 
 
-@pytest.mark.parametrize("name", ["int4-g32", "int4a-g32"])
+@pytest.mark.parametrize("name", ["int4-g32", "int4s-g32", "int4a-g32"])
 def test_scales_lower_the_squared_error_of_plain_rounding(name: str) -> None:
     fmt = parse_format(name)
     w = np.random.default_rng(0).standard_t(4, size=(64, 256)).astype(np.float32)
@@ -98,7 +100,7 @@ def test_whole_scales_make_bytes_and_cost_little(group: int, scale: float) -> No
 
 
 def test_a_zero_group_stays_zero() -> None:
-    for name in ("int8-g32", "int4-g32", "int4a-g32"):
+    for name in ("int8-g32", "int4-g32", "int4a-g32", "int4m-g32", "int4s-g32"):
         fmt = parse_format(name)
         layout = TiledLayout(8, 64, fmt, 4, 2)
         assert not layout.decode(stored(np.zeros((8, 64), np.float32), layout).data).any()

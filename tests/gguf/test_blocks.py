@@ -71,8 +71,8 @@ def test_blocks_are_the_values(kind: str) -> None:
     assert blocked is not None and found.size == blocked.size == BLOCKS[kind].group and (found.mins is not None) == blocked.mins
     np.testing.assert_array_equal(found.values(), wanted(kind, raw)[2:5])
     assert found.codes.dtype == np.int8
-    limit = 1 << (blocked.bits - 1)
-    assert found.codes.min() >= -limit and found.codes.max() < limit
+    low = 0 if blocked.mins else -(1 << (blocked.bits - 1))
+    assert found.codes.min() >= low and found.codes.max() < low + (1 << blocked.bits)
 
 
 @settings(max_examples=60, deadline=None)

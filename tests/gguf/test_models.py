@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -80,34 +81,37 @@ def test_blocks_stay_in_the_graph_until_weights_are_written(tmp_path: Path) -> N
     np.testing.assert_allclose(logits_of(graph_of(path), path), wanted_of(model), rtol=1e-4, atol=1e-4)
 
 
-def blocky_llama(path: Path) -> tuple[torch.nn.Module, Path]:
-    """A llama whose matrices are random blocks; its module has what the format's own package makes of them."""
+MIXED = {
+    "attn_q": "q4_k", "attn_k": "q4_k", "attn_v": "q4_k", "attn_output": "q5_k", "ffn_down": "q6_k", "token_embd": "q8_0",
+    "": "q4_k",
+}  # fmt: skip
+_QUANTIZED = ("q4_0", "q4_1", "q5_0", "q8_0")  # of normal numbers, by the format's own package; others are random bits
+
+
+def blocky_llama(path: Path, kinds: Mapping[str, str] | None = None, tied: bool = False) -> tuple[torch.nn.Module, Path]:
+    """A llama whose matrices are blocks of ``kinds`` ("" for those that are not named); its module has what the format's own
+    package makes of them."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=64, hidden_size=256, intermediate_size=512, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=64, tie_word_embeddings=False,
+        max_position_embeddings=64, tie_word_embeddings=tied,
     )  # fmt: skip
     model = LlamaForCausalLM(config).eval()
-    kinds = {
-        "attn_q": "q4_k",
-        "attn_k": "q4_k",
-        "attn_v": "q4_k",
-        "attn_output": "q5_k",
-        "ffn_down": "q6_k",
-        "token_embd": "q8_0",
-    }
     tensors: dict[str, Any] = dict(tensors_of(model, "llama"))
-    state = model.state_dict()
+    kinds, state = kinds or MIXED, model.state_dict()
     for number, (name, value) in enumerate(tensors.items()):
         if value.ndim < 2:
             continue
-        kind = kinds.get(name.split(".")[-2], "q4_k")
+        kind = kinds.get(name.split(".")[-2], kinds[""])
+        stored = gguf.GGMLQuantizationType[kind.upper()]
         raw = random_blocks(kind, *value.shape, seed=number)
-        values = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType[kind.upper()]) * np.float32(0.05)
-        tensors[name] = (gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0), "q8_0") if kind == "q8_0" else (raw, kind)
-        values = gguf.quants.dequantize(tensors[name][0], gguf.GGMLQuantizationType[kind.upper()])
+        if kind in _QUANTIZED:
+            normal = np.random.default_rng(number).normal(scale=0.05, size=value.shape).astype(np.float32)
+            raw = gguf.quants.quantize(normal, stored)
+        tensors[name] = raw, kind
+        values = gguf.quants.dequantize(raw, stored)
         if "attn_q" in name or "attn_k" in name:
             heads = 4 if "attn_q" in name else 2
             values = values.reshape(heads, values.shape[0] // heads // 2, 2, -1).swapaxes(1, 2).reshape(values.shape)

@@ -22,10 +22,17 @@ from ferrum.graphs.model_files import open_files
 from ferrum.graphs.weights import open_checkpoint
 from ferrum.text.tokenizer import Tokenizer
 from tests.gguf.smollm2 import reference, smollm2
+from tests.gguf.test_kept import check_weights
 from tests.gguf.test_tokenizer import HARD
 
 pytestmark = pytest.mark.slow
 PROMPT = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+ANSWER = (
+    "The capital of France is Paris. It lies on the river Seine, and more than two million people live there. The city is known "
+    "for its museums, of which the Louvre is the largest, for the tower that Gustave Eiffel's company built for the fair of "
+    "1889, and for its bread. Trains from the north arrive at the Gare du Nord, those from the south at the Gare de Lyon. In "
+    "winter it rains more often than it snows, and in summer many of its inhabitants leave for the coast."
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +103,23 @@ def test_a_pack_answers_with_the_same_tokens(path: Path, model: Any, tokenizer: 
         np.testing.assert_allclose(llm.logits(ids), logits, rtol=1e-4, atol=1e-4 * np.abs(logits).max())
         (answer,) = llm.generate([ids], SamplingParams(temperature=0, max_tokens=32, ignore_eos=True))
     assert list(answer.token_ids) == wanted[0, len(ids) :].tolist()
+
+
+def test_its_blocks_are_kept(path: Path, model: Any, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """Rounding activations to bytes in groups of 32 is all that is lost."""
+    pack = compile_model(CompileOptions(str(path), max_model_len=256, output=tmp_path / "x.fpk"))
+    nbytes, blocks = check_weights(pack, path)
+    assert nbytes <= 1.02 * blocks
+    ids = tokenizer.encode(PROMPT + ANSWER)
+    with torch.no_grad():
+        wanted = torch.log_softmax(model(input_ids=torch.tensor([ids]), use_cache=False).logits[0], -1).numpy()
+    with LLM(str(pack), trust=True, max_num_seqs=1) as llm:
+        found = torch.log_softmax(torch.from_numpy(llm.logits(ids)), -1).numpy()
+    places = np.arange(len(ids) - 1), np.array(ids[1:])
+    change = float(np.abs(found[places] - wanted[places]).mean())
+    print(f"mean change of log probability over {len(ids) - 1} tokens: {change:.4f}; {nbytes / blocks:.4f} of the file's blocks")
+    assert change <= 0.06
+    assert (found.argmax(-1) == wanted.argmax(-1)).mean() >= 0.95
 
 
 def test_its_configuration_is_the_model_s(path: Path) -> None:

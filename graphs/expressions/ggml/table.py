@@ -20,7 +20,7 @@ Take: TypeAlias = Callable[[Bytes], NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class BlockType:
-    """``size`` values in ``nbytes`` bytes; ``group`` neighbours share a scale. ``bits``: of a code, signed.
+    """``size`` values in ``nbytes`` bytes; ``group`` neighbours share a scale. ``bits``: of a code, signed without ``mins``.
 
     ``half``: scales are float16 numbers, stored as such.
     """
@@ -48,14 +48,14 @@ class BlockType:
 BLOCKS: dict[str, BlockType] = {
     "q1_0": BlockType(128, 18, 128, 2, p.q1_0, p.first_half, half=True),
     "q4_0": BlockType(32, 18, 32, 4, p.q4_0, p.first_half, half=True),
-    "q4_1": BlockType(32, 20, 32, 5, p.q4_1, p.first_half, p.second_half, half=True),
+    "q4_1": BlockType(32, 20, 32, 4, p.q4_1, p.first_half, p.second_half, half=True),
     "q5_0": BlockType(32, 22, 32, 5, p.q5_0, p.first_half, half=True),
-    "q5_1": BlockType(32, 24, 32, 6, p.q5_1, p.first_half, p.second_half, half=True),
+    "q5_1": BlockType(32, 24, 32, 5, p.q5_1, p.first_half, p.second_half, half=True),
     "q8_0": BlockType(32, 34, 32, 8, p.q8_0, p.first_half, half=True),
-    "q2_k": BlockType(256, 84, 16, 3, k.q2, k.q2_scales, k.q2_mins),
+    "q2_k": BlockType(256, 84, 16, 2, k.q2, k.q2_scales, k.q2_mins),
     "q3_k": BlockType(256, 110, 16, 3, k.q3, k.q3_scales),
-    "q4_k": BlockType(256, 144, 32, 5, k.q4, k.q45_scales, k.q45_mins),
-    "q5_k": BlockType(256, 176, 32, 6, k.q5, k.q45_scales, k.q45_mins),
+    "q4_k": BlockType(256, 144, 32, 4, k.q4, k.q45_scales, k.q45_mins),
+    "q5_k": BlockType(256, 176, 32, 5, k.q5, k.q45_scales, k.q45_mins),
     "q6_k": BlockType(256, 210, 16, 6, k.q6, k.q6_scales),
     "q8_k": BlockType(256, 292, 256, 8, p.q8_k, p.q8_k_scales),
     "iq1_s": BlockType(256, 50, 32, 5, c.iq1_s, c.iq1_s_scales),
