@@ -240,8 +240,10 @@ def _unpack(expr: Unpack, reader: Reader, box: Box) -> Array:
     axis, per_word = expr.axis, 32 // expr.bits
     low, high = box[axis].start // per_word, last(box[axis]) // per_word + 1
     words = np.moveaxis(evaluate(expr.source, reader, (*box[:axis], slice(low, high, 1), *box[axis + 1 :])), axis, 0)
-    shifts = (np.arange(per_word) * expr.bits).reshape(-1, *[1] * (words.ndim - 1)).astype(words.dtype)
+    places = np.array(expr.places or range(per_word), words.dtype)
+    shifts = (places * expr.bits).reshape(-1, *[1] * (words.ndim - 1)).astype(words.dtype)
     values = (words[:, None] >> shifts & ((1 << expr.bits) - 1)).astype(np.uint8).reshape(-1, *words.shape[1:])
+    values += np.uint8(expr.plus)
     inside = slice(box[axis].start - low * per_word, box[axis].stop - low * per_word, box[axis].step)
     return np.moveaxis(values[inside], 0, axis)
 

@@ -36,7 +36,7 @@ class ExpressionFault(ValueError):
 @dataclass(frozen=True, slots=True)
 class Blocked:
     """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too, or with
-    ``mins`` a least value. ``bits``: of a code; those without zero points are signed.
+    ``mins`` a least value. ``bits``: of a code; those with neither are signed.
 
     ``scales`` is their dtype, ``f32`` where the checkpoint may store any float.
     """
@@ -227,11 +227,14 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Unpack:
-    """32-bit words along an axis as whole numbers of a few bits, the lowest first. Only components of schemes hold it."""
+    """32-bit words along an axis as whole numbers of a few bits, the lowest first or in the order of ``places``, each ``plus``
+    more. Only components of schemes hold it."""
 
     source: Expr
     axis: int
     bits: int
+    places: Ints = ()
+    plus: int = 0
 
     @property
     def type(self) -> Type:

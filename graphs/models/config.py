@@ -9,6 +9,7 @@ from typing import Any
 
 from ferrum.errors import FerrumError
 from ferrum.families import FAMILIES, Family, architectures, family_of
+from ferrum.graphs.weights.packed import packing_fault
 
 FULL = "full_attention"
 SLIDING = "sliding_attention"
@@ -146,7 +147,7 @@ def from_hf(config: Mapping[str, Any], families: tuple[Family, ...] = FAMILIES) 
     activation = _ACTIVATIONS.get(str(read.raw("hidden_act")), "")
     if not activation:
         read.faults.append(f"hidden_act = {_shown(read.raw('hidden_act'))} (supported: silu, gelu)")
-    if quantized := quantization_fault(config):
+    if quantized := packing_fault(config):
         read.faults.append(quantized)
     heads = read.integer("num_attention_heads", high=4096)
     kv_heads = read.integer("num_key_value_heads", high=4096, default=heads)
@@ -187,19 +188,6 @@ def from_hf(config: Mapping[str, Any], families: tuple[Family, ...] = FAMILIES) 
     return result
 
 
-def quantization_fault(config: Mapping[str, Any]) -> str:
-    """What is wrong with a checkpoint that is quantized, with the method's name; empty when it is not."""
-    given = config.get("quantization_config")
-    if given is None:
-        return ""
-    values = given if isinstance(given, Mapping) else {}
-    method = values.get("quant_method", "no named method")
-    details = [values.get("quant_type"), values.get("format"), values.get("bnb_4bit_quant_type")]
-    details += [f"{values['bits']} bits"] if isinstance(values.get("bits"), int) else []
-    named = ", ".join(str(word)[:40] for word in (method, *details) if isinstance(word, str) and word)
-    return f"quantization_config: {named} (not read yet)"
-
-
 def _family(config: Mapping[str, Any], families: tuple[Family, ...]) -> Family:
     known = architectures(families)
     named, kind = config.get("architectures"), config.get("model_type")
@@ -207,7 +195,9 @@ def _family(config: Mapping[str, Any], families: tuple[Family, ...]) -> Family:
     if not isinstance(named, list) or not all(isinstance(name, str) for name in [*named, "" if kind is None else kind]):
         what = f"architectures = {_shown(named)} is not a list of names, or model_type = {_shown(kind)} is none"
         raise FerrumError("model-unsupported", what, "config.json", "supported: " + ", ".join(known))
-    found = next((known[name] for name in named if name in known), None)
+    # what saved the inner part of a model alone names that part's class; whether a head is there its tensors say
+    whole = [name.removesuffix("Model") + "ForCausalLM" if name.endswith("Model") else name for name in named]
+    found = next((known[name] for name in whole if name in known), None)
     if found is None and not named:
         found = family_of(str(kind), families)
     if found is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ferrum.errors import FerrumError
-from ferrum.graphs.models.config import quantization_fault
+from ferrum.graphs.weights.packed import packing_fault
 
 TRACER = "transformers"
 MAX_POSITIONS = 1 << 30
@@ -42,7 +42,7 @@ def traced_config(values: Mapping[str, Any]) -> TracedConfig | None:
     kind, named = values.get("model_type"), values.get("architectures")
     if not isinstance(kind, str) or not isinstance(named, list) or not set(named) & set(causal_classes(kind)):
         return None
-    if quantized := quantization_fault(values):
+    if quantized := packing_fault(values):
         step = "use another checkpoint of this model"
         raise FerrumError("config-unsupported", f"unsupported: {quantized}", "config.json", step)
     inner = values.get("text_config")

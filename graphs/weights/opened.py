@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from ferrum.graphs.weights.checkpoint import Checkpoint, open_folder
 from ferrum.graphs.weights.gguf import is_gguf
+from ferrum.graphs.weights.packed import unpacked
+
+CONFIG = "config.json"
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -18,4 +23,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
     from ferrum.graphs.gguf.checkpoint import open_gguf_checkpoint  # which needs other modules of this package first
 
     path = Path(path)
-    return open_gguf_checkpoint(path) if is_gguf(path) else open_folder(path)
+    return open_gguf_checkpoint(path) if is_gguf(path) else _open_packed(path)
+
+
+def _open_packed(folder: Path) -> Checkpoint:
+    """A folder's tensors; of one without a configuration they are what they are."""
+    checkpoint = open_folder(folder)
+    try:
+        config = msgspec.json.decode((folder / CONFIG).read_bytes()) if (folder / CONFIG).is_file() else {}
+        return unpacked(checkpoint, config if isinstance(config, dict) else {})
+    except msgspec.MsgspecError:  # told where configurations are read
+        return checkpoint
+    except BaseException:
+        checkpoint.close()
+        raise

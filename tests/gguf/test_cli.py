@@ -54,7 +54,13 @@ def test_a_repository_of_files_is_named() -> None:
 @pytest.mark.parametrize(
     ("config", "words"),
     [
-        ({"quant_method": "gptq", "bits": 4}, "gptq, 4 bits \\(not read yet"),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 128}, "gptq, 3 bits \\(4 bits are read"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}, "gptq, 4 bits \\(desc_act is not read yet"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": -1}, "gptq, 4 bits \\(groups of -1 are not read yet"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32, "checkpoint_format": "marlin"}, "checkpoint_format marlin is"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 32, "dynamic": {"-:.*": {}}}, "\\(dynamic\\) are not read yet"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "version": "gemv"}, "awq, 4 bits \\(version gemv is not"),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": False}, "zero_point = false is not"),
         (
             {"quant_method": "compressed-tensors", "format": "pack-quantized"},
             "compressed-tensors, pack-quantized \\(not read yet",
@@ -104,7 +110,8 @@ def test_a_file_is_compiled_and_run(ferrum: CommandLine, tmp_path: Path) -> None
     _, path = blocky_llama(tmp_path / "model.gguf")
     done = ferrum("compile", str(path), "-o", "x.fpk", timeout=300)
     assert done.returncode == 0, done.stderr
-    assert "note: weights in blocks of" in done.stderr and "are dequantized" in done.stderr
+    assert "note: weights: q8_0 stays as it is (int8-g32)" not in done.stderr  # it is the least
+    assert "note: weights: " in done.stderr and "; q4_k becomes bf16; " in done.stderr
     original = byte_pairs(LEVEL)
     words = {"model": "gpt2", "pre": "gpt-2", "merges": merges_of(original), **listing(original)}
     path = made(tmp_path, words, "{{ messages[0].content }}")
