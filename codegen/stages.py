@@ -26,13 +26,15 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.constants import save_graph
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.ir import Graph
+from ferrum.graphs.models.config import ModelConfig
+from ferrum.graphs.models.registry import tied_head
 from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.ops import PAGED_OPS
 from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import PIPELINE, GraphStage, check_finished, legal, load_graph, run_stage
 from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint
-from ferrum.graphs.weights.stored import stored
+from ferrum.graphs.weights.stored import listed, stored
 
 
 @dataclass
@@ -83,22 +85,27 @@ def trace(job: Job) -> Graph:
 
     Raises ``UnsupportedOps``, ``WeightsMismatch``, FerrumError (export-failed).
     """
-    try:
-        return stored(_trace(job), job.folder)
-    except UnsupportedOps as error:
-        if error.graph is not None:
-            error.graph = stored(error.graph, job.folder)
-        raise
+    with listed(job.folder) as checkpoint:
+        twins: dict[str, str] = {}
+        config = job.config
+        if isinstance(config, ModelConfig) and config.tie_word_embeddings:
+            config, twins = tied_head(config, checkpoint)
+        try:
+            return stored(_trace(job, config), checkpoint, twins)
+        except UnsupportedOps as error:
+            if error.graph is not None:
+                error.graph = stored(error.graph, checkpoint, twins)
+            raise
 
 
-def _trace(job: Job) -> Graph:
-    if isinstance(job.config, TracedConfig):
+def _trace(job: Job, config: ModelConfig | TracedConfig) -> Graph:
+    if isinstance(config, TracedConfig):
         from ferrum.graphs.frontend.traced import trace_folder
 
-        return trace_folder(job.config, job.folder, job.name)
+        return trace_folder(config, job.folder, job.name)
     from ferrum.graphs.frontend.repeated import import_decoder
 
-    return import_decoder(job.config, job.name)
+    return import_decoder(config, job.name)
 
 
 def _place(path: Path, suffix: str) -> Path:

@@ -12,7 +12,8 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from ferrum.codegen.layouts import Parallel, parse_layout
+from ferrum.codegen.finite import Finite
+from ferrum.codegen.layouts import Parallel, PlainLayout, parse_layout
 from ferrum.codegen.plan import Tensor
 from ferrum.errors import FerrumError
 from ferrum.graphs.expressions import evaluate
@@ -49,14 +50,20 @@ def source_of(param: Param, reader: evaluate.Reader) -> evaluate.Pieces:
 def write_weights(
     graph: Graph, tensors: list[Tensor], checkpoint: Checkpoint, sink: MemberWriter, jobs: int, progress: Progress | None = None
 ) -> None:
-    """Write every tensor at its offset. Memory: a few chunks per job, the scales of one tensor, ``WINDOW`` of the checkpoint."""
+    """Write every tensor at its offset. Memory: a few chunks per job, the scales of one tensor, ``WINDOW`` of the checkpoint.
+
+    Raises FerrumError (checkpoint-corrupt) for a weight that is NaN, and for one of a matrix that is infinite.
+    """
     params = {p.name: p for p in graph.params}
     total, read = sum(t.nbytes for t in tensors), 0.0
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
         for tensor in tensors:
             sink.pad_to(tensor.offset)
             layout = parse_layout(tensor.layout, tensor.format, tensor.shape)
-            for piece in layout.encode(source_of(params[tensor.name], checkpoint), _ordered(pool)):
+            source = source_of(params[tensor.name], checkpoint)
+            if (expr := params[tensor.name].weight) is not None:
+                source = Finite(source, expr, checkpoint, matrix=tensor.layout != PlainLayout.name)
+            for piece in layout.encode(source, _ordered(pool)):
                 sink.write(piece)
                 read += 4 * math.prod(tensor.shape) * piece.nbytes / layout.nbytes
                 if read >= WINDOW:

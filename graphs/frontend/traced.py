@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,20 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from ferrum.errors import FerrumError
+from ferrum.graphs.expressions.expression import Expr
+from ferrum.graphs.expressions.expression import Tensor as Weight
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.conversions import parameter_sources
 from ferrum.graphs.frontend.registered import NAME, Untraced, registered
 from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.traced_config import TracedConfig
+from ferrum.graphs.weights.checkpoint import Checkpoint
+from ferrum.graphs.weights.heads import differ
 from ferrum.graphs.weights.opened import open_checkpoint
 
 PREFIX = "model."
+_NOT_OF_THE_MODULE = ("auto_map", "torch_dtype", "dtype", "quantization_config")
 
 
 class Logits(nn.Module):
@@ -38,11 +44,26 @@ class Logits(nn.Module):
 def trace_folder(config: TracedConfig, folder: Path, name: str) -> Graph:
     """The graph of the model in ``folder``, whose checkpoint is only listed. Raises as ``trace_module`` does."""
     model = empty_model(config, name)
-    constants = {key: buffer.detach().to(torch.float64).numpy() for key, buffer in model.named_buffers()}
-    model.to("meta")
     with closing(open_checkpoint(folder)) as checkpoint:
         sources = parameter_sources(model, checkpoint.model_shapes())
+        for other, first in tied_parameters(model).items():
+            twin = sources.get(other)
+            if twin is not None and _differ(checkpoint, sources.setdefault(first, twin), twin):
+                model = empty_model(replace(config, values={**config.values, "tie_word_embeddings": False}), name)
+    constants = {key: buffer.detach().to(torch.float64).numpy() for key, buffer in model.named_buffers()}
+    model.to("meta")
     return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), constants)
+
+
+def tied_parameters(module: nn.Module) -> dict[str, str]:
+    """By name, the first name of the same parameter."""
+    return first_names(list(module.named_parameters(remove_duplicate=False)))
+
+
+def _differ(checkpoint: Checkpoint, first: Expr, second: Expr) -> bool:
+    if checkpoint.meanings or not (isinstance(first, Weight) and isinstance(second, Weight)):
+        return False
+    return differ(checkpoint, first.name, second.name)
 
 
 def empty_model(config: TracedConfig, name: str) -> nn.Module:
@@ -50,7 +71,7 @@ def empty_model(config: TracedConfig, name: str) -> nn.Module:
     from transformers import AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    values = {key: value for key, value in config.values.items() if key not in ("auto_map", "torch_dtype", "dtype")}
+    values = {key: value for key, value in config.values.items() if key not in _NOT_OF_THE_MODULE}
     try:
         with parameters_on_meta(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -91,7 +112,7 @@ def trace_module(
     module = Logits(model.eval())
     with registered(), attention_of_ours(model):
         program = exported(module, name)
-    tied = first_names(list(module.named_parameters(remove_duplicate=False)))
+    tied = tied_parameters(module)
 
     def own(parameter: str) -> Any:
         plain = parameter.removeprefix(PREFIX)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ from ferrum.graphs.expressions.expression import Expr, Tensor, rows
 from ferrum.graphs.model_files import open_files
 from ferrum.graphs.models.config import ModelConfig, from_hf
 from ferrum.graphs.models.traced_config import TracedConfig, traced_config
+from ferrum.graphs.weights.checkpoint import Checkpoint
+from ferrum.graphs.weights.heads import differ
 
 if TYPE_CHECKING:
     from ferrum.graphs.models.blocks import Decoder
@@ -70,6 +73,16 @@ def checkpoint_names(config: ModelConfig, families: tuple[Family, ...] = FAMILIE
     family = family_of(config.family, families)
     assert family is not None
     return lambda parameter: tensor_name(family, parameter)
+
+
+def tied_head(config: ModelConfig, checkpoint: Checkpoint | None) -> tuple[ModelConfig, dict[str, str]]:
+    """A configuration whose head is the embedding, as the checkpoint has it: with a head of its own where it holds one that
+    differs; and of the embedding, which may be stored as the head alone, the head's name."""
+    names = checkpoint_names(config)
+    embedding, head = names("embedding.weight"), names("lm_head.weight")
+    if checkpoint is not None and any(differ(checkpoint, name, head) for name in (embedding, embedding.partition(".")[2])):
+        return replace(config, tie_word_embeddings=False), {}
+    return config, {embedding: head}
 
 
 def checkpoint_sources(module: Decoder, families: tuple[Family, ...] = FAMILIES) -> Callable[[str], str | Expr]:

@@ -10,19 +10,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.errors import FerrumError
 from ferrum.graphs.expressions.expression import Expr
 from ferrum.graphs.weights.inside import inside
-from ferrum.graphs.weights.safetensors import SafetensorsFile, TensorInfo, strict_json
+from ferrum.graphs.weights.safetensors import SafetensorsFile, TensorInfo, occurrences
 from ferrum.pack.names import check_relative_path
 from ferrum.pack.pages import give_back
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 MAX_INDEX_BYTES = 64 << 20
+MAX_INDEXED = 1 << 18
 PICKLED = (".bin", ".pt", ".pth", ".ckpt")
 DIGEST_CHUNK = 16 << 20
 
@@ -120,7 +122,7 @@ def open_folder(folder: Path) -> Checkpoint:
         raise FerrumError(
             "checkpoint-missing", "there is no such folder", str(folder), "name a folder with config.json and weights"
         )
-    if (folder / INDEX).exists():
+    if (folder / INDEX).exists() and not (folder / SINGLE).exists():  # beside it an index is of other files
         return _open_sharded(folder)
     single = SINGLE if (folder / SINGLE).exists() else _only_file(folder)
     file = SafetensorsFile(inside(folder, single))
@@ -142,18 +144,28 @@ def _only_file(folder: Path) -> str:
     raise FerrumError("checkpoint-missing", "there are no weights", folder.name, f"put {SINGLE} there")
 
 
-def _open_sharded(folder: Path) -> Checkpoint:
-    path = inside(folder, INDEX)
+class Index(msgspec.Struct):
+    """Which file has a tensor; what else an index says is passed over."""
+
+    weight_map: dict[str, str]
+
+
+def _weight_map(path: Path) -> dict[str, str]:
     try:
         if path.stat().st_size > MAX_INDEX_BYTES:
             raise ValueError("too large")
-        index = strict_json(path.read_bytes())
-        table = index["weight_map"]
-        if not isinstance(table, dict) or not all(isinstance(shard, str) for shard in table.values()):
-            raise ValueError("weight_map is not a table of names")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        what = f"weight_map cannot be read: {type(error).__name__}"
+        data = path.read_bytes()
+        if occurrences(memoryview(data), b":") > MAX_INDEXED:
+            raise ValueError(f"more than {MAX_INDEXED} tensors")
+        return msgspec.json.decode(data, type=Index).weight_map
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as error:
+        what = f"weight_map cannot be read: {str(error)[:120]}"
         raise FerrumError("checkpoint-corrupt", what, INDEX, "download the file again") from None
+
+
+def _open_sharded(folder: Path) -> Checkpoint:
+    """What the index leaves out of a file that it names is the model's as well."""
+    table = _weight_map(inside(folder, INDEX))
     shards = sorted(set(table.values()))
     wrong = [shard for shard in shards if "/" in shard or not shard.endswith(".safetensors")]
     if wrong:
@@ -175,4 +187,5 @@ def _open_sharded(folder: Path) -> Checkpoint:
         for file in files.values():
             file.map.close()
         raise
-    return Checkpoint(folder, tuple(files.values()), {name: files[shard] for name, shard in table.items()})
+    where: dict[str, MappedFile] = {name: file for file in files.values() for name in file.tensors}
+    return Checkpoint(folder, tuple(files.values()), where | {name: files[shard] for name, shard in table.items()})

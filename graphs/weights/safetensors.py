@@ -7,14 +7,14 @@ stranger must neither allocate nor be believed: counts, products of dims and ran
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
-from collections.abc import Iterable
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +23,9 @@ from ferrum.pack.names import is_tensor_name
 
 MAX_HEADER_BYTES = 100_000_000
 MAX_AXES = 8
-MAX_TENSORS = 1_000_000
+MAX_TENSORS = 1 << 16  # of one file
+_COMMAS = 3 + MAX_AXES  # of a tensor's entry
+_RUN = 1 << 20
 
 # safetensors' dtype → (ours, numpy storage); the 8- and 16-bit floats that numpy lacks are raw bits
 DTYPES: dict[str, tuple[str, type[np.generic]]] = {
@@ -88,35 +90,33 @@ def fault(path: Path, field: str, what: str) -> FerrumError:
     return FerrumError("checkpoint-corrupt", f"{field} {what}", path.name, "download the file again")
 
 
-def unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in out:
-            raise ValueError(f"the key {key[:60]!r} twice")
-        out[key] = value
-    return out
+class Entry(msgspec.Struct, gc=False):
+    """A tensor as the header says it, before anything of it is believed.
+
+    Of the text table ``__metadata__``, which looks the same, other keys are passed over; these may be text there.
+    """
+
+    dtype: str | None = None
+    shape: tuple[int, ...] | str | None = None
+    data_offsets: tuple[int, ...] | str | None = None
 
 
-def strict_json(data: bytes) -> Any:
-    """JSON without repeated keys. Raises ValueError or RecursionError."""
-    return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+_HEADER = msgspec.json.Decoder(dict[str, Entry])
+
+
+def occurrences(data: memoryview, byte: bytes) -> int:
+    """How often a byte is there, without a copy of all of it."""
+    return sum(bytes(data[start : start + _RUN]).count(byte) for start in range(0, len(data), _RUN))
 
 
 def parse_header(path: Path, data: mmap.mmap, size: int) -> dict[str, TensorInfo]:
     length = int.from_bytes(data[:8], "little")
     if length > min(MAX_HEADER_BYTES, size - 8):
         raise fault(path, "header length", f"{length} is more than the file of {size} bytes allows")
-    try:
-        header = strict_json(data[8 : 8 + length])
-    except (ValueError, RecursionError) as error:
-        raise fault(path, "header", f"is not a JSON object: {type(error).__name__}") from None
-    if not isinstance(header, dict):
-        raise fault(path, "header", "is not a JSON object")
-    header.pop("__metadata__", None)
-    if len(header) > MAX_TENSORS:
-        raise fault(path, "header", f"lists {len(header)} tensors, more than {MAX_TENSORS}")
+    with memoryview(data) as whole, whole[8 : 8 + length] as header:
+        table = _table(path, header)
     start = 8 + length
-    tensors = {name: parse_entry(path, name, entry, start, size - start) for name, entry in header.items()}
+    tensors = {name: parse_entry(path, name, entry, start, size - start) for name, entry in table.items()}
     at = start
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if info.offset != at:
@@ -127,21 +127,36 @@ def parse_header(path: Path, data: mmap.mmap, size: int) -> dict[str, TensorInfo
     return tensors
 
 
+def _table(path: Path, header: memoryview) -> dict[str, Entry]:
+    """The header's tensors. What it may take of memory follows from how many objects and numbers there are, which is looked at
+    first."""
+    if occurrences(header, b"{") > MAX_TENSORS or occurrences(header, b",") > _COMMAS * MAX_TENSORS:
+        raise fault(path, "header", f"lists more than {MAX_TENSORS} tensors")
+    try:
+        table = _HEADER.decode(header)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise fault(path, "header", f"is not a table of tensors: {str(error)[:120]}") from None
+    metadata = table.pop("__metadata__", Entry())
+    for key in ("dtype", "shape", "data_offsets"):
+        found = sum(1 for _ in re.finditer(b'"%s"' % key.encode(), header))
+        if found != len(table) + (getattr(metadata, key) is not None):
+            raise fault(path, "header", f"says {key} {found} times of {len(table)} tensors")
+    return table
+
+
 def is_count(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 62
 
 
-def parse_entry(path: Path, name: str, entry: object, start: int, room: int) -> TensorInfo:
+def parse_entry(path: Path, name: str, entry: Entry, start: int, room: int) -> TensorInfo:
     if not is_tensor_name(name):
         raise fault(path, f"tensor name {name[:60]!r}", "is not visible ASCII")
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        raise fault(path, f"tensor {name}", "must have exactly dtype, shape and data_offsets")
-    dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    dtype, shape, offsets = entry.dtype, entry.shape, entry.data_offsets
+    if dtype not in DTYPES:
         raise fault(path, f"tensor {name}: dtype", f"{str(dtype)[:40]!r} is unknown")
-    if not isinstance(shape, list) or len(shape) > MAX_AXES or not all(is_count(dim) for dim in shape):
+    if not isinstance(shape, tuple) or len(shape) > MAX_AXES or not all(is_count(dim) for dim in shape):
         raise fault(path, f"tensor {name}: shape", f"is not a list of at most {MAX_AXES} sizes")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(is_count(o) for o in offsets):
+    if not isinstance(offsets, tuple) or len(offsets) != 2 or not all(is_count(o) for o in offsets):
         raise fault(path, f"tensor {name}: data_offsets", "are not two positions")
     ours, storage = DTYPES[dtype]
     nbytes = np.dtype(storage).itemsize
@@ -152,4 +167,4 @@ def parse_entry(path: Path, name: str, entry: object, start: int, room: int) -> 
     begin, end = offsets
     if not begin <= end <= room or end - begin != nbytes:
         raise fault(path, f"tensor {name}: data_offsets", f"{begin}:{end} do not hold {nbytes} bytes inside of {room}")
-    return TensorInfo(ours, storage, tuple(shape), start + begin, nbytes)
+    return TensorInfo(ours, storage, shape, start + begin, nbytes)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,9 @@ def write(path: Path, header: Any, data: bytes = b"", length: int | None = None)
 
 def entry(shape: list[Any], begin: int, end: int, dtype: str = "F32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+
+
+TWICE = b'{"a": %s, "a": %s}' % ((json.dumps(entry([1], 0, 4)).encode(),) * 2)
 
 
 def sharded(folder: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> Path:
@@ -111,19 +117,22 @@ def test_no_folder_and_no_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "data", "words"),
     [
-        (b"[1]", b"", "is not a JSON object"),
-        (b"{", b"", "is not a JSON object"),
-        (b"\xff\xfe", b"", "is not a JSON object"),
-        (b"[" * 100_000, b"", "is not a JSON object"),
-        (b'{"a": 1, "a": 2}', b"", "is not a JSON object"),
-        ({"a": 5}, b"", "exactly dtype, shape"),
-        ({"a": {"dtype": "F32", "shape": [1]}}, b"", "exactly dtype, shape"),
+        (b"[1]", b"", "is not a table of tensors"),
+        (b"{", b"", "is not a table of tensors"),
+        (b"\xff\xfe", b"", "is not a table of tensors"),
+        (b"[" * 100_000, b"", "is not a table of tensors"),
+        (b'{"__metadata__": {"a": ' + b"[" * 100_000 + b"}}", b"", "is not a table of tensors"),
+        (TWICE, b"0123", "says dtype 2 times of 1 tensors"),
+        (TWICE.replace(b'"F32"', b'"I32"', 1), b"0123", "says dtype 2 times of 1 tensors"),
+        (b'{"a": {"dtype": "F32", "shape": [1], "shape": [1], "data_offsets": [0, 4]}}', b"0123", "says shape 2 times"),
+        ({"a": 5}, b"", "is not a table of tensors"),
+        ({"a": {"dtype": "F32", "shape": [1]}}, b"", "says data_offsets 0 times of 1 tensors"),
         ({"a": entry([1], 0, 4, "F31")}, b"0123", "dtype 'F31' is unknown"),
         ({"a": {"dtype": ["F32"], "shape": [1], "data_offsets": [0, 4]}}, b"0123", "dtype"),
         ({"a": entry([1], 0, 8)}, b"01234567", "do not hold 4 bytes"),
         ({"a": entry([-1], 0, 4)}, b"0123", "shape is not a list"),
-        ({"a": entry([True], 0, 4)}, b"0123", "shape is not a list"),
-        ({"a": entry([1.0], 0, 4)}, b"0123", "shape is not a list"),
+        ({"a": entry([True], 0, 4)}, b"0123", "Expected `int`, got `bool`"),
+        ({"a": entry([1.0], 0, 4)}, b"0123", "Expected `int`, got `float`"),
         ({"a": entry([1] * 9, 0, 4)}, b"0123", "shape is not a list"),
         ({"a": entry([2**61, 2**61], 0, 4)}, b"0123", "needs more than the 4 bytes"),
         ({"a": entry([2**200], 0, 4)}, b"0123", "shape is not a list"),
@@ -143,6 +152,47 @@ def test_hostile_headers(tmp_path: Path, header: Any, data: bytes, words: str) -
         open_checkpoint(tmp_path)
     assert caught.value.code == "checkpoint-corrupt"
     assert "model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_metadata_may_be_any_text(tmp_path: Path) -> None:
+    texts = {"format": "pt", "dtype": "bfloat16", "shape": "[1]", "data_offsets": "none", "a": '{"dtype": ",{", "shape": 1}'}
+    save_file({"w": np.ones(3, np.float32)}, tmp_path / "model.safetensors", metadata=texts)
+    assert open_checkpoint(tmp_path).names() == ("w",)
+
+
+def entries(count: int, digits: int) -> bytes:
+    return b"{" + b",".join(b'"%0*x":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}' % (digits, i) for i in range(count)) + b"}"
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "lists": lambda: b'{"a":[' + b"[]," * 9_000_000 + b"[]]}",
+    "tables": lambda: b'{"a":[' + b"{}," * 9_000_000 + b"{}]}",
+    "metadata": lambda: b'{"__metadata__":{' + b'"k":[],' * 4_000_000 + b'"k":[]}}',
+    "names": lambda: b"{" + b'"k":0,' * 4_500_000 + b'"k":0}',
+    "numbers": lambda: b'{"a":{"dtype":"U8","shape":[' + b"999," * 6_900_000 + b"9]}}",
+    "tensors": lambda: entries(500_000, 5),
+    "as many as may be": lambda: entries((1 << 16) - 1, 300),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", BOMBS)
+def test_large_headers_take_little(kind: str, tmp_path: Path) -> None:
+    """Twice the file and 64 MB of memory, a second of work: measured in a process of its own, beside what it needs without."""
+    path = write(tmp_path / "model.safetensors", BOMBS[kind]())
+    small = write(tmp_path / "small.safetensors", b"{}")
+    code = (
+        "import sys, time, resource\nfrom pathlib import Path\nfrom ferrum.errors import FerrumError\n"
+        "from ferrum.graphs.weights.safetensors import SafetensorsFile\nstarted = time.process_time()\n"
+        "try:\n    SafetensorsFile(Path(sys.argv[1]))\n"
+        "except FerrumError as error:\n    assert error.code == 'checkpoint-corrupt'\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, time.process_time() - started)"
+    )
+    commands = ([sys.executable, "-c", code, str(file)] for file in (small, path))
+    said = [subprocess.run(command, capture_output=True, check=True, text=True).stdout for command in commands]
+    (base, _), (peak, seconds) = (map(float, line.split()) for line in said)
+    assert peak - base <= 2 * (path.stat().st_size >> 20) + 64
+    assert seconds <= 2  # one on a machine that does nothing else
 
 
 @pytest.mark.parametrize("length", [2**63, 10**9, 40])
