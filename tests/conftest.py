@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -13,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.once import once
 
 # Before anything imports numpy or torch: two workers on two cores must not start four threads each.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,7 +49,7 @@ def pytest_configure_node(node: object) -> None:
 
 @pytest.fixture(scope="session")
 def run_folder() -> Path:
-    """A folder that all workers of this run share; whoever fills it takes a lock."""
+    """A folder that all workers of this run share; it is filled by ``once``."""
     RUN_FOLDER.mkdir(parents=True, exist_ok=True)
     return RUN_FOLDER
 
@@ -56,12 +57,8 @@ def run_folder() -> Path:
 @pytest.fixture(scope="session")
 def tiny_pack(run_folder: Path) -> Path:
     """The built-in model compiled for this CPU in bf16, made once per run."""
-    path = run_folder / "tiny.fpk"
-    with (run_folder / "tiny.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            subprocess.run([sys.executable, "-m", "ferrum", "compile", "tiny", "-o", str(path)], check=True, timeout=110)
-    return path
+    command = [sys.executable, "-m", "ferrum", "compile", "tiny", "-o"]
+    return once(run_folder / "tiny.fpk", lambda part: subprocess.run([*command, str(part)], check=True, timeout=110))
 
 
 CommandLine = Callable[..., subprocess.CompletedProcess[str]]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,10 @@ PREFILL = (128, 512, 2048)
 CONTEXTS = (1024, 8000)
 ATTENTION_ROWS = (1, 16)
 TIMED_LAUNCHES = 200  # of a kernel, in one graph
+TIMED_STEPS = 5  # of each sample of a step
+SAMPLES = 5  # of each time
+COMPARED = 65  # tokens that prefill and decode must agree about
+PROMPT, NEW = 64, 96  # tokens of a sequence in the engine
 OPTIONS = DeviceOptions(max_seqs=64, max_tokens=2048, max_model_len=8192)
 
 
@@ -73,7 +78,7 @@ def prefill_state(executor: RandomExecutor, tokens: int) -> None:
     b.query_start[1], b.sample_rows[0] = tokens, tokens - 1
 
 
-def consistent(executor: RandomExecutor, length: int = 65) -> float:
+def consistent(executor: RandomExecutor, length: int) -> float:
     """Relative error between a prompt in one step and token by token: kernels of both classes must agree."""
     prefill_state(executor, length)
     executor.step()
@@ -92,7 +97,8 @@ def step_seconds(executor: RandomExecutor) -> float:
     executor.step()
     b = executor.buffers
     graph = executor._lanes[executor._lane].graphs[executor._recordings.find(b.num_tokens, b.num_seqs)]
-    return middle(seconds(executor, lambda: executor._call("cuGraphLaunch", graph, executor._stream), repeats=5))
+    launch = partial(executor._call, "cuGraphLaunch", graph, executor._stream)
+    return middle(seconds(executor, launch, repeats=TIMED_STEPS, samples=SAMPLES))
 
 
 def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict[str, Any]]:
@@ -106,7 +112,8 @@ def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict
     sampled = {launch.symbol for launch in decode_table(pack.member(LAUNCHES_NAME)).launches if launch.class_rows == "samples"}
     found = {}
     for symbol, steps in by_symbol.items():
-        each = middle(time_launches(executor, steps, max(1, TIMED_LAUNCHES // len(steps)), 3)) / len(steps)
+        repeats = max(1, TIMED_LAUNCHES // len(steps))
+        each = middle(time_launches(executor, steps, repeats, min(SAMPLES, 3))) / len(steps)
         entry: dict[str, Any] = {"launches": len(steps), "us": 1e6 * each}
         record = records.get(symbol)
         if record is not None and record.calls:
@@ -135,7 +142,7 @@ def rate(kernels: dict[str, dict[str, Any]], part: str, what: str) -> float:
     return sum(e["launches"] * e[what] for e in chosen) / time_of if time_of else 0.0
 
 
-def end_to_end(executor: RandomExecutor, sequences: int, prompt: int = 64, new: int = 96) -> dict[str, float]:
+def end_to_end(executor: RandomExecutor, sequences: int, prompt: int, new: int) -> dict[str, float]:
     """Tokens/s with the whole engine: greedy, all sequences at once."""
     engine = Engine(executor, EngineOptions(prefix_cache=False))
     random = np.random.default_rng(sequences)
@@ -161,7 +168,7 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
     report.raw[f"{name} {quant}"] = found
     executor = RandomExecutor(driver, gpu, pack, OPTIONS)
     try:
-        found["consistency_error"] = error = consistent(executor)
+        found["consistency_error"] = error = consistent(executor, COMPARED)
         if not error <= 0.05:
             raise FerrumError("device-failed", f"{name} {quant}: decode and prefill differ by {error:.3f}", "bench", "")
         weights = require_step(pack.manifest).weight_bytes
@@ -202,7 +209,7 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
         )
         for sequences in SEQUENCES:
             end_to_end(executor, sequences, 16, 8)
-            found[f"engine x{sequences}"] = result = end_to_end(executor, sequences)
+            found[f"engine x{sequences}"] = result = end_to_end(executor, sequences, PROMPT, NEW)
             report.row(f"{name} {quant} decode, {sequences} sequences", f"{result['decode_tokens_per_s']:.0f} tokens/s")
     finally:
         executor.close()

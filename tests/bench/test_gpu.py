@@ -23,7 +23,7 @@ SHAPE = gpu_models.SHAPES["0.6b"] | {
 }  # fmt: skip
 CONSTANTS = {
     "ROWS": (1, 2), "PREFILL": (9,), "CONTEXTS": (40,), "SEQUENCES": (2,), "ATTENTION_ROWS": (1, 2), "SAMPLED_ROWS": (2,),
-    "TIMED_LAUNCHES": 2,
+    "TIMED_LAUNCHES": 2, "TIMED_STEPS": 1, "SAMPLES": 1, "COMPARED": 18, "PROMPT": 20, "NEW": 5,
 }  # fmt: skip
 
 

@@ -206,6 +206,7 @@ def test_an_interrupted_compiler_process_leaves_nothing(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "m")
     program = (
         "import os, signal, sys; import ferrum.codegen.packing as d, ferrum.compile_process as c\n"
+        "import ferrum.codegen.toolchains.cxx as t; t.CToolchain.compile = lambda *a: b'code'\n"  # nothing runs it
         "write = d.write_weights\n"
         "def cut(*a): os.kill(os.getpid(), signal.SIGTERM); return write(*a)\n"
         "d.write_weights = cut\n"
@@ -259,6 +260,7 @@ def test_interrupted_compile_leaves_nothing(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / "m")
     program = (
         "import os, signal, sys; from ferrum.cli.main import main; import ferrum.codegen.packing as d\n"
+        "import ferrum.codegen.toolchains.cxx as t; t.CToolchain.compile = lambda *a: b'code'\n"  # nothing runs it
         "write = d.write_weights\n"
         "def cut(*a): os.kill(os.getpid(), signal.SIGINT); return write(*a)\n"
         "d.write_weights = cut\n"

@@ -17,6 +17,7 @@ NAMED = re.compile(r"`((?:ferrum|graphs|codegen|templates|tests|docs)/[A-Za-z0-9
 LINK = re.compile(r"\]\((?!https?://)([^)#]+)\)")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_tour_runs(tmp_path: Path) -> None:
     """All commands of docs/architecture.md, one after the other in an empty folder."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,15 +12,16 @@ from ferrum.devices.emulate.device import EmulatedDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import open_pack
 from tests.codegen import test_sampling as cpu
-from tests.codegen.folders import compile_folder
+from tests.codegen.conftest import RandomPack
 
+pytestmark = pytest.mark.slow  # one source serves CUDA and Metal, whose tests are quick
 ROWS = cpu.ROWS
 
 
 @pytest.fixture(scope="module")
-def executor(random_pack: Callable[[str], Path]) -> Iterator[Executor]:
+def executor(random_pack: RandomPack) -> Iterator[Executor]:
     pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
-    path = compile_folder(random_pack("f32").parent, "f32", target="cuda-sm80")
+    path = random_pack("f32", "cuda-sm80")
     with open_pack(path, trust=True) as pack:
         made = EmulatedDevice().load(pack, DeviceOptions(max_seqs=2, max_tokens=ROWS, max_samples=ROWS, max_model_len=64))
         yield made

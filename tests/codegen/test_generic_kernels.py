@@ -177,7 +177,7 @@ def test_drawn_ops(data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@draw_settings(80)
+@draw_settings(50)
 @given(st.data())
 def test_many_drawn_ops(data: st.DataObject) -> None:
     check(data, data.draw(st.integers(1, 16)))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ferrum import LLM, SamplingParams
-from tests.codegen.conftest import VOCAB
+from tests.codegen.conftest import VOCAB, RandomPack
 
 PARAMS = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
 QUANTS = ("none", "int4-g32")
@@ -27,7 +26,7 @@ def tokens(llm: LLM, many: list[list[int]], params: SamplingParams = PARAMS) -> 
 
 
 @pytest.fixture(scope="module", params=QUANTS)
-def alone(request: pytest.FixtureRequest, random_pack: Callable[[str], Path]) -> tuple[Path, list[list[int]], list[list[int]]]:
+def alone(request: pytest.FixtureRequest, random_pack: RandomPack) -> tuple[Path, list[list[int]], list[list[int]]]:
     """A pack, sixteen prompts, and what each gives when it runs alone, in one prefill chunk, without prefix cache."""
     pack, many = random_pack(request.param), prompts(16)
     with LLM(pack, prefix_cache=False) as llm:

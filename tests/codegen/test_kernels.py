@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from random import Random
+from typing import Any
+
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ferrum.codegen.kernels.embedding import Embedding
@@ -25,14 +27,7 @@ from tests.codegen.kernel_harness import Call, run
 
 HERE = [t for t in TARGETS if runs_here(t.arch, t.requires)]
 FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g64", "int4-g32", "int4-g64", "int4a-g32", "int4m-g32", "int4s-g64")
-SETTINGS = settings(
-    max_examples=15,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=[Phase.generate],
-)
+ROWS = (1, 2, 5, 6, 7, 13, 20)
 F32 = NDArray[np.float32]
 
 
@@ -53,56 +48,90 @@ def decode_act(raw: NDArray[np.uint8], act: ActFormat, k: int) -> F32:
     return (q * scale[..., None]).reshape(len(raw), padded)[:, :k]
 
 
-@SETTINGS
-@given(st.data())
-def test_linear(data: st.DataObject) -> None:
-    """Products differ from the reference on the same rounded activations by summation order alone."""
-    draw = data.draw
-    target = draw(st.sampled_from(HERE))
-    activation = draw(st.sampled_from(["", *GATES]))
-    halves = 2 if activation else 1
-    n, k, rows = draw(st.integers(1, 80)) * halves, draw(st.integers(1, 300)), draw(st.sampled_from([1, 2, 5, 6, 7, 13, 20]))
-    layout = layout_for(target, n, k, draw(st.sampled_from(FORMATS)), halves)
-    bias, residual = draw(st.booleans()), not activation and draw(st.booleans())
-    act = act_for(layout.format, k, target.has_bf16_dot)
-    block = blocking(target, layout.format, {})
-    kernel = CpuLinear(n, k, layout, bias, residual, activation, act, block.rows, block.tiles, block.chunk_kib)
-    rng = np.random.default_rng(n * 1000 + k)
-    x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
-    b, r = rng.normal(size=n).astype(np.float32), rng.normal(size=(rows, kernel.n_out)).astype(np.float32)
-    raw = stored(w, layout).tobytes()
-    raw += bytes(-len(raw) % 64)
-    calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 4, (0, len(raw), 0), in_private=True, residual=3)]
-    sizes = [4 * k, act.row_bytes(k), 4 * kernel.n_out, 4 * kernel.n_out]
-    slots = run(calls, sizes, rows, {1: x, 3: r}, raw + b.tobytes(), target)
-    expected = CpuLinear.reference(
-        Quantize.reference(x, act), layout.decode(raw), b if bias else None, r if residual else None, activation
-    )
-    got = slots[4].view(np.float32)
-    limit = 2e-2 if act.kind == "q8" else 2e-5  # a value on the border of two levels may be rounded to either
-    assert np.abs(got - expected).max() <= limit * max(1.0, np.abs(expected).max())
-    assert np.median(np.abs(got - expected)) <= 2e-5 * max(1.0, np.abs(expected).max())
+def padded(*arrays: NDArray[Any]) -> bytes:
+    """Each at a multiple of 64 bytes."""
+    raw = [array.tobytes() for array in arrays]
+    return b"".join(data + bytes(-len(data) % 64) for data in raw)
+
+
+class Product:
+    """A product, the rounding of its rows before it, its arrays, and what it is to give."""
+
+    def __init__(
+        self, target: Target, n: int, k: int, name: str, *, halves: int = 1, bias: bool = False, residual: bool = False,
+        activation: str = "",
+    ) -> None:  # fmt: skip
+        layout = self.layout = layout_for(target, n, k, name, halves)
+        act = self.act = act_for(layout.format, k, target.has_bf16_dot)
+        block = blocking(target, layout.format, {})
+        self.quantize = Quantize(k, act)
+        self.kernel = CpuLinear(n, k, layout, bias, residual, activation, act, block.rows, block.tiles, block.chunk_kib)
+        rng = np.random.default_rng(n * 1000 + k)
+        self.x, w = rng.normal(size=(max(ROWS), k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
+        self.b, self.r = (rng.normal(size=size).astype(np.float32) for size in (n, (max(ROWS), self.kernel.n_out)))
+        self.w = stored(w, layout)
+
+    def expected(self, rows: int) -> F32:
+        k = self.kernel
+        x = Quantize.reference(self.x[:rows], self.act)
+        w = self.layout.decode(self.w.tobytes())
+        return CpuLinear.reference(x, w, self.b if k.bias else None, self.r[:rows] if k.residual else None, k.activation)
+
+    @property
+    def slots(self) -> list[int]:
+        """Bytes of a row of numbers, rounded numbers, what is added, results."""
+        return [4 * self.kernel.k, self.act.row_bytes(self.kernel.k), 4 * self.kernel.n_out, 4 * self.kernel.n_out]
+
+
+def run_products(products: Sequence[Product], rows: int, target: Target) -> list[F32]:
+    """The results of products that are compiled together."""
+    calls: list[Call] = []
+    sizes: list[int] = []
+    inputs: dict[int, NDArray[np.generic]] = {}
+    weights = b""
+    for product in products:
+        x, rounded, more, out = range(len(sizes) + 1, len(sizes) + 5)
+        at = len(weights), len(weights) + len(padded(product.w)), 0
+        calls += [Call(product.quantize, x, rounded), Call(product.kernel, rounded, out, at, in_private=True, residual=more)]
+        inputs |= {x: product.x[:rows], more: product.r[:rows]}
+        weights += padded(product.w, product.b)
+        sizes += product.slots
+    slots = run(calls, sizes, rows, inputs, weights, target)
+    return [slot.view(np.float32) for slot in slots[4::4]]
 
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
-@pytest.mark.parametrize("rows", [1, 7])
-@pytest.mark.parametrize("name", ["int8-g128", "int6-g64", "int4-g32", "int4-g128", "int4a-g32", "int4m-g32", "int4s-g32"])
-def test_the_largest_sums_fit(target: Target, rows: int, name: str) -> None:
+def test_linear(target: Target) -> None:
+    """Products differ from the reference on the same rounded activations by summation order alone."""
+    chance, products = Random(f"3 {target.name}"), []
+    for name in FORMATS:
+        activation = chance.choice(["", *GATES])
+        halves = 2 if activation else 1
+        n, k = chance.randint(1, 80) * halves, chance.randint(1, 300)
+        bias, residual = chance.random() < 0.5, not activation and chance.random() < 0.5
+        products.append(Product(target, n, k, name, halves=halves, bias=bias, residual=residual, activation=activation))
+    for rows in ROWS:
+        for product, got in zip(products, run_products(products, rows, target), strict=True):
+            error, scale = np.abs(got - (expected := product.expected(rows))), max(1.0, float(np.abs(expected).max()))
+            # a value on the border of two levels may be rounded to either
+            assert error.max() <= (2e-2 if product.act.kind == "q8" else 2e-5) * scale, (product.kernel, rows)
+            assert np.median(error) <= 2e-5 * scale, (product.kernel, rows)
+
+
+@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
+def test_the_largest_sums_fit(target: Target) -> None:
     """Every weight and every value of x at the end of its range, with signs that never cancel."""
+    names = ("int8-g128", "int6-g64", "int4-g32", "int4-g128", "int4a-g32", "int4m-g32", "int4s-g32")
     n, k = 5, 256
-    layout = layout_for(target, n, k, name)
-    act = act_for(layout.format, k, target.has_bf16_dot)
-    block = blocking(target, layout.format, {})
-    kernel = CpuLinear(n, k, layout, False, False, "", act, block.rows, block.tiles, block.chunk_kib)
+    products = [Product(target, n, k, name) for name in names]
     sign = np.where(np.arange(k) % 3 == 1, -1, 1).astype(np.float32)
-    x, w = np.tile(sign, (rows, 1)), np.array([3.0, -3.0, 1e-3, 0.0, 7.5], np.float32)[:, None] * sign
+    w = np.array([3.0, -3.0, 1e-3, 0.0, 7.5], np.float32)[:, None] * sign
     w[3] = -w[4]  # one more row of both signs
-    raw = stored(w, layout).tobytes()
-    raw += bytes(-len(raw) % 64)
-    calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
-    slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
-    expected = CpuLinear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
-    np.testing.assert_allclose(slots[3].view(np.float32), expected, rtol=1e-4, atol=1e-5)
+    for product in products:
+        product.x, product.w = np.tile(sign, (max(ROWS), 1)), stored(w, product.layout)
+    for rows in (1, 7):
+        for name, product, got in zip(names, products, run_products(products, rows, target), strict=True):
+            np.testing.assert_allclose(got, product.expected(rows), rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("target", [t for t in HERE if t.lanes == 16], ids=lambda t: t.name)
@@ -112,56 +141,79 @@ def test_products_of_another_compiler(target: Target, name: str, monkeypatch: py
     zig = _zig_compiler()
     assert zig is not None
     monkeypatch.setattr(kernel_harness, "find_compiler", lambda arch: zig)
-    n, k, rows = 70, 256, 13
-    layout, rng = layout_for(target, n, k, name), np.random.default_rng(0)
-    act, block = act_for(layout.format, k, target.has_bf16_dot), blocking(target, layout.format, {})
-    kernel = CpuLinear(n, k, layout, False, False, "", act, block.rows, block.tiles, block.chunk_kib)
-    x, w = rng.normal(size=(rows, k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
-    raw = stored(w, layout).tobytes()
-    raw += bytes(-len(raw) % 64)
-    calls = [Call(Quantize(k, act), 1, 2), Call(kernel, 2, 3, (0, 0, 0), in_private=True)]
-    slots = run(calls, [4 * k, act.row_bytes(k), 4 * n], rows, {1: x}, raw, target)
-    expected = CpuLinear.reference(Quantize.reference(x, act), layout.decode(raw), None, None, "")
-    error = np.abs(slots[3].view(np.float32) - expected)
-    assert error.max() <= (2e-2 if act.kind == "q8" else 2e-5) * np.abs(expected).max()
+    product = Product(target, 70, 256, name)
+    (got,) = run_products([product], 13, target)
+    expected = product.expected(13)
+    assert np.abs(got - expected).max() <= (2e-2 if product.act.kind == "q8" else 2e-5) * np.abs(expected).max()
 
 
-@SETTINGS
-@given(st.data())
-def test_quantize_and_norms(data: st.DataObject) -> None:
-    draw = data.draw
-    target, k, rows = draw(st.sampled_from(HERE)), draw(st.integers(1, 400)), draw(st.sampled_from([1, 3, 8, 9, 30]))
-    act = act_for(parse_format(draw(st.sampled_from(FORMATS))), 2, True)
-    rng = np.random.default_rng(k)
-    x = (rng.normal(size=(rows, k)) * 10.0 ** rng.integers(-3, 3, (rows, 1))).astype(np.float32)
-    x[0, : k // 2] = 0  # a group of zeros
-    w, b = rng.normal(size=k).astype(np.float32), rng.normal(size=k).astype(np.float32)
-    bias, f32, at = draw(st.booleans()), ActFormat("f32"), (0, -(-4 * k // 64) * 64, 0)
-    calls = [Call(Quantize(k, act), 1, 2), Call(RmsNorm(k, 1e-5, act), 1, 3), Call(RmsNorm(k, 1e-5, f32), 1, 4)]
-    calls += [Call(LayerNorm(k, 1e-5, bias, f32), 1, 5, at), Call(LayerNorm(k, 1e-5, bias, act), 1, 6, at)]
-    weights = w.tobytes() + bytes(at[1] - 4 * k) + b.tobytes() + bytes(64)
-    sizes = [4 * k, act.row_bytes(k), act.row_bytes(k), 4 * k, 4 * k, act.row_bytes(k)]
-    slots = run(calls, sizes, rows, {1: x}, weights, target)
-    normed = RmsNorm.reference(x, w, 1e-5)
-    np.testing.assert_allclose(slots[4].view(np.float32), normed, rtol=2e-5, atol=1e-6)
-    expected = LayerNorm.reference(x, w, b if bias else None, 1e-5)
-    np.testing.assert_allclose(slots[5].view(np.float32), expected, rtol=2e-5, atol=2e-5)
-    for slot, values in ((slots[2], x), (slots[3], normed), (slots[6], expected)):
-        got, step = (
-            decode_act(slot, act, k),
-            np.abs(values).max(1, keepdims=True) / {"f32": 1e5, "bf16": 128, "q8": 127}[act.kind],
-        )
-        assert (np.abs(got - values) <= 0.51 * step + 1e-6).all()
-        assert np.isfinite(got).all()
+class Norms:
+    """Rows [30, k], rounded to ``act`` alone and by each norm; slots and weights of them."""
+
+    def __init__(self, k: int, act: ActFormat, bias: bool) -> None:
+        self.k, self.act, self.bias = k, act, bias
+        rng, rows = np.random.default_rng(k), 30
+        self.x = (rng.normal(size=(rows, k)) * 10.0 ** rng.integers(-3, 3, (rows, 1))).astype(np.float32)
+        self.x[0, : k // 2] = 0  # a group of zeros
+        self.w, self.b = (rng.normal(size=k).astype(np.float32) for _ in range(2))
+
+    def calls(self, slot: int, weights: int) -> list[Call]:
+        k, act, bias, f32 = self.k, self.act, self.bias, ActFormat("f32")
+        at = (weights, weights + len(padded(self.w)), 0)
+        kernels = [Quantize(k, act), RmsNorm(k, 1e-5, act), RmsNorm(k, 1e-5, f32)]
+        kernels += [LayerNorm(k, 1e-5, bias, f32), LayerNorm(k, 1e-5, bias, act)]
+        return [Call(kernel, slot, slot + i, at) for i, kernel in enumerate(kernels, 1)]
+
+    @property
+    def slots(self) -> list[int]:
+        rounded = self.act.row_bytes(self.k)
+        return [4 * self.k, rounded, rounded, 4 * self.k, 4 * self.k, rounded]
+
+    def check(self, slots: Sequence[NDArray[np.uint8]], rows: int) -> None:
+        x, k, act = self.x[:rows], self.k, self.act
+        normed = RmsNorm.reference(x, self.w, 1e-5)
+        np.testing.assert_allclose(slots[3].view(np.float32), normed, rtol=2e-5, atol=1e-6)
+        expected = LayerNorm.reference(x, self.w, self.b if self.bias else None, 1e-5)
+        np.testing.assert_allclose(slots[4].view(np.float32), expected, rtol=2e-5, atol=2e-5)
+        for slot, values in ((slots[1], x), (slots[2], normed), (slots[5], expected)):
+            got = decode_act(slot, act, k)
+            step = np.abs(values).max(1, keepdims=True) / {"f32": 1e5, "bf16": 128, "q8": 127}[act.kind]
+            assert (np.abs(got - values) <= 0.51 * step + 1e-6).all()
+            assert np.isfinite(got).all()
 
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
-@pytest.mark.parametrize("name", FORMATS)
-def test_embedding(target: Target, name: str) -> None:
-    n, k = 37, 77
-    layout = layout_for(target, n, k, name)
-    raw = stored(np.random.default_rng(0).normal(size=(n, k)).astype(np.float32), layout).tobytes()
+def test_quantize_and_norms(target: Target) -> None:
+    chance = Random(f"4 {target.name}")
+    acts = sorted({act_for(parse_format(name), 2, True) for name in FORMATS}, key=str)
+    norms = [Norms(chance.randint(1, 400), act, bool(i % 2)) for i, act in enumerate(acts)]
+    calls: list[Call] = []
+    sizes: list[int] = []
+    starts, weights = [], b""
+    for each in norms:
+        calls += each.calls(len(sizes) + 1, len(weights))
+        starts.append(len(sizes) + 1)
+        weights += padded(each.w, each.b)
+        sizes += each.slots
+    for rows in (1, 3, 8, 9, 30):
+        inputs: dict[int, NDArray[np.generic]] = {at: each.x[:rows] for at, each in zip(starts, norms, strict=True)}
+        slots = run(calls, sizes, rows, inputs, weights + bytes(64), target)
+        for at, each in zip(starts, norms, strict=True):
+            each.check(slots[at : at + 6], rows)
+
+
+@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
+def test_embedding(target: Target) -> None:
+    n, k, weights = 37, 77, b""
     ids = np.array([0, 36, 5, 5, 16, 15, 31], np.int32)
-    slots = run([Call(Embedding(n, k, layout, 0.5), 0, 1)], [4 * k], len(ids), {}, raw + bytes(64), target, ids)
-    expected = Embedding.reference(ids, layout.decode(raw), 0.5)
-    np.testing.assert_allclose(slots[1].view(np.float32), expected, rtol=1e-6, atol=1e-7)
+    calls, tables = [], []
+    for slot, name in enumerate(FORMATS, 1):
+        layout = layout_for(target, n, k, name)
+        table = stored(np.random.default_rng(0).normal(size=(n, k)).astype(np.float32), layout)
+        calls.append(Call(Embedding(n, k, layout, 0.5), 0, slot, (len(weights), 0, 0)))
+        tables.append(layout.decode(table.tobytes()))
+        weights += padded(table)
+    slots = run(calls, [4 * k] * len(FORMATS), len(ids), {}, weights + bytes(64), target, ids)
+    for name, slot, table in zip(FORMATS, slots[1:], tables, strict=True):
+        expected = Embedding.reference(ids, table, 0.5)
+        np.testing.assert_allclose(slot.view(np.float32), expected, rtol=1e-6, atol=1e-7, err_msg=name)

@@ -45,7 +45,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     ("target", "quant", "limit"),
     (
         ("cpu", "f32", 1e-4),
-        ("cpu", "none", 3e-2),
+        pytest.param("cpu", "none", 3e-2, marks=pytest.mark.slow),
         pytest.param("cuda-sm80", "f32", 1e-4, marks=pytest.mark.slow),
         pytest.param("cuda-sm80", "none", 3e-2, marks=pytest.mark.slow),
         pytest.param("metal-m1", "none", 3e-2, marks=pytest.mark.slow),

@@ -57,7 +57,7 @@ def verdict(pack: Path, edit: Edit) -> str:
     return check.detail
 
 
-@pytest.mark.parametrize("quant", ["none", "int8", "int4-g32"])
+@pytest.mark.parametrize("quant", ["none", pytest.param("int8", marks=pytest.mark.slow), "int4-g32"])
 def test_the_layer_of_a_wrong_weight_is_named(packs: Packs, quant: str) -> None:
     pack = packs(quant)
     check, report = numeric(pack)
@@ -68,7 +68,7 @@ def test_the_layer_of_a_wrong_weight_is_named(packs: Packs, quant: str) -> None:
         assert verdict(pack, edit).startswith(f"layer 2: {part} is the first to deviate, by "), part
 
 
-@pytest.mark.parametrize("target", ["cuda-sm80", "metal-m1"])
+@pytest.mark.parametrize("target", [pytest.param("cuda-sm80", marks=pytest.mark.slow), "metal-m1"])
 def test_a_pack_for_a_gpu_in_emulation(packs: Packs, target: str) -> None:
     """Values that only exist as bf16 rows are seen too; the proof has run the intact pack before."""
     if target.startswith("cuda"):

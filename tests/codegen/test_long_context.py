@@ -17,7 +17,8 @@ from ferrum.devices.base import Executor
 from ferrum.devices.cpu import CpuDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import open_pack
-from tests.codegen.folders import compile_folder, save
+from tests.codegen.conftest import model_folder
+from tests.codegen.folders import kept_pack
 from tests.devices.test_contract import fill, last_logits
 from tests.models.test_parity import BASE, ROPES, reference
 
@@ -32,6 +33,7 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
     ("cpu", "bf16", "mistral", {"sliding_window": PART + 200}),
     ("cpu", "f32", "mistral", {"sliding_window": 100, "head_dim": 48}),
 ]
+QUICK = (CASES[0], CASES[-2])
 
 
 def logits_at(executor: Executor, tokens: list[int], blocks: list[int], positions: list[int]) -> NDArray[np.float32]:
@@ -41,16 +43,19 @@ def logits_at(executor: Executor, tokens: list[int], blocks: list[int], position
     return executor.logits().copy()
 
 
-@pytest.mark.parametrize(("target", "kv_dtype", "family", "changes"), CASES)
+@pytest.mark.parametrize(
+    ("target", "kv_dtype", "family", "changes"),
+    [pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow) for case in CASES],
+)
 def test_who_reads_a_context_changes_no_bit(
-    tmp_path: Path, target: str, kv_dtype: str, family: str, changes: dict[str, Any]
+    run_folder: Path, target: str, kv_dtype: str, family: str, changes: dict[str, Any]
 ) -> None:
     values = BASE | {"rope_parameters": dict(ROPES["default"]), "max_position_embeddings": 4096} | changes
     model = reference(family, values)
     tokens = torch.randint(1, 97, (LENGTH,), generator=torch.Generator().manual_seed(3)).tolist()
     with torch.inference_mode():
         expected = model(torch.tensor([tokens])).logits[0, POSITIONS].float().numpy()
-    pack = compile_folder(save(model, tmp_path), target=target, kv_dtype=kv_dtype)
+    pack = kept_pack(model_folder(run_folder, family, values), target=target, kv_dtype=kv_dtype)
     blocks = np.random.default_rng(0).permutation(-(-LENGTH // 16)).tolist()
     streamed: list[NDArray[np.float32]] = []
     for threads in (1, 2, 5):  # eight sequences keep 1 or 2 threads busy, not 5

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -13,14 +12,14 @@ from ferrum.devices.emulate.device import EmulatedDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import open_pack
 from tests.codegen import test_sampling as cpu
-from tests.codegen.folders import compile_folder
+from tests.codegen.conftest import RandomPack
 
 ROWS = cpu.ROWS
 
 
 @pytest.fixture(scope="module")
-def executor(random_pack: Callable[[str], Path]) -> Iterator[Executor]:
-    path = compile_folder(random_pack("f32").parent, "f32", target="metal-m1")
+def executor(random_pack: RandomPack) -> Iterator[Executor]:
+    path = random_pack("f32", "metal-m1")
     with open_pack(path, trust=True) as pack:
         made = EmulatedDevice().load(pack, DeviceOptions(max_seqs=2, max_tokens=ROWS, max_samples=ROWS, max_model_len=64))
         yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from ferrum.codegen.target import TARGETS
 from ferrum.graphs.tiny.chat import MODEL_FOLDER, Chat
 from ferrum.graphs.tiny.evaluate import pack_answers
 from ferrum.graphs.tiny.questions import accuracy, questions
-from tests.codegen.folders import compile_folder
+from tests.codegen.folders import kept_pack
 
 # Nats for each token; int8 is weights and activations together.
 LIMITS = {("int8", ""): 0.01, ("none", "int8"): 0.01, ("int4-g32", ""): 0.05}
@@ -31,12 +30,6 @@ def texts() -> list[list[int]]:
     return [chat.encode(text) for text in rendered]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the built-in model, beside which its traced graph is kept."""
-    return Path(shutil.copytree(MODEL_FOLDER, tmp_path_factory.mktemp("quality") / "tiny"))
-
-
 def log_probabilities(pack: Path) -> NDArray[np.float64]:
     with LLM(pack, prefix_cache=False) as llm:
         logits = np.concatenate([llm.logits(tokens) for tokens in texts()]).astype(np.float64)
@@ -45,13 +38,15 @@ def log_probabilities(pack: Path) -> NDArray[np.float64]:
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> NDArray[np.float64]:
-    return log_probabilities(compile_folder(folder, "none"))
+def expected(tiny_folder: Path) -> NDArray[np.float64]:
+    return log_probabilities(kept_pack(tiny_folder, "none"))
 
 
-@pytest.mark.parametrize(("quant", "kv_dtype"), LIMITS)
-def test_divergence_from_bfloat16(folder: Path, expected: NDArray[np.float64], quant: str, kv_dtype: str) -> None:
-    got = log_probabilities(compile_folder(folder, quant, kv_dtype=kv_dtype))
+@pytest.mark.parametrize(
+    ("quant", "kv_dtype"), [pytest.param(*case, marks=pytest.mark.slow if case[1] else ()) for case in LIMITS]
+)
+def test_divergence_from_bfloat16(tiny_folder: Path, expected: NDArray[np.float64], quant: str, kv_dtype: str) -> None:
+    got = log_probabilities(kept_pack(tiny_folder, quant, kv_dtype=kv_dtype))
     divergence = float((np.exp(expected) * (expected - got)).sum(-1).mean())
     print(f"{quant} {kv_dtype}: {divergence:.5f} nats for each of {len(expected)} tokens")
     assert 0 <= divergence <= LIMITS[quant, kv_dtype]
@@ -59,21 +54,22 @@ def test_divergence_from_bfloat16(folder: Path, expected: NDArray[np.float64], q
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ["none", "int8", "int4-g32", "int4a-g32"])
-def test_kernels_of_all_targets_answer_alike(folder: Path, quant: str) -> None:
+def test_kernels_of_all_targets_answer_alike(tiny_folder: Path, quant: str) -> None:
     """Every set of instructions that this machine has gives the answers of the plainest one."""
     here = [t.name for t in TARGETS if runs_here(t.arch, t.requires)]
     problems = questions()[::20]
-    answers = {name: pack_answers(compile_folder(folder, quant, target=name), problems) for name in here}
+    answers = {name: pack_answers(kept_pack(tiny_folder, quant, target=name), problems) for name in here}
     for name in here:
         assert answers[name] == answers[here[-1]], name
 
 
-def test_answers_that_int8_loses(folder: Path) -> None:
+@pytest.mark.slow
+def test_answers_that_int8_loses(tiny_folder: Path) -> None:
     """At most one per cent of the known answers."""
     problems = questions()[::2]
     right = {}
     for quant, kv_dtype in (("none", ""), ("int8", ""), ("int8", "int8")):
-        table, _ = accuracy(problems, pack_answers(compile_folder(folder, quant, kv_dtype=kv_dtype), problems))
+        table, _ = accuracy(problems, pack_answers(kept_pack(tiny_folder, quant, kv_dtype=kv_dtype), problems))
         right[quant, kv_dtype] = table["total"][0] / table["total"][1]
     assert right["none", ""] >= 0.98
     assert min(right.values()) >= right["none", ""] - 0.01, right

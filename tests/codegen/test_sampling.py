@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,13 +13,13 @@ from ferrum.devices.cpu import CpuDevice
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import open_pack
 from ferrum.pack.sampling import sample_reference
-from tests.codegen.conftest import VOCAB
+from tests.codegen.conftest import VOCAB, RandomPack
 
 ROWS = 32
 
 
 @pytest.fixture(scope="module")
-def executor(random_pack: Callable[[str], Path]) -> Iterator[Executor]:
+def executor(random_pack: RandomPack) -> Iterator[Executor]:
     with open_pack(random_pack("f32"), trust=True) as pack:
         made = CpuDevice().load(pack, DeviceOptions(max_seqs=2, max_tokens=ROWS, max_samples=ROWS, max_model_len=64))
         yield made

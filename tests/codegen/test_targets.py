@@ -18,36 +18,42 @@ from ferrum.codegen.toolchains.cxx import _zig_compiler
 from ferrum.errors import FerrumError
 from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import open_pack
-from tests.codegen.folders import compile_folder, save
+from tests.codegen.folders import compile_folder, kept_pack
 from tests.codegen.test_parity import error, logits_of
-from tests.models.test_parity import BASE, ROPES, reference
 
 X86 = [t for t in TARGETS if t.arch == "x86_64"]
-QUANTS = ("f32", "none", "int8", "int4-g32", "int4a-g32")
+QUANTS = ("f32", "none", "int8", "int4-g32", "int4a-g32", "int4-g128", "int4a-g128")
+# Of each set of instructions some formats; all of them are slow.
+QUICK = {("cpu-x86_64", "int8"), ("cpu-avx2", "none"), ("cpu-avx2", "int4a-g32"), ("cpu-avx512", "int8")}
+GREEDY = 64
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    model = reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])})
-    return save(model, tmp_path_factory.mktemp("model"))
-
-
-@pytest.mark.parametrize("target", X86, ids=lambda t: t.name)
-def test_every_format_on_every_x86_target(folder: Path, target: Target) -> None:
+@pytest.mark.parametrize(
+    ("target", "quant"),
+    [
+        pytest.param(t, quant, id=f"{t.name}-{quant}", marks=() if (t.name, quant) in QUICK else pytest.mark.slow)
+        for t in X86
+        for quant in QUANTS
+    ],
+)
+def test_every_format_on_every_x86_target(
+    qwen3_folder: Path, tmp_path: Path, target: Target, quant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prove stage compares the code with the interpreter on the stored weights and raises when they differ."""
     if not runs_here(target.arch, target.requires):
         pytest.skip(f"this CPU lacks a feature of {target.name}: {', '.join(target.requires)}")
-    for quant in QUANTS:
-        compile_folder(folder, quant, target.name, prove=True)  # proves itself against the interpreter
+    monkeypatch.setattr("ferrum.codegen.prove._GREEDY", GREEDY)
+    compile_folder(qwen3_folder, quant, target.name, prove=True, output=tmp_path / "x.fpk")
 
 
-def test_targets_agree_with_each_other(folder: Path) -> None:
+def test_targets_agree_with_each_other(qwen3_folder: Path) -> None:
     tokens = torch.randint(0, 97, (70,), generator=torch.Generator().manual_seed(5)).tolist()
     import transformers
 
-    expected = logits_of(transformers.AutoModelForCausalLM.from_pretrained(folder), tokens)
+    expected = logits_of(transformers.AutoModelForCausalLM.from_pretrained(qwen3_folder), tokens)
     for target in X86:
         if runs_here(target.arch, target.requires):
-            with LLM(compile_folder(folder, "f32", target.name)) as llm:
+            with LLM(kept_pack(qwen3_folder, "f32", target.name)) as llm:
                 assert error(llm.logits(tokens), expected) <= 1e-4, target.name
 
 
@@ -77,8 +83,8 @@ def test_all_arm_targets_are_tried() -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "quant"), ARM_CASES)
-def test_arm_packs_are_cross_compiled(folder: Path, name: str, quant: str) -> None:
-    with open_pack(compile_folder(folder, quant, name), trust=True) as pack:
+def test_arm_packs_are_cross_compiled(qwen3_folder: Path, name: str, quant: str) -> None:
+    with open_pack(kept_pack(qwen3_folder, quant, name), trust=True) as pack:
         code = bytes(pack.member("code/step.so")[:20])
     assert code[:4] == b"\x7fELF"
     assert int.from_bytes(code[18:20], "little") == 183  # EM_AARCH64
@@ -92,12 +98,12 @@ MAIN = (Path(__file__).parent / "run_step.c").read_bytes()
 @pytest.mark.skipif(QEMU is None, reason="qemu-aarch64 is not installed, so arm64 code cannot run on this x86-64 machine")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("name", "quant"), ARM_CASES)
-def test_arm_kernels_run_under_qemu(folder: Path, tmp_path: Path, name: str, quant: str) -> None:
+def test_arm_kernels_run_under_qemu(qwen3_folder: Path, tmp_path: Path, name: str, quant: str) -> None:
     toolchain, target, count = _zig_compiler(), parse_target(name), 20
     assert toolchain is not None and QEMU is not None
-    with LLM(compile_folder(folder, quant)) as llm:
+    with LLM(kept_pack(qwen3_folder, quant)) as llm:
         expected = llm.logits([i * 7 % 97 for i in range(count)])
-    with open_pack(compile_folder(folder, quant, name), trust=True) as pack:
+    with open_pack(kept_pack(qwen3_folder, quant, name), trust=True) as pack:
         (tmp_path / "main.c").write_bytes(bytes(pack.member("code/step.c")) + MAIN)
         (tmp_path / "weights").write_bytes(pack.weights)
         block = kv_groups(pack.manifest)[0].unit_bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,7 @@ from ferrum.codegen.target import TARGETS
 from ferrum.errors import FerrumError
 from ferrum.pack.programs import require_step
 from ferrum.pack.reader import read_manifest
-from tests.codegen.folders import save
-from tests.models.test_parity import BASE, ROPES, reference
+from tests.codegen.folders import traced
 
 
 @pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g128", "int4-g32"])
@@ -29,12 +29,15 @@ def test_candidates_fit_every_layout(fmt: str) -> None:
         assert all(b.tiles % 2 == 0 and b.rows * b.tiles <= target.registers for b in found)
 
 
-def test_a_tuned_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.slow
+def test_a_tuned_pack(
+    qwen3_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(tune, "_COLD_BYTES", 1 << 16)
     monkeypatch.setattr(tune, "_MANY_REGISTERS", (((6, 2), (4, 4)), ((6, 4), (4, 4))))
     monkeypatch.setattr(tune, "_FEW_REGISTERS", (((2, 2), (2, 4)), ((4, 2), (2, 4))))
-    folder = save(reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])}), tmp_path)
-    pack = compile_model(CompileOptions(str(folder), quant="int4-g32", tune=True, output=tmp_path / "tuned.fpk"))
+    options = CompileOptions(str(qwen3_folder), quant="int4-g32", dump_dir=traced(qwen3_folder), start_from="layout")
+    pack = compile_model(replace(options, tune=True, output=tmp_path / "tuned.fpk"))
     records = read_manifest(pack).tuning
     formats = {r.format for r in records}
     assert formats == {"int4-g32", "int6-g64"} or formats == {"int4-g32", "int6-g32"}
@@ -53,7 +56,7 @@ def test_a_tuned_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert text.count("chosen int") == 2 and text.count("tried  int") == len(records) - 2
 
 
-def test_another_machine_cannot_be_measured(tmp_path: Path) -> None:
-    folder = save(reference("qwen3", BASE | {"rope_parameters": dict(ROPES["default"])}), tmp_path)
+def test_another_machine_cannot_be_measured(qwen3_folder: Path, tmp_path: Path) -> None:
+    options = CompileOptions(str(qwen3_folder), target="cpu-arm64", dump_dir=traced(qwen3_folder), start_from="layout")
     with pytest.raises(FerrumError, match="cannot be measured"):
-        compile_model(CompileOptions(str(folder), target="cpu-arm64", tune=True, output=tmp_path / "x.fpk"))
+        compile_model(replace(options, tune=True, output=tmp_path / "x.fpk"))

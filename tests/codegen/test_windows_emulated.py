@@ -33,8 +33,10 @@ def device(pack: Pack, **changes: Any) -> Iterator[Poisoned]:
         executor.close()
 
 
-@pytest.mark.parametrize("mixed", (True, False), ids=("mixed", "all"))
-@pytest.mark.parametrize(("target", "quant"), (("cuda-sm80", "none"), ("cuda-sm80", "f32"), ("metal-m1", "none")))
+@pytest.mark.parametrize(
+    ("target", "quant", "mixed"),
+    (("cuda-sm80", "none", True), ("cuda-sm80", "none", False), ("cuda-sm80", "f32", False), ("metal-m1", "none", True)),
+)
 def test_released_blocks_are_never_read(target: str, quant: str, mixed: bool, tmp_path: Path) -> None:
     """Decoding, prefill and the plain kernel; with float32 there are no matrix instructions and the last one does all."""
     folder = save_model(tmp_path, WINDOW, mixed, LENGTH, head_dim=64)

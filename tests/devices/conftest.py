@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from ferrum.pack.reader import Pack, open_pack
 from tests.devices.fake_cuda import FakeDriver
 from tests.devices.fake_metal import FakeApi, FakeDevice, pool
 from tests.devices.null_model import NUM_ARGS, NUMBER_ARGS, NullKernels, write_launch_pack
+from tests.once import once
 
 SMALL = DeviceOptions(max_seqs=4, max_samples=8, max_tokens=12)
 
@@ -116,13 +116,8 @@ OPENERS = {
 
 def compile_tiny(run_folder: Path, target: str) -> Path:
     """The built-in model for a GPU, made once per run; what tests it is in the pack for the CPU."""
-    path = run_folder / f"tiny.{target}.fpk"
-    with (run_folder / f"tiny.{target}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not path.exists():
-            command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", target, "--no-prove", "-o", str(path)]
-            subprocess.run(command, check=True, timeout=600)
-    return path
+    command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", target, "--no-prove", "-o"]
+    return once(run_folder / f"tiny.{target}.fpk", lambda part: subprocess.run([*command, str(part)], check=True, timeout=600))
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def generate(
         model.close()
 
 
-@pytest.mark.parametrize("quant", ["f32", "none", "int8"])
+@pytest.mark.parametrize("quant", ["f32", "none", pytest.param("int8", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "params",
     [

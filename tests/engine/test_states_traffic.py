@@ -127,7 +127,7 @@ def test_bits_do_not_depend_on_the_traffic(model: str, data: st.DataObject) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(data=st.data())
 def test_bits_do_not_depend_on_much_traffic(model: str, data: st.DataObject) -> None:
     check(*data.draw(cases(model)))

@@ -59,8 +59,8 @@ def engine_of(kind: str, options: EngineOptions, num_blocks: int = 128) -> Engin
     return Engine(InterpreterExecutor(told(kind)[0], limits, window_blocks=128), options)
 
 
-@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize(("chunk", "num_blocks"), [(1, 128), (7, 128), (64, 14)])
+@pytest.mark.parametrize("kind", ALL)  # one after the other: a type is traced once
 def test_chunks_batches_and_preemption_give_the_tokens_of_transformers(kind: str, chunk: int, num_blocks: int) -> None:
     engine = engine_of(kind, EngineOptions(max_prefill_chunk=chunk), num_blocks)
     for number, prompt in enumerate(prompts()):

@@ -135,7 +135,7 @@ def run(engine: Engine, traffic: list[Traffic]) -> dict[tuple[str, int], list[in
     raise AssertionError("starved")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(cases())
 def test_outputs_do_not_depend_on_the_traffic(case: tuple[Engine, list[Traffic]]) -> None:
     engine, traffic = case

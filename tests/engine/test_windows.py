@@ -21,7 +21,7 @@ WINDOW, CHUNK = 200, 96
 BLOCK = 16
 
 
-@pytest.fixture(scope="module", params=["mixed", "all"])
+@pytest.fixture(scope="module", params=["mixed", pytest.param("all", marks=pytest.mark.slow)])
 def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pack]:
     folder = save_model(tmp_path_factory.mktemp(request.param), WINDOW, request.param == "mixed")
     with open_pack(compile_folder(folder, prove=True)) as opened:

@@ -202,4 +202,4 @@ def test_mutants_are_read_or_refused(make: Callable[[Path], bytes], tmp_path: Pa
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda _: small(), whole], ids=["small", "whole"])
 def test_many_mutants_are_read_or_refused(make: Callable[[Path], bytes], tmp_path: Path) -> None:
-    assert tried(make(tmp_path), range(1000, 11000), tmp_path) == []
+    assert tried(make(tmp_path), range(1000, 6000), tmp_path) == []

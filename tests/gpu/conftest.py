@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.gpu import carried
+from tests.once import once
 
 if TYPE_CHECKING:
     from tests.gpu.shapes import Shape
@@ -67,13 +67,9 @@ def compiled(run_folder: Path, prepared: Path | None) -> Compile:
             if not path.exists():
                 pytest.skip(f"{path.name} was not prepared")
             return path
+        command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", target, "--quant", quant, "-o"]
         path = run_folder / f"tiny.{target}.{quant}.fpk"
-        with (run_folder / f"tiny.{target}.{quant}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not path.exists():
-                command = [sys.executable, "-m", "ferrum", "compile", "tiny", "--target", target, "--quant", quant]
-                subprocess.run([*command, "-o", str(path)], check=True, timeout=300)
-        return path
+        return once(path, lambda part: subprocess.run([*command, str(part)], check=True, timeout=300))
 
     return make
 

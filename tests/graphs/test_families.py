@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
@@ -133,17 +134,10 @@ def check_greedy(graph: Graph, module: torch.nn.Module, weights: ArrayWeights, t
             ids.append(token)
 
 
-def family_test(family: str) -> Any:
-    @seed(11)
-    @settings(max_examples=6, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
-    @given(configs(family), st.integers(0, 99))
-    def test(values: dict[str, Any], random: int) -> None:
-        check_all_stages(values, random)
-
-    return test
-
-
-test_llama = family_test("llama")
-test_mistral = family_test("mistral")
-test_qwen2 = family_test("qwen2")
-test_qwen3 = family_test("qwen3")
+@pytest.mark.parametrize(("number", "count"), [(11, 3), pytest.param(12, 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_a_family_in_all_stages(family: str, number: int, count: int) -> None:
+    """The first that is drawn is the smallest that there is."""
+    draw = given(configs(family), st.integers(0, 99))(check_all_stages)
+    draw = settings(max_examples=count, deadline=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))(draw)
+    seed(number)(draw)()

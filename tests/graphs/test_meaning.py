@@ -68,14 +68,17 @@ def test_edited_graphs_keep_their_meaning(start: int) -> None:
             want = logits_of(graph, weights)
             if not np.isfinite(want).all():
                 continue
+            after = graph
             for stage in STAGE_NAMES[start + 1 :]:
+                before = after
                 try:
-                    after = run_pipeline(graph, start_from=STAGE_NAMES[start + 1], stop_after=stage)
+                    after = run_pipeline(before, start_from=stage, stop_after=stage)
                 except FerrumError as error:
                     assert error.code == "unsupported-ops"
                     break
-                got = logits_of(after, weights)
-                assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max(), stage
+                if after != before:
+                    got = logits_of(after, weights)
+                    assert np.abs(got - want).max() <= 1e-6 * np.abs(want).max(), stage
             else:
                 same += 1
     assert same > 15

@@ -51,9 +51,9 @@ class Model:
 
 @pytest.mark.parametrize("kind", [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in LONG)])
 def test_a_traced_type_is_a_pack_that_says_what_transformers_says(kind: str, tmp_path: Path) -> None:
-    made = Model(kind, tmp_path)
-    assert check_model(CompileOptions(str(made.folder))) == ()
+    made = Model(kind, tmp_path)  # in which compiling finds what a check would
     if kind in QUICK:
+        assert check_model(CompileOptions(str(made.folder))) == ()
         with open_pack(made.pack, trust=True) as pack:
             kernels = pack.manifest.programs[0].kernels
         assert {kernel.spec for kernel in kernels if kernel.why.startswith("generic: ")} >= {"map", "paged_attention"}

@@ -39,6 +39,7 @@ def test_a_sample_is_answered(capsys: pytest.CaptureFixture[str], monkeypatch: p
     assert evaluate.main([str(MODEL_FOLDER), "--wrong", "--at-least", "90"]) == 0, capsys.readouterr().out
     table = capsys.readouterr().out
     assert table.splitlines()[-1].split()[:2] == ["total", "60"]
+    monkeypatch.setattr(evaluate, "questions", lambda: asked[:2])
     assert evaluate.main([str(MODEL_FOLDER), "--json", "--at-least", "100.1"]) == 1
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from ferrum.graphs.tiny.evaluate_torch import load_model
+from ferrum.graphs.tiny.training import export as exporting
 from ferrum.graphs.tiny.training import train
 from ferrum.graphs.tiny.training.export import export
 
@@ -19,6 +20,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(train, "POOL", 2)
     monkeypatch.setattr(train, "SAMPLE", {"sum": 1})
     monkeypatch.setattr(train, "REPORT_EVERY", 3)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 32}
+    monkeypatch.setattr(exporting, "SHAPE", exporting.SHAPE | sizes)
 
 
 def test_a_resumed_run_has_the_same_state(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
