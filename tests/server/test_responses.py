@@ -125,6 +125,16 @@ def test_tools_there_and_back() -> None:
         assert server.backend.requests[-1][0] == by_hand
 
 
+def test_thinking_is_switched_as_in_chats() -> None:
+    with running(says("4"), THINKING) as server:
+        client(server).responses.create(
+            model="tiny", input="hi", extra_body={"chat_template_kwargs": {"enable_thinking": False}}
+        )
+        assert prompt_of(server).endswith("assistant\n<think></think>")
+        status, answer, _ = server.post(PATH, {"input": "hi", "chat_template_kwargs": {"chat_template": "x"}})
+        assert status == 400 and answer["error"]["param"] == "chat_template_kwargs.chat_template"
+
+
 def test_reasoning_there_and_back() -> None:
     with running(says("<think>\nhm, 2\n</think>\n\n4"), THINKING) as server:
         done: Any = client(server).responses.create(model="tiny", input="hi", reasoning={"summary": "auto"})

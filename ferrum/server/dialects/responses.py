@@ -23,7 +23,7 @@ from ferrum.server.fields import Hint, Json, Request, only
 from ferrum.server.guard import owner_of
 from ferrum.server.parts import Unread
 from ferrum.server.prepare import prepare_chat
-from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, Short
+from ferrum.server.protocol import MAX_MESSAGES, MAX_TOOLS, Short, TemplateOptions
 from ferrum.server.routes.common import answer, read
 from ferrum.server.state import ServerState, state_of
 from ferrum.server.wire import encode, explain
@@ -34,7 +34,6 @@ PARAMS: Mapping[str, str] = {
     "max_tokens": "max_output_tokens",
     "reasoning_effort": "reasoning",
     "response_format": "text.format",
-    "chat_template_kwargs": "reasoning",
 }
 
 
@@ -155,6 +154,7 @@ class ResponsesRequest(Request, kw_only=True):
     tool_choice: Any = None
     parallel_tool_calls: bool | None = None
     reasoning: Reasoning | None = None
+    chat_template_kwargs: TemplateOptions | None = None
     text: TextFormat | None = None
     metadata: Annotated[dict[Annotated[str, Meta(max_length=64)], Short], Meta(max_length=16)] | None = None
     conversation: None = None
@@ -257,6 +257,7 @@ def fields_of(body: ResponsesRequest) -> dict[str, Any]:
         "tool_choice": choice,
         "parallel_tool_calls": body.parallel_tool_calls,
         "reasoning_effort": body.reasoning.effort if body.reasoning is not None else None,
+        "chat_template_kwargs": msgspec.to_builtins(body.chat_template_kwargs),
         "response_format": text_format,
         "metadata": body.metadata,
     }

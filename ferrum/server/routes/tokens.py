@@ -29,12 +29,16 @@ async def tokenize(request: Request) -> HTTPResponse:
         _, tokens = await chat_tokens(state, body.messages, body.tools, options, len(request.body), ends=ends)
     else:
         tokens = await _text_tokens(state, body)
-    made: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": state.backend.info.max_model_len}
-    if body.return_token_strs:
-        made["token_strs"] = [state.tokenizer.token_text(token) for token in tokens]
-    if body.with_pieces:
-        made["tokens"] = [{"id": token, "piece": _piece(state, token)} for token in tokens]
-    return answer(made)
+
+    def told() -> HTTPResponse:
+        made: dict[str, Any] = {"tokens": tokens, "count": len(tokens), "max_model_len": state.backend.info.max_model_len}
+        if body.return_token_strs:
+            made["token_strs"] = [state.tokenizer.token_text(token) for token in tokens]
+        if body.with_pieces:
+            made["tokens"] = [{"id": token, "piece": _piece(state, token)} for token in tokens]
+        return answer(made)
+
+    return await state.off_loop(len(tokens), told)
 
 
 async def _text_tokens(state: ServerState, body: TokenizeRequest) -> list[int]:
