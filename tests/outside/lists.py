@@ -13,9 +13,11 @@ Rule = tuple[str, str]  # a pattern of test names, and why these do not count
 class Project:
     """Another server whose tests are run.
 
-    ``tests``: the folder of its checkout that holds them. ``files``: those that are looked at; what is not among them is about
-    other things, which ``others`` says. ``renames``: (files, pattern, replacement) of what a harness may change: names of models
-    and paths, texts and token counts of a model, and the forms in which this project's contract decides otherwise.
+    ``tests``: the folder of its checkout that holds them. ``within``: where they are put in a copy, so that they import each
+    other. ``without``: patterns of files that the harness stands in for. ``files``: those that are looked at; what is not among
+    them is about other things, which ``others`` says. ``renames``: (files, pattern, replacement) of what a harness may change:
+    names of models and paths, texts and token counts of a model, and the forms in which this project's contract decides
+    otherwise.
     """
 
     name: str
@@ -26,6 +28,8 @@ class Project:
     others: str
     excluded: tuple[Rule, ...]
     renames: tuple[tuple[str, str, str], ...] = ()
+    within: str = "."
+    without: tuple[str, ...] = ()
 
     def reason(self, test: str) -> str:
         """Why ``test`` does not count; empty when it does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tests.outside.lists import Project
+from tests.outside.vllm import VLLM
 
 CHAT_TOKENS, CACHED_TOKENS = 28, 16  # of a chat in one of them, by the tokenizer of the built-in model
 _OWN_FIELD = "a field, route or flag that only llama.cpp has"
@@ -14,19 +15,20 @@ LLAMA_CPP = Project(
     package="llama-cpp-python",
     plugin="outside_llama_cpp",
     tests="vendor/llama.cpp/tools/server/tests",
+    without=("conftest.py",),
     files=(
-        "test_basic.py",
-        "test_chat_completion.py",
-        "test_compat_anthropic.py",
-        "test_compat_oai_responses.py",
-        "test_completion.py",
-        "test_ctx_shift.py",
-        "test_infill.py",
-        "test_security.py",
-        "test_stream.py",
-        "test_template.py",
-        "test_tokenize.py",
-        "test_tool_call.py",
+        "unit/test_basic.py",
+        "unit/test_chat_completion.py",
+        "unit/test_compat_anthropic.py",
+        "unit/test_compat_oai_responses.py",
+        "unit/test_completion.py",
+        "unit/test_ctx_shift.py",
+        "unit/test_infill.py",
+        "unit/test_security.py",
+        "unit/test_stream.py",
+        "unit/test_template.py",
+        "unit/test_tokenize.py",
+        "unit/test_tool_call.py",
     ),
     others="Its other files are about its router of several models, slots, adapters, drafts, built-in tools, images and "
     "embeddings.",
@@ -77,4 +79,4 @@ LLAMA_CPP = Project(
     ),
 )
 
-PROJECTS = {"llama.cpp": LLAMA_CPP}
+PROJECTS = {"llama.cpp": LLAMA_CPP, "vllm": VLLM}

@@ -30,9 +30,9 @@ MINUTES = 40
 
 HEAD = """# Other servers' tests
 
-Made by `make outside LLAMA_CPP=FOLDER`, which takes the source distribution of llama-cpp-python, unpacked, and runs
-its server tests against `ferrum serve`. The model (`tests/outside/plugins/outside_model.py`) says nothing of sense and goes on
-until a limit, as theirs for tests. Changed in them are names of models, texts and token counts of a model, and forms in
+Made by `make outside LLAMA_CPP=FOLDER VLLM=FOLDER`, which takes the source distributions of llama-cpp-python and vllm, unpacked,
+and runs their server tests against `ferrum serve`. The model (`tests/outside/plugins/outside_model.py`) says nothing of sense and
+goes on until a limit, as theirs for tests. Changed in them are names of models, texts and token counts of a model, and forms in
 which OpenAI's API, and so this server, is otherwise; each stands in `tests/outside/projects.py`.
 """
 
@@ -42,12 +42,15 @@ def prepare(project: Project, checkout: Path) -> Path:
     folder = BUILD / project.name
     shutil.rmtree(folder, ignore_errors=True)
     source = checkout / project.tests
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("conftest.py"))
-    for path in folder.rglob("*.py"):
+    target = folder / project.within
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns(*project.without))
+    for parent in target.relative_to(folder).parents[:-1]:
+        (folder / parent / "__init__.py").touch()
+    for path in target.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         for files, pattern, replacement in project.renames:
             if fnmatch.fnmatch(path.name, files):
-                text = re.sub(pattern, replacement, text)
+                text = re.sub(pattern, replacement, text, flags=re.DOTALL)
         path.write_text(text, encoding="utf-8")
     (folder / "pytest.ini").write_text("[pytest]\nmarkers =\n    slow\n    serial\n    asyncio\n")
     return folder
@@ -68,7 +71,7 @@ def environment(project: Project, folder: Path, checkout: Path) -> dict[str, str
             str(packages),
         ]
         subprocess.run([*pip, *PACKAGES], check=True)
-    path = os.pathsep.join(map(str, (folder, PLUGINS, packages, ROOT)))
+    path = os.pathsep.join(map(str, (folder, PLUGINS, packages)))
     return {
         **os.environ,
         "PYTHONPATH": path,
@@ -80,8 +83,8 @@ def environment(project: Project, folder: Path, checkout: Path) -> dict[str, str
 
 def collect(project: Project, folder: Path, env: dict[str, str]) -> list[str]:
     """The names of their tests, in their order."""
-    command = [*_pytest(project), "--collect-only", "-q", *_files(project)]
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    command = [*_pytest(project), "--collect-only", "-q", *project.files]
+    done = subprocess.run(command, cwd=folder / project.within, env=env, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if "::" in line and not line.startswith(("ERROR", "FAILED"))]
     if not found or "rror" in done.stdout.splitlines()[-1]:
         raise SystemExit(done.stdout[-3000:] + done.stderr[-1000:])
@@ -94,7 +97,7 @@ def run(project: Project, folder: Path, env: dict[str, str], tests: Sequence[str
     names = folder / "names.txt"
     names.write_text("\n".join(tests))
     command = [*_pytest(project), "-q", "--timeout=300", f"--junitxml={report}", "-o", "junit_family=xunit1", f"@{names}"]
-    subprocess.run(command, cwd=folder, env=env, timeout=MINUTES * 60)
+    subprocess.run(command, cwd=folder / project.within, env=env, timeout=MINUTES * 60)
     outcomes = {}
     for case in ElementTree.parse(report).iter("testcase"):
         kinds = {child.tag for child in case}
@@ -103,12 +106,9 @@ def run(project: Project, folder: Path, env: dict[str, str], tests: Sequence[str
     return outcomes
 
 
-def _files(project: Project) -> list[str]:
-    return [f"unit/{name}" for name in project.files]
-
-
 def _pytest(project: Project) -> list[str]:
-    return [sys.executable, "-m", "pytest", "-p", project.plugin, "-p", "no:cacheprovider", "--rootdir=."]
+    # -P: vLLM's tests of the package openai lie in a folder of that name
+    return [sys.executable, "-P", "-m", "pytest", "-p", project.plugin, "-p", "no:cacheprovider", "--rootdir=."]
 
 
 def version_of(checkout: Path) -> str:
@@ -150,9 +150,8 @@ def write(project: Project, version: str, rows: Sequence[Row]) -> None:
     parts = re.split(r"(?m)^(?=## )", PAGE.read_text(encoding="utf-8")) if PAGE.exists() else [HEAD + "\n"]
     kept = {part.splitlines()[0][3:]: part for part in parts[1:]}
     kept[project.name] = "\n".join(section(project, version, rows)) + "\n"
-    PAGE.write_text(
-        HEAD + "\n" + "".join(kept[p.name] for p in PROJECTS.values() if p.name in kept).rstrip() + "\n", encoding="utf-8"
-    )
+    told = [HEAD, *(kept[p.name] for p in PROJECTS.values() if p.name in kept)]
+    PAGE.write_text("\n".join(part.strip() + "\n" for part in told), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,11 @@ END = "<|im_end|>"
 TINY = Path(__file__).parents[3] / "graphs" / "tiny" / "model"
 NEVER = -30.0
 ENDINGS = {'"': 4.0, "}": 3.0, "]": 3.0, ",": 1.0}  # so that structured answers come to their end
-ENDED = 5.0
+ENDED = 3.5
+BREAKS = ("\n", "\n\n")  # prompts of chats end with one
+MAX_LENGTH = 8192
 SAID_OF_CONTEXT = 0.4
+NEVER_AT_ONCE = 4.0
 
 
 def write_model(folder: Path, template: str = "", *, ends: bool = False) -> None:
@@ -29,7 +32,7 @@ def write_model(folder: Path, template: str = "", *, ends: bool = False) -> None
     itself, after a while."""
     folder.mkdir(parents=True, exist_ok=True)
     config = json.loads((TINY / "config.json").read_text())
-    config |= {"tie_word_embeddings": False, "max_position_embeddings": 8192, "num_hidden_layers": 2}
+    config |= {"tie_word_embeddings": False, "max_position_embeddings": MAX_LENGTH, "num_hidden_layers": 2}
     (folder / "config.json").write_text(json.dumps(config))
     shutil.copy(TINY / "tokenizer.json", folder)
     settings = json.loads((TINY / "tokenizer_config.json").read_text())
@@ -57,6 +60,7 @@ def weights(config: dict[str, int], liked: np.ndarray) -> dict[str, np.ndarray]:
         "lm_head.weight": liked[:, None] * direction / hidden * 1.2 + across(drawn(vocab, hidden, SAID_OF_CONTEXT)),
         "model.norm.weight": direction,
     }
+    _never_at_once(made["lm_head.weight"], made["model.embed_tokens.weight"])
     for i in range(config["num_hidden_layers"]):
         at = f"model.layers.{i}."
         made |= {
@@ -73,6 +77,16 @@ def weights(config: dict[str, int], liked: np.ndarray) -> dict[str, np.ndarray]:
             f"{at}mlp.down_proj.weight": drawn(hidden, inner, 0.06),
         }
     return {name: value.astype(bfloat16) for name, value in made.items()}
+
+
+def _never_at_once(head: np.ndarray, embedded: np.ndarray) -> None:
+    """The end's row of ``head`` points away from a line break, after which an answer begins: no answer is empty."""
+    tokenizer = Tokenizer((TINY / "tokenizer.json").read_bytes())
+    end = tokenizer.encode(END, special=False)[0]
+    for text in BREAKS:
+        token = embedded[tokenizer.encode(text, special=False)[-1]]
+        apart = token - token.mean()
+        head[end] -= NEVER_AT_ONCE * apart / np.linalg.norm(apart)
 
 
 def likings(vocab: int, *, ends: bool) -> np.ndarray:
