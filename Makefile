@@ -41,7 +41,9 @@ soak: $(READY)
 	HOSTILE_REQUESTS=100000 $(BIN)/python -m pytest -q tests/server/test_fields.py -k hostile --timeout=3600
 	DISCONNECTS=1000 $(BIN)/python -m pytest -q tests/server/test_lifecycle.py -k leaving
 	KILL_POINTS=200 $(BIN)/python -m pytest -q tests/codegen/test_driver.py -k kill --timeout=3600
-	$(BIN)/python -m pytest -q tests/text/test_chat_template.py tests/structured/test_hostile.py
+	MUTANTS=34000 $(BIN)/python -m pytest -q tests/graphs/test_weights.py tests/gguf/test_file.py tests/text/test_tokenizer_mutants.py -k mutants --timeout=3600
+	CUT_REQUESTS=500 $(BIN)/python -m pytest -q tests/engine/test_kv_cuts.py --timeout=3600
+	OVERLOAD_SECONDS=5 $(BIN)/python -m pytest -q tests/server/test_overload.py tests/server/test_loop.py tests/text/test_chat_template.py tests/structured/test_hostile.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -74,11 +76,12 @@ kernel-diff: $(READY)
 clients: $(READY)
 	@$(BIN)/python -m tests.clients.run $(CLIENT)
 
-# another server's own tests: make outside LLAMA_CPP=FOLDER, the source distribution of llama-cpp-python, unpacked; the page is
+# other servers' own tests: make outside LLAMA_CPP=FOLDER VLLM=FOLDER, their source distributions unpacked; the page is
 # docs/outside-tests.md. OUTSIDE="--only PATTERN" tries some and writes nothing
 outside: $(READY)
-	@test -n "$(LLAMA_CPP)" || (echo 'give LLAMA_CPP=FOLDER: a source distribution of llama-cpp-python, unpacked'; exit 2)
-	$(BIN)/python -m tests.outside.run llama.cpp $(LLAMA_CPP) $(OUTSIDE)
+	@test -n "$(LLAMA_CPP)$(VLLM)" || (echo 'give LLAMA_CPP=FOLDER or VLLM=FOLDER: a source distribution of llama-cpp-python or vllm, unpacked'; exit 2)
+	$(if $(LLAMA_CPP),$(BIN)/python -m tests.outside.run llama.cpp $(LLAMA_CPP) $(OUTSIDE))
+	$(if $(VLLM),$(BIN)/python -m tests.outside.run vllm $(VLLM) $(OUTSIDE))
 
 # docs/cli.md is made from the parsers, the predictions in docs/targets.md from plans and machine code (a minute, if they changed)
 docs: $(READY)

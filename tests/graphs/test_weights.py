@@ -26,6 +26,7 @@ from ferrum.graphs.pipeline import load_graph
 from ferrum.graphs.weights import WeightsMismatch, match, open_checkpoint
 from tests.graphs.conftest import GOLDENS
 
+MUTANTS = int(os.environ.get("MUTANTS", "400"))
 RNG = np.random.default_rng(5)
 ARRAYS: dict[str, np.ndarray[Any, Any]] = {
     "a.weight": RNG.standard_normal((6, 4)).astype(np.float32),
@@ -209,7 +210,7 @@ def test_short_files(tmp_path: Path) -> None:
             open_checkpoint(tmp_path)
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=MUTANTS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_mutants_are_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
     """Flipped, cut and spliced files: an error of ours, or a checkpoint that can be read to its end."""
