@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from ferrum.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
-from ferrum.server.wire import BadRequest, check_structure
+from ferrum.server.wire import _PIECE, MAX_DIGITS, BadRequest, check_structure
 from tests.server.harness import Running, chat_body, running, says
 
 CHAT = "/v1/chat/completions"
@@ -411,3 +411,10 @@ def test_structure_counts_only_what_is_outside_strings() -> None:
     for body in (b"[" * 40_000, b'{"a":["x"' + b',"x"' * 1_100_000, b'"a"' + b"{" * 40_000, b"," * 1_100_000):
         with pytest.raises(BadRequest):
             check_structure(body)
+
+
+@pytest.mark.parametrize("before", [0, _PIECE - MAX_DIGITS, _PIECE - 1, _PIECE, 3 * _PIECE - 50])
+def test_long_numbers_are_found_wherever_they_are(before: int) -> None:
+    check_structure(b" " * before + b"9" * MAX_DIGITS)
+    with pytest.raises(BadRequest, match="digits"):
+        check_structure(b" " * before + b"9" * (MAX_DIGITS + 1))
