@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ferrum.graphs.dims import Dim, substitute, symbols, terms_of
+from ferrum.graphs.expressions.expression import permute
 from ferrum.graphs.ir import Node, Shape
 from ferrum.graphs.op_spec import OpFault, axes, integer
 from ferrum.graphs.ops import OPS
+from ferrum.graphs.passes.fold_weights import derived, weight
 from ferrum.graphs.rewrite import Scope
 
 POINTWISE, ALONG, LAST = (
@@ -234,6 +236,17 @@ class Rows:
             raise NotPaged(f"{node.op} along the axis of {shape[-1] if shape else 1}")
         return self.add(node, [self.name(name) for name in node.inputs])
 
+    def linear(self, node: Node) -> tuple[str, ...]:
+        """A layer on several rows of each token (on heads, say) is a product of arrays: its kernels know one row a token."""
+        x, matrix, *bias = node.inputs
+        source = weight(self.out, matrix)
+        rows = math.prod(dim for dim in node.output.shape[:-1] if isinstance(dim, int))
+        if rows <= 1 or source is None or node.attrs["activation"] or node.attrs["has_residual"]:
+            return self.last(node)
+        self.last(node)  # what it refuses
+        product = self.out.emit("matmul", self.name(x), derived(self.out, matrix, permute(source, (1, 0))))
+        return (self.out.emit("add", product, self.name(bias[0])) if bias else product,)
+
     def take(self, node: Node) -> tuple[str, ...]:
         shape = self.shape(node.inputs[0])
         axis, batch = integer(node.attrs, "axis"), batch_axis(shape)
@@ -277,6 +290,7 @@ KINDS: Mapping[str, Callable[[Rows, Node], tuple[str, ...]]] = {
     **dict.fromkeys(sorted(POINTWISE), Rows.pointwise),
     **dict.fromkeys(sorted(ALONG), Rows.along),
     **dict.fromkeys(sorted(LAST), Rows.last),
+    "linear": Rows.linear,
     "full": Rows.full,
     "iota": Rows.iota,
     "reshape": Rows.reshape,

@@ -111,6 +111,7 @@ def indices(draw: st.DrawFn, s: Sketch) -> None:
     s.add(put, x, at, s.floats(places), axis=axis)
     table = s.floats((draw(SIZES), *draw(AXES), 2), stored=True)
     s.add("take", table, s.places(("tokens", *draw(AXES)), int(table.shape[0])), axis=0)
+    s.add("gather", table, s.places(("tokens", *map(int, table.shape[1:])), int(table.shape[0])), axis=0)
     s.add("take", x, s.places((draw(SIZES),), int(shape[axis])), axis=axis)
     s.add("take", s.places(shape, 9), s.places((draw(SIZES),), int(shape[axis])), axis=axis)
 

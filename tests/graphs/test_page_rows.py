@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.frontend.torch_export import import_module
 from ferrum.graphs.interpret import ArrayWeights, interpret
+from ferrum.graphs.ir import Graph
 from ferrum.graphs.passes import canonicalize, page_attention, tail
 from ferrum.graphs.text import parse_graph
 from ferrum.graphs.verify import verify
@@ -40,9 +41,13 @@ class Ended(nn.Module):
 
     def __init__(self, cases: list[Callable[[Tensor], Tensor]]) -> None:
         super().__init__()
+        self.build()
         self.cases, self.embedding = cases, nn.Embedding(ROWS, WIDTH, dtype=torch.float64)
         width = sum(case(torch.ones(2, 3, WIDTH, dtype=torch.float64)).shape[-1] for case in cases)
         self.head = nn.Linear(width, 7, dtype=torch.float64)
+
+    def build(self) -> None:
+        """Layers of the cases."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.embedding(tokens)
@@ -52,10 +57,30 @@ class Ended(nn.Module):
 GROUPS = {group: [case for name, case in cases.items() if name not in MIXING] for group, cases in CASES.items()}
 
 
+class OnHeads(Ended):
+    """A layer for each of three heads, and one without a bias."""
+
+    def __init__(self) -> None:
+        super().__init__([lambda x: self.second(self.first(x.reshape(*x.shape[:2], 3, 4))).flatten(2)])
+
+    def build(self) -> None:
+        self.first, self.second = nn.Linear(4, 5, dtype=torch.float64), nn.Linear(5, 2, bias=False, dtype=torch.float64)
+
+
 @pytest.mark.parametrize("cases", [*GROUPS.values(), [numbered, folded]], ids=[*GROUPS, "forms"])
 def test_each_sequence_gets_what_it_gets_alone(cases: list[Callable[[Tensor], Tensor]]) -> None:
     torch.manual_seed(0)
-    module = Ended(cases).eval()
+    paged_alike(Ended(cases).eval())
+
+
+def test_a_layer_on_heads_is_a_product_of_arrays() -> None:
+    graph = paged_alike(OnHeads().eval())
+    assert [node.output.shape[-1] for node in graph.nodes if node.op == "linear"] == [7]
+    assert sum(node.op == "matmul" for node in graph.nodes) == 2
+
+
+def paged_alike(module: nn.Module) -> Graph:
+    """The graph on rows, which says of sequences in one step what ``module`` says of each alone."""
     graph = verify(tail.run(page_attention.run(canonicalize.run(import_module(module)))))
     weights = ArrayWeights({name: parameter.detach().numpy() for name, parameter in module.named_parameters()})
     random = np.random.default_rng(2)
@@ -71,6 +96,7 @@ def test_each_sequence_gets_what_it_gets_alone(cases: list[Callable[[Tensor], Te
     with torch.no_grad():
         wanted = torch.cat([module(torch.from_numpy(part)[None])[0] for part in parts]).numpy()
     np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-7)
+    return graph
 
 
 def added(x: Tensor) -> Tensor:

@@ -60,4 +60,4 @@ def choose(walk: Walk, node: Node) -> None:
         at = whole(places.name, places.dtype, True, out.dims)
         both = Operands(walk, node, [dense(walk, node.inputs[0], node.origin), at])
         x, chosen = both.read
-        both.add(Gather(x, chosen, both.result(), axis), values.name)
+        both.add(Gather(x, chosen, both.result(), axis, chosen.dims[axis]), values.name)
