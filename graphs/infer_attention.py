@@ -6,7 +6,8 @@ from ferrum.graphs.ir import STATE_KINDS, Shape, Value
 from ferrum.graphs.op_spec import Attrs, Inputs, Typed, axes, axis_of, broadcast, integer, need, number, show, words
 
 # Optional operands of ``attend``, in the order in which they follow q, k and v.
-OPERANDS = ("sinks", "segments", "bias", "length")
+OPERANDS = ("sinks", "segments", "bias", "length", "slopes")
+PAGED_OPERANDS = ("sinks", "slopes")  # those of a head, which pages of keys change nothing about
 
 
 def rope(x: Inputs, a: Attrs, _: Value | None) -> Typed:
@@ -81,15 +82,16 @@ def head_shapes(x: Inputs) -> list[tuple[Shape, Shape]]:
 
 def operands(x: Inputs, a: Attrs, at: Shape, k_at: Shape, heads: object) -> None:
     """Checks the operands that ``operands`` names: sinks [heads]; segments as the rows of q and k, which are then the same;
-    bias, added to the scores [batch, heads, seq, keys]; length [batch], keys that count."""
+    bias, added to the scores [batch, heads, seq, keys]; length [batch], keys that count; slopes [heads], taken from the score
+    for each place that a key lies before its query."""
     names = words(a, "operands")
     need(names == tuple(n for n in OPERANDS if n in names), f"operands are some of {', '.join(OPERANDS)}, in this order")
     need(len(x) == len(names), f"{len(x)} optional inputs do not fit operands {list(names)}")
     scores = (*at[:1], heads, *at[1:], *k_at[1:])
     for name, value in zip(names, x, strict=True):
         match name:
-            case "sinks":
-                need(value.shape == (heads,) and value.dtype == "f32", f"sinks {show(value.shape)} against {heads} heads")
+            case "sinks" | "slopes":
+                need(value.shape == (heads,) and value.dtype == "f32", f"{name} {show(value.shape)} against {heads} heads")
             case "segments":
                 fits = at == k_at == value.shape and value.dtype in ("i32", "i64")
                 need(fits, f"segments {show(value.shape)} of rows {show(at)}")
@@ -110,8 +112,13 @@ def paged_attend(x: Inputs, a: Attrs, _: Value | None) -> Typed:
     need({value.dtype for value in x} == {"f32"}, "needs float inputs")
     need(integer(a, "layer") >= 0 and integer(a, "window") >= 0, "layer and window must not be negative")
     need(number(a, "softcap") >= 0, "softcap must be 0 (none) or positive")
-    need(words(a, "operands") == (("sinks",) if len(x) == 4 else ()), f"{len(x)} inputs do not fit operands")
-    need(len(x) == 3 or x[3].shape == (q[1],), "sinks, one for each head")
+    names = words(a, "operands")
+    need(
+        names == tuple(n for n in PAGED_OPERANDS if n in names),
+        f"operands are some of {', '.join(PAGED_OPERANDS)}, in this order",
+    )
+    need(len(x) == 3 + len(names), f"{len(x)} inputs do not fit operands {list(names)}")
+    need(all(value.shape == (q[1],) for value in x[3:]), f"{', '.join(names)}: one for each head")
     need(len(words(a, "states")) == 2, "a state of keys and one of values")
     return "f32", (*q[:2], v[2])
 

@@ -41,13 +41,19 @@ def rope(run: Run, node: Node) -> Array:
 
 @dataclass(frozen=True)
 class Rules:
-    """How scores become weights. ``sinks`` [heads] take a share of each sum and give nothing."""
+    """How scores become weights. ``sinks`` [heads] take a share of each sum and give nothing; ``slopes`` [heads] are taken from
+    the score for each place between a key and its query."""
 
     scale: float
     causal: bool = False
     window: int = 0
     softcap: float = 0.0
     sinks: Array | None = None
+    slopes: Array | None = None
+
+    def distances(self, query: Array, key: Array) -> Array | None:
+        """What slopes add, [heads, queries, keys], by their places."""
+        return None if self.slopes is None else self.slopes[:, None, None] * (key[None, :] - query[:, None])
 
 
 def scores_of(q: Array, k: Array, rules: Rules) -> Array:
@@ -100,7 +106,8 @@ def attend(run: Run, node: Node) -> Array:
     a = node.attrs
     q = run.get(node.inputs[0])
     extra = dict(zip(words(a, "operands"), map(run.get, node.inputs[3:]), strict=True))
-    rules = Rules(number(a, "scale"), bool(a["causal"]), integer(a, "window"), number(a, "softcap"), extra.get("sinks"))
+    per_head = (extra.get("sinks"), extra.get("slopes"))
+    rules = Rules(number(a, "scale"), bool(a["causal"]), integer(a, "window"), number(a, "softcap"), *per_head)
     if q.ndim == 4:
         return dense(q, run.get(node.inputs[1]), run.get(node.inputs[2]), rules, extra)
     values = run.env[node.inputs[2]]
@@ -134,32 +141,37 @@ def ragged(q: Array, first: int, k: Array, v: Array, rules: Rules, segments: Arr
         allowed = allowed & (segments[:, None] == segments[None, :])
     if not each_row:
         q, k, v = (np.swapaxes(x, 0, 1) for x in (q, k, v))
-        return attention(q, k, v, allowed, None, rules).swapaxes(0, 1)
+        return attention(q, k, v, allowed, rules.distances(query, key), rules).swapaxes(0, 1)
     out = np.zeros((*q.shape[:-1], v.shape[-1]), q.dtype)
     for i, row in enumerate(allowed):
         keys, values = (np.swapaxes(x[row], 0, 1) for x in (k, v))
-        out[i] = attention(q[i][:, None], keys, values, None, None, rules)[:, 0]
+        bias = rules.distances(query[i : i + 1], key[row])
+        out[i] = attention(q[i][:, None], keys, values, None, bias, rules)[:, 0]
     return out
 
 
 def dense(q: Array, k: Array, v: Array, rules: Rules, extra: dict[str, Array]) -> Array:
     """[batch, seq, heads, width]; when causal the last query is at the last key."""
     queries, keys = q.shape[1], k.shape[1]
-    allowed = visible(np.arange(queries) + keys - queries, np.arange(keys), rules.causal, rules.window)
+    at = (np.arange(queries) + keys - queries, np.arange(keys))
+    allowed, bias, distances = visible(*at, rules.causal, rules.window), extra.get("bias"), rules.distances(*at)
+    if distances is not None:
+        bias = distances if bias is None else bias + distances
     if "segments" in extra:
         own = extra["segments"]
         allowed = allowed & (own[:, None, :, None] == own[:, None, None, :])
     if "length" in extra:
         allowed = allowed & (np.arange(keys) < extra["length"][:, None, None, None])
     q, k, v = (np.swapaxes(x, 1, 2) for x in (q, k, v))
-    return np.swapaxes(attention(q, k, v, allowed, extra.get("bias"), rules), 1, 2)
+    return np.swapaxes(attention(q, k, v, allowed, bias, rules), 1, 2)
 
 
 def paged_attend(run: Run, node: Node) -> Array:
     """As ``paged_attention``, of queries, keys and values that were made before."""
-    q, k, v, *sinks = run.all(node)
+    q, k, v, *extra = run.all(node)
     a = node.attrs
-    rules = Rules(number(a, "scale"), True, integer(a, "window"), number(a, "softcap"), sinks[0] if sinks else None)
+    given = dict(zip(words(a, "operands"), extra, strict=True))
+    rules = Rules(number(a, "scale"), True, integer(a, "window"), number(a, "softcap"), given.get("sinks"), given.get("slopes"))
     out = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
     for seq, (start, end) in enumerate(run.sequences.spans("tokens")):
         keys, values = run.kv.extend(integer(a, "layer"), seq, k[start:end], v[start:end])

@@ -315,7 +315,7 @@ OPS: Mapping[str, OpSpec] = {
     "view": OpSpec((1, 1), infer_state.view, {"axis": "int", "start": "int", "end": "int"}, state=True),
     # tokens that see each other: scaled dot product as torch has it, on [batch, heads, seq, head_dim], and the general form
     "sdpa": OpSpec((3, 4), infer_attention.sdpa, {"is_causal": "bool", "scale": "float"}),
-    "attend": OpSpec((3, 7), infer_attention.attend, ATTEND, state=True),
+    "attend": OpSpec((3, 8), infer_attention.attend, ATTEND, state=True),
     "rope": OpSpec((3, 3), infer_attention.rope, ROPE, paged=True),
     "short_conv": OpSpec((3, 3), None, infer_all=infer_region.short_conv),
     "gated": OpSpec((2, 2), gated, {"activation": "str"}, uses="pointwise"),
@@ -325,7 +325,7 @@ OPS: Mapping[str, OpSpec] = {
     "layer_norm": OpSpec((2, 3), layer_norm, {"eps": "float", "has_bias": "bool"}, paged=True, uses="last"),
     "linear": OpSpec((2, 4), linear, LINEAR, paged=True, uses="last"),
     "paged_attention": OpSpec((2, 4), infer_attention.paged_attention, PAGED_ATTENTION, paged=True),
-    "paged_attend": OpSpec((3, 4), infer_attention.paged_attend, PAGED_ATTEND, paged=True),
+    "paged_attend": OpSpec((3, 5), infer_attention.paged_attend, PAGED_ATTEND, paged=True),
     # its tail: the rows whose logits are wanted, and what is drawn from them
     "gather_rows": OpSpec((2, 2), gather_rows, paged=True, numpy=lambda x, rows: x[rows]),
     "sample": OpSpec((infer_sample.ARITY, infer_sample.ARITY), None, infer_all=infer_sample.sample, paged=True),

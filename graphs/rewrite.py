@@ -208,7 +208,10 @@ class Scope:
         self.nodes[name], self.types[name] = node, node.output
         for pat, function in self.rules.get(node.op, ()):
             for match in matches(pat, name, self.nodes, {}):
+                fired = self.fired
                 found = function(self, {**match, "root": name})
+                if found is None:
+                    self.fired = fired  # what it tried on the way changes nothing
                 if found is not None and found != name:
                     self.root = outer
                     self.fired += 1

@@ -7,7 +7,7 @@ the fused operation would compute there. The points sit around every boundary th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from ferrum.graphs.op_spec import axes, integer
 Points: TypeAlias = NDArray[np.int64]
 Floats: TypeAlias = NDArray[np.float64]
 
+MAX_ROW = 1 << 16  # keys of a query that are looked at one by one
 MAX_INNER = 256  # contracted elements of a product inside a table
 
 ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
@@ -35,6 +36,7 @@ ELEMENTWISE: Mapping[str, Callable[..., Any]] = {
     "cos": np.cos,
     "sin": np.sin,
     "log": np.log,
+    "pow": np.power,
     "floor": np.floor,
     "abs": np.abs,
     "maximum": np.maximum,
@@ -172,6 +174,26 @@ def _cat(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
     return out
 
 
+def _take(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    axis = integer(node.attrs, "axis")
+    x, at = (t.types[name].shape for name in node.inputs)
+    place = t.at(node.inputs[1], points[axis : axis + len(at)]).astype(np.int64)
+    return t.at(node.inputs[0], (*points[:axis], within(place, t.shape(x)[axis]), *points[axis + len(at) :]))
+
+
+def _gather(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    axis = integer(node.attrs, "axis")
+    place = within(t.at(node.inputs[1], points).astype(np.int64), t.shape(t.types[node.inputs[0]].shape)[axis])
+    return t.at(node.inputs[0], tuple(place if i == axis else p for i, p in enumerate(points)))
+
+
+def within(places: Points, size: int) -> Points:
+    """Raises NotATable for places that the axis does not have."""
+    if places.size and (places.min() < 0 or places.max() >= size):
+        raise NotATable("places outside of an axis")
+    return places
+
+
 def _matmul(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
     a, b = node.inputs
     inner = t.shape(t.types[a].shape)[-1]
@@ -197,12 +219,13 @@ STRUCTURE: Mapping[str, Callable[[Tables, Node, tuple[Points, ...]], Floats]] = 
     "repeat": _repeat,
     "cat": _cat,
     "matmul": _matmul,
+    "take": _take,
+    "gather": _gather,
 }
 
 
-def constants(name: str, nodes: Mapping[str, Node]) -> set[int]:
-    """Every whole number that ``name`` is computed with; the boundaries of a mask are sums of them."""
-    found: set[int] = set()
+def cone(name: str, nodes: Mapping[str, Node]) -> Iterator[Node]:
+    """Every node that ``name`` is computed by, once."""
     seen: set[str] = set()
     todo = [name]
     while todo:
@@ -212,6 +235,13 @@ def constants(name: str, nodes: Mapping[str, Node]) -> set[int]:
             continue
         seen.add(at)
         todo.extend(node.inputs)
+        yield node
+
+
+def constants(name: str, nodes: Mapping[str, Node]) -> set[int]:
+    """Every whole number that ``name`` is computed with; the boundaries of a mask are sums of them."""
+    found: set[int] = set()
+    for node in cone(name, nodes):
         for key in ("value", "diagonal", "start", "step"):
             value = node.attrs.get(key)
             if isinstance(value, int | float) and abs(value) < 1 << 24 and value == int(value):
@@ -220,18 +250,65 @@ def constants(name: str, nodes: Mapping[str, Node]) -> set[int]:
 
 
 MASKED = -1e4  # what a float mask adds to a forbidden score is at most this
+FORBIDDEN = -1e9  # beside a bias that falls with the distance
+
+Slopes: TypeAlias = tuple[float, ...]
 
 
-def mask_window(name: str, nodes: Mapping[str, Node], params: Mapping[str, Param], types: Mapping[str, Value]) -> int | None:
-    """The window of a causal mask ``[.., seq, seq]``: 0 for plain causal, w when a query sees the last w keys, itself included.
+def score_table(
+    name: str, nodes: Mapping[str, Node], params: Mapping[str, Param], types: Mapping[str, Value]
+) -> tuple[int, Slopes] | None:
+    """What a causal table ``[.., heads, seq, seq]`` of scores means: (window, slopes of the heads).
 
-    None: the table is no such mask. A float mask is one that adds 0 where allowed and a large negative number elsewhere.
+    Window 0 is plain causal, w lets a query see the last w keys, itself included. A float table adds a large negative number
+    where it forbids, elsewhere slope * (key - query), with no slopes 0; what it adds to all keys of a query changes no weight.
+    None: the table is something else.
     """
-    numbers = sorted(constants(name, nodes))
-    if len(numbers) > 64:
+    numbers, rank = sorted(constants(name, nodes)), len(types[name].shape)
+    if len(numbers) > 64 or rank < 2:
         return None
     windows = {0, *(n + d for n in numbers for d in (-1, 0, 1) if n + d > 0)}
-    size = 2 * max(windows) + 8
+    size = stored_length(name, nodes, types) or 2 * max(windows) + 8
+    tables = Tables(nodes, params, types, {"batch": 2, "seq": size, "tokens": 2 * size})
+    shape = tables.shape(types[name].shape)
+    if shape[-2:] != (size, size):
+        return None
+    heads = np.arange(shape[-3] if rank > 2 else 1)[:, None]
+    try:
+        windows |= _last_window(tables, name, size)
+        query, key = _places(windows, numbers, size)
+        wide = tuple(np.broadcast_to(p, (len(heads), len(query))) for p in (heads, query, key))
+        values = [_scores(tables, name, wide, other) for other in ((0, 1) if rank > 3 else (0,))]
+        own = _scores(tables, name, (wide[0], wide[1], wide[1]), 0)
+    except NotATable:
+        return None
+    if any(not np.array_equal(v, values[0]) for v in values[1:]):
+        return None
+    binary = types[name].dtype == "bool"
+    allowed, slopes = (values[0] != 0, ()) if binary else _linear(values[0] - own, values[0], query, key)
+    fits = [w for w in sorted(windows) if allowed is not None and bool((allowed == _causal(query - key, w)).all())]
+    return (fits[0], slopes) if fits else None
+
+
+def stored_length(name: str, nodes: Mapping[str, Node], types: Mapping[str, Value]) -> int:
+    """Places for which ``name`` is known, where it is read from a table of a fixed size; 0: it is computed for any."""
+    sizes = [n for n in cone(name, nodes) if n.op in ("take", "gather")]
+    found = [types[n.inputs[0]].shape[integer(n.attrs, "axis")] for n in sizes]
+    return min((n for n in found if isinstance(n, int)), default=0)
+
+
+def _last_window(tables: Tables, name: str, size: int) -> set[int]:
+    """How many keys the last query sees without a gap, if not all: a mask that was stored says it nowhere else."""
+    if size > MAX_ROW:
+        return set()
+    key = np.arange(size)[None]
+    values = _scores(tables, name, (np.zeros_like(key), np.full_like(key, size - 1), key), 0)[0]
+    sees = (values != 0 if tables.types[name].dtype == "bool" else values > FORBIDDEN)[::-1]
+    return set() if sees.all() else {int(sees.argmin())} - {0}
+
+
+def _places(windows: set[int], numbers: list[int], size: int) -> tuple[Points, Points]:
+    """Pairs of a query and a key around every boundary, and some drawn ones."""
     edges = sorted(
         {e + d for e in windows for d in range(-3, 4)} | {-e + d for e in windows for d in range(-3, 4)} | set(numbers)
     )
@@ -241,35 +318,34 @@ def mask_window(name: str, nodes: Mapping[str, Node], params: Mapping[str, Param
     random = np.random.default_rng(0).integers(0, size, (2, 512))
     query, key = np.concatenate([query, random[0]]), np.concatenate([key, random[1]])
     inside = (query >= 0) & (query < size)
-    query, key = query[inside], key[inside]
-    rank = len(types[name].shape)
-    tables = Tables(nodes, params, types, {"batch": 2, "seq": size, "tokens": 2 * size})
-    others = [tuple(np.full_like(query, i) for _ in range(rank - 2)) for i in ((0, 1) if rank > 2 else (0,))]
-    shape = tables.shape(types[name].shape)
-    if rank < 2 or shape[-2:] != (size, size):
-        return None
-    try:
-        values = [tables.at(name, (*(np.minimum(p, s - 1) for p, s in zip(o, shape, strict=False)), query, key)) for o in others]
-    except NotATable:
-        return None
-    allowed = _allowed(values, types[name].dtype)
-    distance = query - key
-    fits = [w for w in sorted(windows) if allowed is not None and bool((allowed == _causal(distance, w)).all())]
-    return fits[0] if fits else None
+    return query[inside], key[inside]
+
+
+def _scores(tables: Tables, name: str, places: tuple[Any, ...], other: int) -> Floats:
+    """The table's values for (head, query, key); ``other``: the place on the axes before."""
+    shape = tables.shape(tables.types[name].shape)
+    before = tuple(np.full_like(places[0], min(other, n - 1)) for n in shape[:-3])
+    return tables.at(name, (*before, *places)[-len(shape) :])
+
+
+def _linear(against_own: Floats, values: Floats, query: Points, key: Points) -> tuple[Any, Slopes]:
+    """(where a float table allows, slopes), or (None, ()) of other values. ``against_own``: the values less each query's own."""
+    forbidden = values <= (MASKED if (np.isin(values, (0.0,)) | (values <= MASKED)).all() else FORBIDDEN)
+    inside = ~forbidden & (key <= query)
+    distance = np.broadcast_to(key - query, values.shape)
+    near = np.where(inside & (distance < 0), -distance, np.iinfo(np.int64).max).argmin(axis=1)
+    rows = np.arange(len(values))
+    with np.errstate(all="ignore"):
+        slopes = np.where(distance[rows, near] < 0, against_own[rows, near] / distance[rows, near], 0.0)
+    if not np.isfinite(slopes).all() or not np.allclose(
+        against_own[inside], (slopes[:, None] * distance)[inside], rtol=1e-5, atol=1e-6
+    ):
+        return None, ()
+    return ~forbidden, tuple(float(s) for s in slopes) if slopes.any() else ()
 
 
 def _causal(distance: Points, window: int) -> Any:
     return (distance >= 0) & ((distance < window) | (window == 0))
-
-
-def _allowed(values: list[Floats], dtype: str) -> Any:
-    """Where the mask allows, or None if it is not all or nothing or differs between batch entries or heads."""
-    if any(not np.array_equal(v, values[0]) for v in values[1:]):
-        return None
-    if dtype == "bool":
-        return values[0] != 0
-    zero, forbidden = values[0] == 0, values[0] <= MASKED
-    return zero if bool((zero | forbidden).all()) else None
 
 
 def rotation(

@@ -1,69 +1,188 @@
 """Scaled dot product attention → ``attend`` on [batch, seq, heads, head_dim], causal, with a window and shared kv heads.
 
-Masks are recognized by their values (``ferrum.graphs.tables``). Attention written out as matmul, softmax, matmul becomes
-``sdpa`` first. Copies of kv heads disappear, a factor on the queries moves into the scale.
+What is added to scores, or chosen instead of them, is recognized by its values (``ferrum.graphs.tables``): masks, windows, biases
+that grow with the distance (ALiBi). Attention written out as matmul, softmax, matmul becomes ``attend`` as well. Copies of kv
+heads disappear, a factor on the queries moves into the scale.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from ferrum.graphs import tables
-from ferrum.graphs.ir import Graph
+from ferrum.graphs.expressions.sources import Constant
+from ferrum.graphs.ir import Graph, Param, Shape, Value
 from ferrum.graphs.passes.canonicalize import FORM
-from ferrum.graphs.rewrite import Match, P, Rules, Scope, rewrite
+from ferrum.graphs.rewrite import Match, P, Pat, Rules, Scope, rewrite
 
 SWAP = (0, 2, 1, 3)
+TURN = (0, 1, 3, 2)
+Found = tuple[int, tables.Slopes]
+PLAIN: Found = (0, ())
 
 
-def window_of(s: Scope, mask: str) -> int | None:
-    key = ("window", mask)
+def meaning(s: Scope, table: str) -> Found | None:
+    """(window, slopes) of what is added to causal scores."""
+    key = ("scores", table)
     if key not in s.memo:
-        s.memo[key] = tables.mask_window(mask, s.nodes, s.params, s.types) if mask in s.tables else None
-    found = s.memo[key]
-    return found if isinstance(found, int) else None
+        s.memo[key] = tables.score_table(table, s.nodes, s.params, s.types) if table in s.tables else None
+    return s.memo[key]  # type: ignore[return-value]
 
 
-def emit(s: Scope, q: str, k: str, v: str, scale: float, window: int) -> str:
-    inputs = (s.emit("permute", name, order=SWAP) for name in (q, k, v))
-    attended = s.emit("attend", *inputs, causal=True, window=window, scale=scale, softcap=0.0, operands=())
+def emit(s: Scope, q: str, k: str, v: str, scale: float, found: Found) -> str:
+    """Heads before places, as torch has them."""
+    attended = general(s, *(s.emit("permute", name, order=SWAP) for name in (q, k, v)), scale=scale, found=found)
     return s.emit("permute", attended, order=SWAP)
 
 
+def general(s: Scope, *names: str, scale: float, found: Found, softcap: float = 0.0, sinks: tuple[str, ...] = ()) -> str:
+    """A causal ``attend`` on [batch, seq, heads, width]."""
+    (window, slopes), heads = found, s.shape(names[0])[2]
+    extra, operands = list(sinks), ("sinks",) * len(sinks)
+    if slopes:
+        assert isinstance(heads, int)
+        values = slopes * heads if len(slopes) == 1 else slopes
+        extra.append(s.add_param(Param(Value("attend.slopes", "f32", (heads,)), Constant(values))))
+        operands = (*operands, "slopes")
+    return s.emit("attend", *names, *extra, causal=True, window=window, scale=scale, softcap=softcap, operands=operands)
+
+
 def is_causal(s: Scope, m: Match) -> str | None:
-    return emit(s, m["q"], m["k"], m["v"], s.number(m["root"], "scale"), 0)
+    return emit(s, m["q"], m["k"], m["v"], s.number(m["root"], "scale"), PLAIN)
 
 
 def masked(s: Scope, m: Match) -> str | None:
-    window = window_of(s, m["mask"])
-    return None if window is None else emit(s, m["q"], m["k"], m["v"], s.number(m["root"], "scale"), window)
+    found = meaning(s, m["mask"])
+    return None if found is None else emit(s, m["q"], m["k"], m["v"], s.number(m["root"], "scale"), found)
+
+
+def biased(s: Scope, m: Match) -> str | None:
+    """An ``attend`` whose bias is a table: a mask that was handed on as numbers."""
+    node = s.nodes[m["root"]]
+    operands = node.attrs["operands"]
+    if operands not in (("bias",), ("sinks", "bias")) or node.attrs["window"]:
+        return None
+    *names, bias = node.inputs
+    if node.attrs["causal"]:
+        return None
+    found = meaning(s, bias)
+    if found is None:
+        return None
+    scale, softcap = (s.number(m["root"], key) for key in ("scale", "softcap"))
+    return general(s, *names[:3], scale=scale, found=found, softcap=softcap, sinks=tuple(names[3:]))
+
+
+# attention that is written out
+
+
+@dataclass(frozen=True)
+class Scores:
+    """scale * (q @ k), and the tables that are added to it."""
+
+    q: str
+    k: str  # [.., width, keys]
+    scale: float
+    added: tuple[str, ...] = ()
+
+
+def scores_of(s: Scope, name: str, lead: Shape) -> Scores | None:
+    """What the scores ``name`` are made of; ``lead``: their batch and heads. None: of something else."""
+    node = s.node(name)
+    if node is None:
+        return None
+    shape = s.shape(name)
+    if node.op == "matmul":
+        return Scores(node.inputs[0], node.inputs[1], 1.0) if shape[:-2] == lead else None
+    if node.op == "reshape":  # batch and heads become one axis, or two again
+        inner = s.shape(node.inputs[0])
+        fits = sorted((len(shape), len(inner))) == [3, 4] and shape[-2:] == inner[-2:]
+        return scores_of(s, node.inputs[0], lead) if fits else None
+    if node.op == "mul_scalar":
+        return scaled(s, scores_of(s, node.inputs[0], lead), s.number(name))
+    if node.op == "maximum":  # of the least number: nothing changes
+        others = [one for one in node.inputs if not low(s, one)]
+        return scores_of(s, others[0], lead) if len(others) == 1 else None
+    if node.op in ("add", "where"):
+        return with_table(s, name, lead)
+    return None
+
+
+def scaled(s: Scope, found: Scores | None, factor: float) -> Scores | None:
+    if found is None:
+        return None
+    return Scores(found.q, found.k, found.scale * factor, tuple(s.emit("mul_scalar", t, value=factor) for t in found.added))
+
+
+def low(s: Scope, name: str) -> bool:
+    """Whether ``name`` is one number, so small that its weight is none."""
+    param = s.params.get(name)
+    if param is not None and param.data is not None and param.data.size == 1:
+        return float(param.data.reshape(())) <= tables.MASKED
+    return s.node(name, "full") is not None and s.number(name) <= tables.MASKED
+
+
+def with_table(s: Scope, name: str, lead: Shape) -> Scores | None:
+    """Scores plus a table, or a table's choice between them and a number."""
+    node = s.nodes[name]
+    if node.op == "add":
+        table, scores = sorted(node.inputs, key=lambda one: one not in s.tables)
+    else:
+        condition, yes, no = node.inputs
+        fill, scores = (no, yes) if no in s.tables else (yes, no)
+        if condition not in s.tables or not low(s, fill):
+            return None
+        zero = s.emit("full", shape=(), dtype="f32", value=0.0)
+        table = s.emit("where", condition, *((zero, fill) if fill == no else (fill, zero)))
+    found = scores_of(s, scores, lead)
+    if table not in s.tables or found is None:
+        return None
+    shape = s.shape(table)
+    if len(shape) == 3 and len(s.shape(name)) == 3 and shape[0] != 1:  # batch and heads are one axis
+        table = s.emit("reshape", table, shape=(*lead, *shape[1:]))
+    return Scores(found.q, found.k, found.scale, (*found.added, table))
 
 
 def written_out(s: Scope, m: Match) -> str | None:
-    """softmax(q kᵀ * scale, masked) v."""
-    if s.attr(m["soft"], "axis") != len(s.shape(m["soft"])) - 1 or len(s.shape(m["soft"])) != 4:
+    """softmax(q kᵀ * scale, with tables) v."""
+    soft = s.shape(m["soft"])
+    if s.attr(m["soft"], "axis") != len(soft) - 1 or len(soft) != 4 or len(s.shape(m["v"])) != 4:
         return None
-    scores, mask = m["scores"], ""
-    added, chosen = s.node(scores, "add"), s.node(scores, "where")
-    if added is not None:
-        mask, scores = sorted(added.inputs, key=lambda name: name not in s.tables)
-    elif chosen is not None:
-        condition, yes, no = chosen.inputs
-        fill, scores = (no, yes) if no in s.tables else (yes, no)
-        low = s.node(fill, "full")
-        if low is None or s.number(fill) > tables.MASKED:
-            return None
-        mask = condition if fill == no else s.emit("not", condition)
-    scaled = s.node(scores, "mul_scalar")
-    scale = s.number(scores) if scaled is not None else 1.0
-    product = s.node(scaled.inputs[0] if scaled is not None else scores, "matmul")
-    if product is None or not mask or mask not in s.tables:
+    found = scores_of(s, m["scores"], soft[:2])
+    if found is None or not found.added or len(s.shape(found.k)) != 4:
         return None
-    turned = s.node(product.inputs[1], "permute")
-    if turned is None or len(s.shape(product.inputs[1])) != 4:
+    key = s.emit("permute", found.k, order=TURN)
+    if s.shape(key)[:3] != s.shape(m["v"])[:3]:
         return None
-    key = s.emit("permute", product.inputs[1], order=(0, 1, 3, 2))
-    if s.shape(key) != s.shape(m["v"]):
+    table = found.added[0]
+    for other in found.added[1:]:
+        table = s.emit("add", table, other)
+    meant = meaning(s, table)
+    return None if meant is None else emit(s, found.q, key, m["v"], found.scale, meant)
+
+
+def joined_heads(s: Scope, m: Match) -> str | None:
+    """A product of matrices whose batch and heads were made one axis is one of four axes."""
+    x, y, flat = s.shape(m["x"]), s.shape(m["y"]), s.shape(m["root"])
+    if not len(x) == len(y) == 4 or x[:2] != y[:2] or len(flat) != 3:
         return None
-    return s.emit("sdpa", product.inputs[0], key, m["v"], mask, is_causal=False, scale=scale)
+    if s.shape(m["a"])[1:] != x[2:] or s.shape(m["b"])[1:] != y[2:]:
+        return None
+    return s.emit("reshape", s.emit("matmul", m["x"], m["y"]), shape=flat)
+
+
+def softmax_of_joined(s: Scope, m: Match) -> str | None:
+    """Along the last axis, which stays."""
+    x, flat = s.shape(m["x"]), s.shape(m["root"])
+    if len(x) != 4 or len(flat) != 3 or x[2:] != flat[1:] or s.attr(m["root"], "axis") != 2:
+        return None
+    return s.emit("reshape", s.emit("softmax", m["x"], axis=3), shape=flat)
+
+
+def turned_joined(s: Scope, m: Match) -> str | None:
+    x, order = s.shape(m["x"]), s.order(m["root"])
+    if len(x) != 4 or order != (0, 2, 1) or s.shape(m["flat"])[1:] != x[2:]:
+        return None
+    return s.emit("reshape", s.emit("permute", m["x"], order=TURN), shape=s.shape(m["root"]))
 
 
 def query_factor(s: Scope, m: Match) -> str:
@@ -84,7 +203,11 @@ def shared_heads(s: Scope, m: Match) -> str | None:
 
 
 RULES: Rules = (
+    (P("permute", P("reshape", "x", bind="flat")), turned_joined),
+    (P("softmax", P("reshape", "x")), softmax_of_joined),
+    (P("matmul", P("reshape", "x", bind="a"), P("reshape", "y", bind="b")), joined_heads),
     (P("matmul", P("softmax", "scores", bind="soft"), "v"), written_out),
+    (Pat("attend"), biased),
     (P("sdpa", "q", "k", "v", is_causal=True), is_causal),
     (P("sdpa", "q", "k", "v", "mask"), masked),
     (P("attend", P("mul_scalar", "x", bind="f"), "k", "v"), query_factor),

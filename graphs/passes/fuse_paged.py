@@ -15,7 +15,7 @@ from typing import Any
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Attr, Graph, Node
 from ferrum.graphs.passes.merge_linear import chain
-from ferrum.graphs.passes.page_attention import NORM_THEN_ROPE, ONE_LINEAR, NotPaged, faults_of, scope_of
+from ferrum.graphs.passes.page_attention import NORM_THEN_ROPE, ONE_LINEAR, NotPaged, causal_alone, faults_of, scope_of
 from ferrum.graphs.rewrite import Scope, live
 
 PLAIN: Mapping[str, Attr] = {"causal": True, "softcap": 0.0, "operands": ()}
@@ -59,7 +59,7 @@ def rows_of(s: Scope, name: str) -> str:
 def describe(s: Scope, node: Node) -> Heads:
     """What ``node`` (an ``attend``) becomes, apart from its layer. Raises NotPaged with the reason."""
     if any(node.attrs[key] != value for key, value in PLAIN.items()):
-        raise NotPaged("attention with soft caps or sinks", "causal attention with or without a window")
+        raise NotPaged("attention with soft caps, sinks or slopes", "causal attention with or without a window")
     names = (node.inputs[0], rows_of(s, node.inputs[1]), rows_of(s, node.inputs[2]))
     q_shape, k_shape, v_shape = map(s.shape, names)
     num_heads, head_dim, num_kv_heads = (int(d) for d in (*q_shape[-2:], k_shape[-2]))
@@ -130,8 +130,7 @@ def run(graph: Graph) -> Graph:
 
 def apart(s: Scope, node: Node) -> None:
     """Raises NotPaged when ``node`` (an ``attend``) is no attention of tokens to those before them in their sequences."""
-    if not node.attrs["causal"] or node.attrs["operands"] not in ((), ("sinks",)):
-        raise NotPaged("attention that is not causal, or with a bias, segments or a length", "causal attention")
+    causal_alone(node)
     for name in node.inputs[1:3]:
         rows_of(s, name)
         if s.node(name, "write") is None:

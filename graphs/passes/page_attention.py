@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from ferrum.graphs.dims import substitute
 from ferrum.graphs.findings import Finding, UnsupportedOps
+from ferrum.graphs.infer_attention import PAGED_OPERANDS
 from ferrum.graphs.ir import Graph, Node, Shape, State, Value
+from ferrum.graphs.op_spec import words
 from ferrum.graphs.passes.merge_linear import chain
 from ferrum.graphs.passes.page_rows import NotPaged, Rows, has_tokens
 from ferrum.graphs.rewrite import Scope, live
@@ -46,7 +48,12 @@ def check(s: Scope, node: Node) -> None:
     """Raises NotPaged when ``node`` (an ``attend``) has no paged form."""
     if any(s.shape(name)[:2] != ("batch", "seq") for name in node.inputs[:3]):
         raise NotPaged("attention over other axes than [batch, seq]", "[batch, heads, seq, head_dim]")
-    if not node.attrs["causal"] or node.attrs["operands"] not in ((), ("sinks",)):
+    causal_alone(node)
+
+
+def causal_alone(node: Node) -> None:
+    """Raises NotPaged unless each token attends to those before it, by what a head has of its own."""
+    if not node.attrs["causal"] or not set(words(node.attrs, "operands")) <= set(PAGED_OPERANDS):
         raise NotPaged("attention that is not causal, or with a bias, segments or a length", "causal attention")
 
 
@@ -76,7 +83,7 @@ class Pager:
             raise NotPaged(fault.what, fault.nearest or NEAREST.get(node.op, "")) from fault
 
     def attend(self, node: Node) -> str:
-        q, k, v, *sinks = map(self.rows.name, node.inputs)
+        q, k, v, *of_heads = map(self.rows.name, node.inputs)
         window = node.attrs["window"]
         assert isinstance(window, int)
         written = []
@@ -89,7 +96,7 @@ class Pager:
             written.append(self.out.emit("write", state.name, rows))
         self.versions += written
         self.named(node, "attend")
-        return self.out.copy(node, q, *written, *sinks)
+        return self.out.copy(node, q, *written, *of_heads)
 
 
 def roles(s: Scope, nodes: list[Node]) -> dict[str, str]:

@@ -58,6 +58,7 @@ def values_of(case: dict[str, Any]) -> dict[str, Array]:
         "segments": random.integers(0, 2, (b, n)),
         "bias": random.standard_normal((h, 1, m) if case["seed"] % 2 else (b, 1, n, m)),
         "length": random.integers(0, m + 1, b),
+        "slopes": random.random(h),
     }
     return values | {name: optional[name] for name in case["operands"]}
 
@@ -89,6 +90,8 @@ def plainly(case: dict[str, Any], x: dict[str, Array]) -> Array:
                 score = case["softcap"] * np.tanh(score / case["softcap"])
             if "bias" in x:
                 score += float(np.broadcast_to(x["bias"], (b, h, n, m))[s, head, i, j])
+            if "slopes" in x:
+                score += x["slopes"][head] * (j - at)
             total += np.exp(score)
             lines += np.exp(score) * x["v"][s, j, head // group]
         out[s, i, head] = lines / total if total else 0.0
@@ -158,7 +161,8 @@ MORE = {"s": ("f32", (4,)), "l": ("i64", ("batch",)), "g": ("i64", ("batch", "se
 @pytest.mark.parametrize(
     ("inputs", "operands", "words"),
     [
-        (("q", "k", "v", "s", "g", "b", "l"), OPERANDS, ""),
+        (("q", "k", "v", "s", "g", "b", "l", "s"), OPERANDS, ""),
+        (("q", "k", "v", "l"), ("slopes",), "against 4 heads"),
         (("q", "k", "v", "b"), ("bias",), ""),
         (("q", "v", "v"), (), "against k"),
         (("q", "k", "v", "s"), (), "1 optional inputs"),

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.interpret import ArrayWeights, interpret
-from ferrum.graphs.ir import Graph
+from ferrum.graphs.ir import Graph, Param, Value
 from ferrum.graphs.rewrite import Scope
-from ferrum.graphs.tables import NotATable, Tables, mask_window, rotation
+from ferrum.graphs.tables import NotATable, Tables, rotation, score_table
 from ferrum.graphs.text import parse_graph
 from ferrum.graphs.verify import verify
 
@@ -70,8 +71,8 @@ SPELLINGS = {
 }
 
 
-def scope_of(lines: str, window: int = 5) -> Scope:
-    text = (POSITIONS + lines + "return m\n").replace("WINDOW", str(window)).replace("MINUS", str(1 - window))
+def scope_of(lines: str, window: int = 5, before: str = POSITIONS) -> Scope:
+    text = (before + lines + "return m\n").replace("WINDOW", str(window)).replace("MINUS", str(1 - window))
     graph = verify(parse_graph(text))
     scope = Scope(graph, ())
     for node in graph.nodes:
@@ -79,9 +80,13 @@ def scope_of(lines: str, window: int = 5) -> Scope:
     return scope
 
 
+def table_of(scope: Scope, name: str = "m") -> tuple[int, tuple[float, ...]] | None:
+    return score_table(name, scope.nodes, scope.params, scope.types)
+
+
 def window_of(lines: str, window: int = 5) -> int | None:
-    scope = scope_of(lines, window)
-    return mask_window("m", scope.nodes, scope.params, scope.types)
+    found = table_of(scope_of(lines, window))
+    return None if found is None or found[1] else found[0]
 
 
 @pytest.mark.parametrize("name", sorted(SPELLINGS))
@@ -106,11 +111,48 @@ def test_causal() -> None:
         "m: bool[seq, seq] = ne(d, c0)\n",
         "m: bool[seq, seq] = not(ones)\n",
         body(LE, "one: f32[] = full() {value=-1.0}", "m: f32[seq, seq] = where(m1, zero, one)"),
-        body(LE, "one: f32[] = full() {value=1.0}", "m: f32[seq, seq] = where(m1, one, low)"),
+        body(LE, "f: f32[seq, seq] = cast(d)", "m: f32[seq, seq] = where(m1, f, low)"),  # a bias, and no mask alone
     ],
 )
 def test_other_masks(text: str) -> None:
     assert window_of(text) is None
+
+
+def test_what_is_added_to_all_keys_of_a_query_changes_no_weight() -> None:
+    assert window_of(body(LE, "one: f32[] = full() {value=1.0}", "m: f32[seq, seq] = where(m1, one, low)")) == 0
+    assert window_of(body(LE, "f: f32[seq, 1] = cast(i)", "m: f32[seq, seq] = where(m1, f, low)")) == 0
+
+
+SLOPES = body(
+    "s: f32[2, 1, 1] = reshape(slopes)",
+    "k: f32[1, seq] = cast(j)",
+    "bias: f32[2, 1, seq] = mul(s, k)",
+    "zeros: f32[seq, seq] = where(m2, zero, low)",
+    "m: f32[2, seq, seq] = add(bias, zeros)",
+)
+
+
+WITH_SLOPES = POSITIONS.replace("seq]\n", "seq]\nparam slopes: f32[2] data(0.5, 0.125)\n", 1)
+NEARBY = body(LE, NEAR.replace("m2", "m3"), "m2: bool[seq, seq] = and(m1, m3)")
+
+
+@pytest.mark.parametrize(("mask", "window"), [(body(LE.replace("m1", "m2")), 0), (NEARBY, 7)])
+def test_a_bias_that_grows_with_the_distance_is_slopes(mask: str, window: int) -> None:
+    """ALiBi, whose rows may start anywhere."""
+    assert table_of(scope_of(mask + SLOPES, window or 5, WITH_SLOPES)) == (window, (0.5, 0.125))
+    square = SLOPES.replace("mul(s, k)", "mul(s, k2)").replace("bias:", "k2: f32[1, seq] = pow_scalar(k) {value=2.0}\nbias:", 1)
+    assert table_of(scope_of(mask + square, window or 5, WITH_SLOPES)) is None
+
+
+def test_a_mask_that_is_stored_says_its_window_by_its_values() -> None:
+    """Rows and columns are cut from a table of the model's longest sequence."""
+    size, window = 40, 6
+    rows = np.arange(size)
+    stored = (rows[:, None] >= rows) & (rows[:, None] - rows < window)
+    scope = scope_of(body(LE.replace("m1", "m")))
+    table = scope.add_param(Param(Value("t", "bool", (size, size)), Constant(stored)))
+    cut = scope.emit("take", scope.emit("take", table, "at", axis=0), "at", axis=1)
+    assert table_of(scope, cut) == (window, ())
 
 
 @settings(max_examples=60, deadline=None)

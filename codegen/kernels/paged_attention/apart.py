@@ -33,7 +33,8 @@ class CpuAttend(CpuAttention):
     """``q [T, num_heads, head_dim], k [T, num_kv_heads, head_dim], v [T, num_kv_heads, value_width]`` to
     ``[T, num_heads, value_width]``.
 
-    ``softcap`` c: scores become c * tanh(score / c). ``sinks``: a weight for each head, a share of its sums that gives nothing.
+    ``softcap`` c: scores become c * tanh(score / c). ``operands``: a number that each head has besides: ``sinks`` take a share
+    of its sums and give nothing, of ``slopes`` each place between a key and its query takes one from the score.
     """
 
     elements: ClassVar[bool] = True
@@ -42,7 +43,7 @@ class CpuAttend(CpuAttention):
     v: Heads
     value_width: int
     softcap: float
-    sinks: bool
+    operands: str
 
     @property
     def value_dim(self) -> int:
@@ -51,7 +52,8 @@ class CpuAttend(CpuAttention):
     @property
     def args(self) -> tuple[str, ...]:
         values = dict.fromkeys(f"value:{i}" for i in sorted({self.q.value, self.k.value, self.v.value}))
-        return ("count", *values, *(("weight:0",) if self.sinks else ()), "state", "result")
+        weights = (f"weight:{i}" for i in range(len(self.operands.split())))
+        return ("count", *values, *weights, "state", "result")
 
     def cost(self) -> Cost:
         keys = self.num_kv_heads * (self.head_dim + self.value_dim)
@@ -63,4 +65,10 @@ class CpuAttend(CpuAttention):
 
     def context(self) -> dict[str, object]:
         softcap = c_float(self.softcap) if self.softcap else ""
-        return super().context() | {"apart": True, "softcap": softcap, "sinks": self.sinks}
+        given = {name: f"weight[{i}]" for i, name in enumerate(self.operands.split())}
+        return super().context() | {
+            "apart": True,
+            "softcap": softcap,
+            "sinks": given.get("sinks", ""),
+            "slopes": given.get("slopes", ""),
+        }

@@ -19,6 +19,7 @@ from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.views import View
 from ferrum.codegen.walk import Variant, Walk, number
 from ferrum.graphs.ir import Node
+from ferrum.graphs.op_spec import words
 
 # (fewest, most sequences, splits of a context): few sequences need many splits to fill a GPU.
 _SPLITS: tuple[tuple[int, int, int], ...] = ((1, 4, 32), (5, 16, 8), (17, 0, 4))
@@ -58,7 +59,7 @@ def of_values(walk: Walk, node: Node) -> None:
         num_heads, num_kv_heads, head_dim, int(number(node, "window")), float(number(node, "scale")), walk.kv_dtype,
         rope_dim=0, qk_norm=False, eps=0.0, bf16_dot=target.has_bf16_dot, lanes=target.lanes,
         sums=24 if target.registers >= 32 else 12, q=q, k=k, v=v, value_width=width,
-        softcap=float(number(node, "softcap")), sinks=len(node.inputs) > 3, pool=walk.kept[layer].group,
+        softcap=float(number(node, "softcap")), operands=" ".join(words(node.attrs, "operands")), pool=walk.kept[layer].group,
     )  # fmt: skip
     walk.add(node, kernel, bases, node.inputs[3:], 4 * num_heads * width)
 

@@ -130,5 +130,6 @@ class CpuAttention(PagedAttention, CpuKernel):
             "value_dim": self.value_dim,
             "apart": False,
             "softcap": "",
-            "sinks": False,
+            "sinks": "",
+            "slopes": "",
         }
