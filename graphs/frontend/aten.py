@@ -46,6 +46,11 @@ def number(value: Any, what: str) -> float:
 
 
 def whole(value: Any, what: str) -> int:
+    """``value``, which may be computed of sizes if it is the same for all."""
+    if isinstance(value, fx.Node):
+        size = value.meta.get("val")
+        expr = getattr(getattr(size, "node", None), "expr", size)
+        value = int(expr) if getattr(expr, "is_Integer", isinstance(expr, int)) else value
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise Unsupported(f"{what} that depends on the input's size", "a constant")

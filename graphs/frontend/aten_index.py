@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from torch import fx
 
 from ferrum.graphs.dims import Dim, floor_divide, multiply
+from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.frontend.aten import LARGE, Handler, Unsupported, arguments, number, whole
+from ferrum.graphs.ir import Param
 
 if TYPE_CHECKING:
     from ferrum.graphs.frontend.torch_export import Importer
@@ -19,7 +22,20 @@ def places(imp: Importer, arg: Any, size: Dim) -> str:
     name = imp.tensor(arg)
     if imp.type(name).dtype not in ("i32", "i64"):
         raise Unsupported("an index of truth values", "torch.where")
-    return name
+    param = imp.scope.params.get(name)
+    if param is None or param.data is None or not isinstance(size, int) or (param.data >= 0).all():
+        return name
+    return imp.scope.add_param(Param(param.value, Constant(param.data % size)))
+
+
+def taken(imp: Importer, x: str, at: str, axis: int) -> str:
+    """The places ``at`` of an axis; those that are known and follow each other are a slice."""
+    param = imp.scope.params.get(at)
+    known = param.data if param is not None and param.data is not None and param.data.ndim == 1 else None
+    fixed = isinstance(imp.type(x).shape[axis], int)
+    if fixed and known is not None and len(known) and (known == known[0] + np.arange(len(known))).all():
+        return imp.part(x, axis, int(known[0]), int(known[0]) + len(known))
+    return imp.emit("take", x, at, axis=axis)
 
 
 def cumsum(imp: Importer, node: fx.Node) -> str:
@@ -118,7 +134,7 @@ def scatter(op: str) -> Handler:
 def index_select(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
-    return imp.emit("take", x, places(imp, args["index"], imp.type(x).shape[axis]), axis=axis)
+    return taken(imp, x, places(imp, args["index"], imp.type(x).shape[axis]), axis)
 
 
 def index_add(imp: Importer, node: fx.Node) -> str:
@@ -158,7 +174,7 @@ def index(imp: Importer, node: fx.Node) -> str:
     shape = imp.type(x).shape
     if end - start > 1:
         x = imp.reshape(x, (*shape[:start], multiply(*shape[start:end]), *shape[end:]))
-    return imp.emit("take", x, flat_places(imp, indices[start:end], shape[start:end]), axis=start)
+    return taken(imp, x, flat_places(imp, indices[start:end], shape[start:end]), start)
 
 
 def index_put(imp: Importer, node: fx.Node) -> str:
@@ -210,9 +226,21 @@ def slice_axis(imp: Importer, node: fx.Node) -> str:
     x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
     if imp.shape(node) == imp.type(x).shape:
         return x
+    if not isinstance(imp.shape(node)[axis], int) and isinstance(imp.type(x).shape[axis], int):
+        return cut_to_tokens(imp, node, x, axis)
     start = whole(args["start"] if args["start"] is not None else 0, "the start of a slice")
     end = whole(args["end"] if args["end"] is not None else LARGE, "the end of a slice")
     return imp.part(x, axis, start, end) if args["step"] == 1 else every(imp, x, axis, start, end, args["step"])
+
+
+def cut_to_tokens(imp: Importer, node: fx.Node, x: str, axis: int) -> str:
+    """As much of a table of a fixed size as there are tokens: what it says of their places."""
+    args = arguments(node)
+    start = whole(0 if args["start"] is None else args["start"], "the start of a slice")
+    if start < 0:
+        raise Unsupported("a part that is counted from the end by tokens", "a part counted from the start")
+    at = imp.emit("iota", shape=(imp.shape(node)[axis],), dtype="i64", start=start, step=whole(args["step"], "a step"))
+    return imp.emit("take", x, at, axis=axis)
 
 
 def placed(imp: Importer, node: fx.Node) -> str:

@@ -209,10 +209,8 @@ IGNORED = frozenset({
 })  # fmt: skip
 
 # what to use instead, by the op's plain name
-HALVES = "rope by halves (x * cos + rotated * sin)"
 NEAREST: Mapping[str, str] = {
     "cumprod": "exp of the cumsum of logarithms",
     "erfinv": "silu or gelu",
-    **dict.fromkeys(("view_as_complex", "view_as_real", "polar"), HALVES),
     "outer": "a[:, None] * b",
 }

@@ -24,13 +24,14 @@ from ferrum.graphs.expressions.expression import Expr, Tensor
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.aten import Unsupported
+from ferrum.graphs.frontend.aten_complex import COMPLEX, is_complex
 from ferrum.graphs.frontend.aten_table import IGNORED, NEAREST, TABLE
 from ferrum.graphs.frontend.sizes import NoSize, size_of
 from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
 from ferrum.graphs.op_spec import OpFault
 from ferrum.graphs.rewrite import Scope, live
 
-MAX_CONSTANT = 1 << 16  # elements; larger tables belong into the checkpoint
+MAX_CONSTANT = 1 << 22  # elements: a mask of 2,048 places; larger tables belong into the checkpoint
 TRACE_SHAPE = (2, 8)  # sizes of batch and seq while tracing; any two different numbers above 1
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 DTYPES = {torch.int64: "i64", torch.int32: "i32", torch.bool: "bool"}
@@ -98,7 +99,8 @@ def import_program(
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """torch's own decompositions of the ops that the table lacks."""
-    return {op: function for op, function in torch.export.default_decompositions().items() if str(op) not in TABLE}
+    known = {*TABLE, *COMPLEX}
+    return {op: function for op, function in torch.export.default_decompositions().items() if str(op) not in known}
 
 
 def is_empty(node: fx.Node) -> bool:
@@ -229,9 +231,7 @@ class Importer:
                 try:
                     found = self.checkpoint_name(name)
                 except KeyError:
-                    raise Unsupported(
-                        f"parameter {target} without a checkpoint name", "a line in the family's record"
-                    ) from None
+                    raise Unsupported(f"parameter {target} without a checkpoint name", "a line in the family's record") from None
                 if not isinstance(found, str):
                     self.names[node] = self.scope.add_param(Param(Value(name, "f32", shape), found))
                     return
@@ -245,6 +245,9 @@ class Importer:
             raise Unsupported(f"buffer {target} of {data.size} elements", f"at most {MAX_CONSTANT}, or computed in forward()")
         if data.shape != shape:
             raise Unsupported(f"buffer {target} of {list(shape)}, but constants() gives {list(data.shape)}", "one shape")
+        if data.size > 1 and (data == data.flat[0]).all():
+            self.names[node] = self.constant(float(data.flat[0]), shape, self.dtype(node))
+            return
         self.names[node] = self.scope.add_param(Param(Value(target, self.dtype(node), shape), Constant(data)))
 
     def buffer(self, target: str) -> np.ndarray[Any, Any] | None:
@@ -258,11 +261,12 @@ class Importer:
 
     def call(self, node: fx.Node) -> None:
         target = self.target(node)
-        handler = TABLE.get(target)
+        pairs = is_complex(node) or any(map(is_complex, node.all_input_nodes))
+        handler = (COMPLEX if pairs else TABLE).get(target)
         plain = target.split(".")[1] if target.count(".") >= 1 else target
         if handler is None:
-            close = difflib.get_close_matches(target, TABLE, 1, 0.75)
-            raise Unsupported(target, NEAREST.get(plain, close[0] if close else ""))
+            close = difflib.get_close_matches(target, TABLE, 1, 0.75) if not pairs else []
+            raise Unsupported(f"{target} of complex numbers" if pairs else target, NEAREST.get(plain, close[0] if close else ""))
         origin = " ".join(part for part in (self.module_path(node), self.source_line(node)) if part)
         self.scope.root = Node(plain, (), (Value(plain, "f32", ()),), {}, origin)
         self.names[node] = result = handler(self, node)
@@ -315,7 +319,7 @@ class Importer:
         return self.dtype_of(node.meta["val"])
 
     def dtype_of(self, value: Any) -> str:
-        if value.dtype.is_floating_point:
+        if value.dtype.is_floating_point or value.dtype.is_complex:
             return "f32"
         if value.dtype not in DTYPES:
             raise Unsupported(f"a tensor of {value.dtype}", "float32, int64 or bool")
@@ -329,7 +333,8 @@ class Importer:
         return self.shape_of(node.meta["val"])
 
     def shape_of(self, value: Any) -> Shape:
-        return tuple(self.dim(d) for d in value.shape)
+        pair = (2,) if value.dtype.is_complex else ()
+        return (*(self.dim(d) for d in value.shape), *pair)
 
     def dim(self, dim: Any) -> Dim:
         if isinstance(dim, int):

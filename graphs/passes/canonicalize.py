@@ -91,6 +91,11 @@ def counted(s: Scope, m: Match) -> str:
     return s.emit("expand", wide, shape=shape)
 
 
+def all_alike(s: Scope, m: Match) -> str:
+    """Wherever one looks in a constant of one number, there it is."""
+    return s.emit("full", shape=s.shape(m["root"]), dtype=s.types[m["root"]].dtype, value=s.number(m["c"]))
+
+
 def keep_axis(s: Scope, m: Match) -> str | None:
     if s.attr(m["root"], "keepdim"):
         return None
@@ -126,6 +131,7 @@ ARITHMETIC: Rules = (
     (P("mul", P("neg", "x"), "y"), lambda s, m: s.emit("neg", s.emit("mul", m["x"], m["y"]))),
     (P("mul_scalar", P("sum", "x", bind="sum")), mean_from_sum),
     (P("cumsum", P("full", bind="c")), counted),
+    *((P(op, P("full", bind="c"), "at"), all_alike) for op in ("take", "gather")),
     (P("mean", "x"), keep_axis),
     (P("sum", "x"), keep_axis),
     (P("cast", "x"), drop_cast),

@@ -34,6 +34,14 @@ def conv(x: Tensor, groups: int, **options: int) -> Tensor:
     return F.conv1d(x.reshape(-1, 2, 6), weight, groups=groups, **options).reshape(*x.shape[:2], -1)  # type: ignore[call-overload, no-any-return]
 
 
+def turned(x: Tensor) -> Tensor:
+    """Pairs as complex numbers, turned by their place, doubled, and multiplied by themselves."""
+    angle = torch.arange(x.shape[1])[:, None] * torch.linspace(0.1, 1, WIDTH // 2, dtype=x.dtype)
+    table = torch.polar(torch.full_like(angle, 0.5), angle).unsqueeze(0)
+    y = torch.view_as_complex(x.reshape(*x.shape[:-1], WIDTH // 2, 2)) * table * 2.0
+    return torch.view_as_real(y * y).flatten(2)
+
+
 def heads(x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:2], 3, 4)
 
@@ -95,6 +103,7 @@ CASES: Mapping[str, Mapping[str, Case]] = {
         "scatter": lambda x: x.scatter(-1, places(x[..., :1], WIDTH), x[..., 1:2]),
         "scatter of one": lambda x: torch.zeros_like(x).scatter(-1, x.topk(3).indices, 1.0),
         "scatter_add": lambda x: x.scatter_add(-1, places(x, WIDTH), x), "index": lambda x: x[..., torch.tensor([3, 3, 0])],
+        "index from the end": lambda x: torch.cat([x[..., [-2]], x[..., [1, 2, 3]], x[..., [-1, 0]]], -1),
         "index of two": lambda x: x.reshape(*x.shape[:2], 3, 4)[:, :, torch.tensor([2, 0]), torch.tensor([1, 3])],
         "index_select": lambda x: x.index_select(-1, torch.tensor([5, 1])), "flip": lambda x: x.flip(-1),
         "rows": lambda x: torch.linspace(0, 1, 30, dtype=x.dtype).reshape(10, 3)[places(x, 10)].flatten(2),
@@ -113,7 +122,7 @@ CASES: Mapping[str, Mapping[str, Case]] = {
         "matmul of a vector": lambda x: (x @ weights(x, WIDTH))[..., None],
         "baddbmm": baddbmm,
         "conv": lambda x: conv(x, 1), "conv of groups": lambda x: conv(x, 2, padding=2, stride=2),
-        "dilated": lambda x: conv(x, 1, dilation=2),
+        "dilated": lambda x: conv(x, 1, dilation=2), "complex": turned,
     },
 }  # fmt: skip
 
