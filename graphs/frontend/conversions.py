@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ferrum.graphs.expressions.expression import Expr, Stack, Tensor, cat, permute
+from ferrum.graphs.expressions.expression import Expr, Stack, Tensor, cat, permute, rows
 from ferrum.graphs.findings import Finding, UnsupportedOps
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -37,10 +37,20 @@ def transposed(operation: Any, parts: Parts) -> Parts:
     return {pattern: [turn(tensor) for tensor in tensors] for pattern, tensors in parts.items()}
 
 
+def taken_apart(operation: Any, parts: Parts) -> Parts:
+    """Rows 0, 2, 4 … before rows 1, 3, 5 …"""
+    ((pattern, (tensor,)),) = parts.items()
+    size = tensor.type.shape[operation.dim]
+    if operation.inverse or size % 2:
+        raise NotImplementedError
+    return {pattern: [cat([rows(tensor, operation.dim, first, size, 2) for first in (0, 1)], operation.dim)]}
+
+
 OPERATIONS: Mapping[str, Callable[[Any, Parts], Parts]] = {
     "MergeModulelist": stacked,
     "Concatenate": joined,
     "Transpose": transposed,
+    "Interleave": taken_apart,
 }
 
 
@@ -61,7 +71,7 @@ def parameter_sources(model: Any, shapes: Shapes) -> dict[str, Expr]:
     converters = [rule for rule in rules if isinstance(rule, loading.WeightConverter)]
     renamings = [rule for rule in rules if not isinstance(rule, loading.WeightConverter)]
     by_pattern = {pattern: rule for rule in converters for pattern in rule.source_patterns}
-    known = {name: parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+    known = model.state_dict()
     found: dict[str, Expr] = {}
     grouped: dict[str, Parts] = {}
     for name in sorted(shapes, key=natural):
@@ -71,17 +81,32 @@ def parameter_sources(model: Any, shapes: Shapes) -> dict[str, Expr]:
         else:
             grouped.setdefault(target, {}).setdefault(pattern, []).append(Tensor(name, shapes[name]))
     for target, parts in grouped.items():
-        found[target] = converted(by_pattern[next(iter(parts))], parts)
+        rule = by_pattern[next(iter(parts))]
+        names = [target.replace(rule.target_patterns[0], other) for other in rule.target_patterns]
+        found.update(zip(names, converted(rule, parts), strict=True))
     return found
 
 
-def converted(rule: Any, parts: Parts) -> Expr:
+def converted(rule: Any, parts: Parts) -> list[Expr]:
+    """What each of the rule's targets is of the tensors. Raises ``UnsupportedOps``."""
     parts = {pattern: parts[pattern] for pattern in rule.source_patterns if pattern in parts}
-    for operation in rule.operations:
+    *operations, last = rule.operations
+    split = type(last).__name__ == "Chunk"
+    for operation in operations if split else rule.operations:
         name = type(operation).__name__
         try:
             parts = OPERATIONS[name](operation, parts)
         except (KeyError, NotImplementedError):
-            raise UnsupportedOps([Finding(f"weights that are converted by {name}", "", "checkpoint", "")], "weights") from None
+            raise unconverted(name) from None
+    if [len(tensors) for tensors in parts.values()] != [1]:
+        raise unconverted("several tensors to one")
     ((source,),) = parts.values()
-    return source
+    count, size = len(rule.target_patterns), source.type.shape[last.dim] if split else 1
+    if (count > 1) != split or (split and (last.num_shards_attribute is not None or size % count)):
+        raise unconverted(type(last).__name__)
+    step = size // count
+    return [rows(source, last.dim, i * step, (i + 1) * step) for i in range(count)] if split else [source]
+
+
+def unconverted(how: str) -> UnsupportedOps:
+    return UnsupportedOps([Finding(f"weights that are converted by {how}", "", "checkpoint", "")], "weights")

@@ -85,6 +85,7 @@ class Mask:
     """Which keys a query sees, instead of a tensor that says so for each pair.
 
     Code that computes attention itself takes it for that tensor, and gets one: 0 where a query sees a key, else the least number.
+    ``fault``: why it has no such form. Models make masks that none of their layers uses, so only a use of it is refused.
     """
 
     causal: bool
@@ -92,14 +93,23 @@ class Mask:
     sizes: tuple[Any, Any] = (0, 0)
     dtype: torch.dtype = torch.float32
     device: object = None
+    fault: str = ""
+    batch: Any = 1
+
+    def judged(self) -> Mask:
+        """The mask itself. Raises ``Untraced`` if it has a fault."""
+        if self.fault:
+            raise Untraced(self.fault)
+        return self
 
     def tensor(self) -> Tensor:
+        self.judged()
         query, key = (torch.arange(size, device=self.device) for size in self.sizes)
         distance = query[:, None] - key
         seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
         if self.window:
             seen = seen & (distance.abs() < self.window)
-        return torch.where(seen, 0.0, torch.finfo(self.dtype).min)[None, None]
+        return torch.where(seen, 0.0, torch.finfo(self.dtype).min)[None, None].expand(self.batch, 1, *self.sizes)
 
     @classmethod
     def __torch_function__(cls, function: Any, _: object, args: Any = (), kwargs: Any = None) -> Any:
@@ -119,6 +129,9 @@ class Mask:
 
     def __mul__(self, other: Any) -> Tensor:
         return self.tensor() * other
+
+    def __lt__(self, other: Any) -> Tensor:
+        return self.tensor() < other
 
 
 class Places(np.ndarray[Any, Any]):
@@ -169,13 +182,17 @@ def mask_function(
     attention_mask: Tensor | None = None,
     dtype: torch.dtype = torch.float32,
     device: object = None,
+    batch_size: Any = 1,
     **_: object,
 ) -> Mask:
     """``transformers``' signature."""
     if attention_mask is not None:
         raise Untraced("a mask of padding")
-    found = mask_of(mask_function)
-    return Mask(found.causal, found.window, (q_length, kv_length), dtype, device)
+    try:
+        found = mask_of(mask_function)
+    except Untraced as fault:
+        return Mask(True, 0, fault=str(fault))
+    return Mask(found.causal, found.window, (q_length, kv_length), dtype, device, batch=batch_size)
 
 
 def attention_function(
@@ -198,7 +215,7 @@ def attention_function(
     mask = Mask(bool(getattr(module, "is_causal", True) if causal is None else causal), 0)
     bias = position_bias
     if isinstance(attention_mask, Mask):
-        mask = attention_mask
+        mask = attention_mask.judged()
     elif attention_mask is not None:
         mask = Mask(False, 0)
         added = added_mask(attention_mask, query.dtype)
@@ -238,6 +255,11 @@ def expert_product(experts: Any, rows: Tensor, name: str, group: Tensor) -> Tens
     return out + getattr(experts, f"{name}_bias")[group] if experts.has_bias else out
 
 
+def number_tensor(tensor: Callable[..., Tensor], data: Any, **how: Any) -> Tensor:
+    """``torch.tensor``, of which one number is an op of the trace: as a constant on the meta device it would be lost."""
+    return torch.full((), data, **how) if isinstance(data, bool | int | float) else tensor(data, **how)
+
+
 @contextmanager
 def registered() -> Iterator[None]:
     """``transformers`` knows the functions of this file by ``NAME``; afterwards it does not."""
@@ -250,13 +272,14 @@ def registered() -> Iterator[None]:
         (masking_utils.ALL_MASK_ATTENTION_FUNCTIONS, mask_function),
         (ALL_EXPERTS_FUNCTIONS, experts_function),
     )
-    packed = masking_utils.find_packed_sequence_indices
+    packed, tensor = masking_utils.find_packed_sequence_indices, torch.tensor
     for interface, function in entered:
         interface.register(NAME, function)
     masking_utils.find_packed_sequence_indices = lambda *_, **__: None  # one sequence is one row here
+    torch.tensor = lambda data, **how: number_tensor(tensor, data, **how)
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = packed
+        masking_utils.find_packed_sequence_indices, torch.tensor = packed, tensor
         for interface, _ in entered:
             type(interface)._global_mapping.pop(NAME, None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -20,8 +20,9 @@ from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.conversions import parameter_sources
 from ferrum.graphs.frontend.registered import NAME, Untraced, registered
 from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program
-from ferrum.graphs.ir import Graph
+from ferrum.graphs.ir import Graph, Node
 from ferrum.graphs.models.traced_config import TracedConfig
+from ferrum.graphs.rewrite import live
 from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.graphs.weights.heads import differ
 from ferrum.graphs.weights.opened import open_checkpoint
@@ -50,6 +51,7 @@ def trace_folder(config: TracedConfig, folder: Path, name: str) -> Graph:
             twin = sources.get(other)
             if twin is not None and _differ(checkpoint, sources.setdefault(first, twin), twin):
                 model = empty_model(replace(config, values={**config.values, "tie_word_embeddings": False}), name)
+    buffers_of_checkpoint(model, sources)
     constants = {key: buffer.detach().to(torch.float64).numpy() for key, buffer in model.named_buffers()}
     model.to("meta")
     return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), constants)
@@ -85,6 +87,17 @@ def empty_model(config: TracedConfig, name: str) -> nn.Module:
         raise FerrumError("config-unsupported", what, f"model {name}", "check config.json") from error
 
 
+def buffers_of_checkpoint(model: nn.Module, sources: Container[str]) -> None:
+    """What a checkpoint holds is a parameter, whatever the module calls it: a router's correction, say. Others are constants."""
+    for path, module in model.named_modules():
+        for name, buffer in list(module._buffers.items()):
+            if buffer is None or not buffer.is_floating_point() or name in module._non_persistent_buffers_set:
+                continue
+            if f"{path}.{name}".lstrip(".") in sources:
+                del module._buffers[name]
+                module.register_parameter(name, nn.Parameter(buffer.to("meta"), requires_grad=False))
+
+
 @contextmanager
 def parameters_on_meta() -> Iterator[None]:
     """Parameters that modules register take no memory; buffers are computed as always."""
@@ -118,7 +131,26 @@ def trace_module(
         plain = parameter.removeprefix(PREFIX)
         return plain if checkpoint_name is None else checkpoint_name(plain)
 
-    return import_program(program, name, own, {PREFIX + key: value for key, value in (constants or {}).items()}, tied)
+    given = {PREFIX + key: value for key, value in (constants or {}).items()}
+    pad = getattr(getattr(model, "config", None), "pad_token_id", None)
+    return without_padding(import_program(program, name, own, given, tied), pad)
+
+
+def without_padding(graph: Graph, pad: object) -> Graph:
+    """``graph`` where no token is padding: some models number those that are not, and rows here have no others."""
+    numbers = {node.output.name for node in graph.nodes if node.op == "full" and node.attrs["value"] == pad}
+    every: dict[str, Any] = {"value": 1.0}
+    ones: set[str] = set()
+
+    def judged(node: Node) -> Node:
+        of_tokens = node.op == "ne" and "tokens" in node.inputs and bool(numbers.intersection(node.inputs))
+        if not of_tokens and not (node.op == "cast" and node.inputs[0] in ones):
+            return node
+        ones.add(node.output.name)
+        return Node("full", (), node.outputs, every, node.origin)
+
+    nodes, used = live([judged(node) for node in graph.nodes], graph.outputs)
+    return replace(graph, nodes=tuple(nodes), params=tuple(p for p in graph.params if p.name in used))
 
 
 def exported(module: nn.Module, name: str) -> ExportedProgram:

@@ -61,6 +61,14 @@ def test_other_masks_are_refused(function: object) -> None:
         mask_of(function)  # type: ignore[arg-type]
 
 
+def test_a_mask_that_no_layer_uses_is_no_fault() -> None:
+    """Qwen2-MoE makes one of a window of no tokens."""
+    never = registered.mask_function(q_length=4, kv_length=4, mask_function=lambda batch, head, query, key: key > query)
+    for use in (never.judged, never.tensor, lambda: never + 1):
+        with pytest.raises(Untraced, match="neither causal nor a window"):
+            use()
+
+
 class Odd(torch.nn.Module):
     """A model whose attention asks for what no node stands for."""
 

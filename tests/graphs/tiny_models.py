@@ -33,16 +33,23 @@ def tiny_config(kind: str) -> Any:
 
 
 def tiny_model(kind: str, seed: int = 0) -> torch.nn.Module:
-    """With weights that are far enough from their initial values to tell one from another."""
+    return random_model(tiny_config(kind), seed)
+
+
+def random_model(config: Any, seed: int = 0) -> torch.nn.Module:
+    """With weights that are far enough from their initial values to tell one from another; buffers of a checkpoint as well."""
     torch.manual_seed(seed)
-    config = tiny_config(kind)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    held = model.state_dict()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name or parameter.ndim < 2:
                 parameter.add_(torch.randn_like(parameter) * 0.1)
             else:
                 parameter.copy_(torch.randn_like(parameter) * 0.15)
+        for name, buffer in model.named_buffers():
+            if name in held and buffer.is_floating_point():
+                buffer.add_(torch.randn_like(buffer) * 0.1)
     return model
 
 

@@ -32,7 +32,8 @@ from ferrum.pack.reader import read_manifest
 from tests.graphs.tiny_models import tiny_model
 
 TOKENS = [[3, 1, 4, 15, 9, 26, 5, 35, 8]]
-FOLDERS = ["mixtral", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("gemma2", "gpt_oss", "qwen3_moe", "gpt2"))]
+LONG = ("gemma2", "gpt_oss", "qwen3_moe", "gpt2")
+FOLDERS = ["mixtral", "dots1", *(pytest.param(kind, marks=pytest.mark.slow) for kind in LONG)]
 
 
 def saved(kind: str, folder: Path) -> tuple[Path, np.ndarray]:
