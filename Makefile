@@ -10,7 +10,7 @@ GPU ?= cuda-sm90
 GPU_PYTHON ?= 3.12
 GPU_PACKAGES ?=
 
-.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu prepare-gpu kernel-diff soak clients outside clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu prepare-gpu kernel-diff soak coverage clients outside clean
 
 setup: $(READY)
 
@@ -70,6 +70,11 @@ prepare-gpu: $(READY)
 # generated kernels beside the stored rendering, or beside those of a revision: make kernel-diff AGAINST=REV; about a minute
 kernel-diff: $(READY)
 	@$(BIN)/python -m tests.kernel_diff $(if $(AGAINST),--against $(AGAINST))
+
+# every causal language model that transformers knows, as a tiny random pack beside transformers itself: docs/models.md; the first time
+# takes an hour, later ones what changed. COVERAGE="--only 'gpt.*'" or "--result fault" tries some, "--keep" only what was never tried
+coverage: $(READY)
+	$(BIN)/python -m tests.coverage.run $(COVERAGE)
 
 # an environment for each client under build/clients, then their programs against two servers; the table is docs/clients.md.
 # CLIENT="'openai 2.8' litellm" tries some and writes nothing
