@@ -128,7 +128,8 @@ class SamplePeaks(GpuSampling):
             for r in range(rows):
                 expected = adjust_row(row.logits[r], row.step, r)
                 same = same and np.array_equal(found[r, 0], peaks_of(adjusted[r] if r else expected, self.chunk))
-                same = same and bool(not r or np.allclose(adjusted[r], expected, rtol=1e-6))
+                # a bias may cancel most of a logit, of whose last digit more is left then
+                same = same and bool(not r or np.allclose(adjusted[r], expected, rtol=1e-6, atol=2e-6))
             return exact(same)
 
         return Case({"value:0": row.logits} | row.inputs(_ADJUST), counts(rows, samples=rows), judge, "samples")
