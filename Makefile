@@ -43,7 +43,7 @@ soak: $(READY)
 	KILL_POINTS=200 $(BIN)/python -m pytest -q tests/codegen/test_driver.py -k kill --timeout=3600
 	MUTANTS=34000 $(BIN)/python -m pytest -q tests/graphs/test_weights.py tests/gguf/test_file.py tests/text/test_tokenizer_mutants.py -k mutants --timeout=3600
 	CUT_REQUESTS=500 $(BIN)/python -m pytest -q tests/engine/test_kv_cuts.py --timeout=3600
-	OVERLOAD_SECONDS=5 $(BIN)/python -m pytest -q tests/server/test_overload.py tests/server/test_loop.py tests/text/test_chat_template.py tests/structured/test_hostile.py
+	$(BIN)/python -m pytest -q tests/server/soak_overload.py tests/server/soak_loop.py tests/text/test_chat_template.py tests/structured/test_hostile.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -6,24 +6,19 @@ process now and then, so a request has a number of tries and the best counts.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.server.hostile import CHAT, HOSTILE, MEGABYTE, chat
-from tests.structured.test_hostile import HOSTILE as GRAMMARS
-from tests.structured.test_hostile import LATE
 
 LONGEST_MS = 50.0
 TRIES = 8
 ROOT = Path(__file__).parents[2]
-LARGEST = int(os.environ.get("HOSTILE_BYTES", 8 * MEGABYTE - 1024))
 
 
 class Watched:
@@ -81,22 +76,3 @@ def check(server: Watched, path: str, body: bytes) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_the_loop_goes_on(watched: Watched, name: str) -> None:
     check(watched, *HOSTILE[name](MEGABYTE // 2))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", HOSTILE)
-def test_the_loop_goes_on_beside_the_largest_bodies(watched: Watched, name: str) -> None:
-    check(watched, *HOSTILE[name](LARGEST))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", sorted({**GRAMMARS, **LATE}))
-def test_the_loop_goes_on_beside_hostile_grammars(watched: Watched, name: str) -> None:
-    check(watched, CHAT, chat(**asked({**GRAMMARS, **LATE}[name])))
-
-
-def asked(wish: Any) -> dict[str, Any]:
-    """The fields of a chat that ask for ``wish``."""
-    if wish.json is not None:
-        return {"response_format": {"type": "json_schema", "json_schema": {"schema": wish.json}}}
-    return {"regex": wish.regex} if wish.regex is not None else {"grammar": wish.grammar}
