@@ -30,7 +30,8 @@ os.environ["HF_HOME"] = str(RUN_FOLDER / "hub")
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if not hasattr(session.config, "workerinput"):
-        testrun = getattr(session.config, "_ferrum_testrun", None) or RUN_ID
+        # never the id of the environment: a run inside a test would take away the folder of the run around it
+        testrun = getattr(session.config, "_ferrum_testrun", None) or str(os.getpid())
         shutil.rmtree(Path(tempfile.gettempdir()) / f"ferrum-tests-{testrun}", ignore_errors=True)
 
 
