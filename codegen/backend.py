@@ -46,13 +46,14 @@ class Backend:
     quant: str
     kv_dtype: str
     tuned: Mapping[str, Blocking] = field(default_factory=dict)
+    activations: str = "auto"
 
     @property
     def suffix(self) -> str:
         return SUFFIXES[self.target.device]
 
     def policy(self) -> LayoutPolicy:
-        return TargetPolicy(self.target, self.quant, self.tuned)
+        return TargetPolicy(self.target, self.quant, self.tuned, self.activations)
 
     def select(self, graph: Graph) -> list[Call]:
         return select(graph, self.target, self.kv_dtype, self.tuned)
@@ -80,13 +81,18 @@ class Backend:
         return Code(members, name if isinstance(self.target, Target) else LAUNCHES_NAME, version)
 
 
-def backend_of(target: Target | GpuTarget, quant: str, kv_dtype: str, tuned: Mapping[str, Blocking]) -> Backend:
-    """Raises FerrumError for a format of weights or of the cache that the target has no kernels for."""
+def backend_of(
+    target: Target | GpuTarget, quant: str, kv_dtype: str, tuned: Mapping[str, Blocking], activations: str = "auto"
+) -> Backend:
+    """Raises FerrumError for a format of weights, activations or the cache that the target has no kernels for."""
     if isinstance(target, Target):
         if quant == "fp8":
             what = f"{target.name} has no kernels for weights in fp8"
             raise FerrumError("bad-option", what, "--quant", "use int8, or a cuda or metal target")
-        return Backend(target, quant, kv_dtype, tuned)
+        return Backend(target, quant, kv_dtype, tuned, activations)
+    if activations == "f32" and quant != "f32":
+        what = f"{target.name} multiplies matrices with activations in bf16 only"
+        raise FerrumError("bad-option", what, "--activations", "leave it out, or use a cpu target")
     if kv_dtype not in ("bf16", "f32"):
         what = f"{target.name} has no kernels for a cache in {kv_dtype}"
         raise FerrumError("bad-option", what, "--kv-dtype", "leave it out, or use bf16")

@@ -49,7 +49,7 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
         raise FerrumError("bad-option", what, "-o, --stop-after, --start-from", "compile for one target at a time")
     first, end = _span(options)
     for target in targets:  # what a target lacks is told before tracing
-        backend_of(target, options.quant, options.kv, {})
+        backend_of(target, options.quant, options.kv, {}, options.activations)
     job = open_job(replace(options, target=targets[0].name), progress or (lambda stage, done, total: None))
     with ExitStack() as cleanup:
         pool = cleanup.enter_context(ThreadPoolExecutor(options.jobs or os.cpu_count() or 1))

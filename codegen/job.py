@@ -35,7 +35,7 @@ class Job:
 
     @property
     def backend(self) -> Backend:
-        return backend_of(self.target, self.options.quant, self.options.kv, self.tuned)
+        return backend_of(self.target, self.options.quant, self.options.kv, self.tuned, self.options.activations)
 
     @property
     def name(self) -> str:
@@ -45,6 +45,7 @@ class Job:
     def output(self) -> Path:
         quant = "" if self.options.quant in ("keep", "none") else f".{self.options.quant}"
         quant += f".kv-{self.options.kv_dtype}" if self.options.kv_dtype else ""
+        quant += ".act-f32" if self.options.activations == "f32" else ""
         return self.options.output or Path(f"{self.name}.{self.target.name}{quant}.fpk")
 
     @property

@@ -198,6 +198,7 @@ def make_manifest(
         "max_model_len": str(model.max_model_len),
         "kv_dtype": options.kv,
         **({"traced_by": traced_by} if traced_by else {}),
+        **({} if options.activations == "auto" else {"activations": options.activations}),
         **({} if options.fuse else {"fuse": "no"}),
     }
     return Manifest(

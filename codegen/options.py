@@ -8,6 +8,7 @@ from pathlib import Path
 from ferrum.errors import FerrumError
 
 KV_DTYPES = ("bf16", "int8", "f32")
+ACTIVATIONS = ("auto", "f32")
 QUANTS = ("keep", "none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 
 
@@ -17,7 +18,8 @@ class CompileOptions:
 
     ``quant``: ``keep`` stores what a checkpoint has quantized as it is, where the target has a format for it, and all else, as
     ``none`` does everything, in bfloat16; ``fp8`` exists on GPUs only. ``kv_dtype`` is the cache's format; empty takes bf16, or
-    f32 with f32 weights.
+    f32 with f32 weights. ``activations``: what products on CPUs read; ``auto`` rounds them to what the instructions for the
+    weights take (8 bits beside integers), ``f32`` does not and is slower.
     ``start_from`` names a stage whose dumped input is read from ``dump_dir``; ``stop_after`` names the last stage to run.
     ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first. Without ``fuse`` stages that
     only make things faster are left out.
@@ -28,6 +30,7 @@ class CompileOptions:
     quant: str = "keep"
     max_model_len: int = 0
     kv_dtype: str = ""
+    activations: str = "auto"
     output: Path | None = None
     dump_dir: Path | None = None
     stop_after: str = ""
@@ -47,6 +50,9 @@ class CompileOptions:
         if self.kv_dtype and self.kv_dtype not in KV_DTYPES:
             what = f"no format of the KV cache is called {self.kv_dtype!r}"
             raise FerrumError("bad-option", what, "--kv-dtype", "use one of " + ", ".join(KV_DTYPES))
+        if self.activations not in ACTIVATIONS:
+            what = f"no format of activations is called {self.activations!r}"
+            raise FerrumError("bad-option", what, "--activations", "use one of " + ", ".join(ACTIVATIONS))
         if self.max_model_len < 0:
             raise FerrumError("bad-option", "a context length cannot be negative", "--max-model-len", "give 1 or more tokens")
 

@@ -100,7 +100,7 @@ class Packing:
         reference = shared.references.get(self.contract) or make_reference(
             graph,
             self._stored_weights(),
-            tolerance(options.quant, options.kv),
+            tolerance("f32" if options.activations == "f32" else options.quant, options.kv),
             self.plan.vocab_size,
             parameters,
             self.job.max_model_len,

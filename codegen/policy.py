@@ -25,19 +25,21 @@ class TargetPolicy:
     """Formats by role: 4-bit packs keep the head (and a tied embedding) at more bits, where errors cost most.
 
     ``quant`` "keep": blocks of the checkpoint whose codes and scales a format of the target holds exactly stay as they are,
-    all else is bf16.
+    all else is bf16. ``activations`` "f32": products on CPUs read them unrounded.
     """
 
     target: Target | GpuTarget
     quant: str
     tuned: Mapping[str, Blocking] = field(default_factory=dict)
+    activations: str = "auto"
 
     def matrix(self, role: str, n: int, k: int, halves: int, blocked: Blocked | None) -> Choice:
         cpu = self.target if isinstance(self.target, Target) else None
         fmt = self.exact(blocked) or self._chosen(role, k)
         if cpu:
             tiles = blocking(cpu, fmt, self.tuned).tiles
-            return Choice(fmt.name, TiledLayout(n, k, fmt, cpu.lanes, tiles, halves).name, act_for(fmt, k, cpu.has_bf16_dot).name)
+            act = act_for(fmt, k, cpu.has_bf16_dot, self.activations == "f32")
+            return Choice(fmt.name, TiledLayout(n, k, fmt, cpu.lanes, tiles, halves).name, act.name)
         return Choice(fmt.name, RowLayout(n, k, fmt, halves).name, "f32" if fmt.kind == "f32" else "bf16")
 
     def exact(self, blocked: Blocked | None) -> Format | None:

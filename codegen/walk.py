@@ -78,6 +78,7 @@ class Walk:
         self.views: dict[str, View] = {}
         self.places: dict[str, str] = {}
         self.users = self.graph.users()
+        self.acts = {n.output.name: parse_act(str(n.attrs["act"])) for n in self.graph.nodes if n.op == "quantize"}
         self.kept = kept_by_layer(self.graph)
         self.calls: list[Call] = []
         self.fused: set[str] = set()
@@ -138,6 +139,10 @@ class Walk:
     def row_bytes(self, act: ActFormat, k: int) -> int:
         """Bytes from one row of an activation to the next on the target."""
         return act.row_bytes(k) if isinstance(self.target, Target) else act.stride_bytes(k)
+
+    def read_as(self, name: str) -> ActFormat:
+        """The format of the rows that a product reads."""
+        return self.acts.get(name, ActFormat("f32"))
 
     def stored(self, node: Node) -> tuple[ActFormat, str]:
         """(format, value) that the node's kernel writes: what the only product that reads it wants, else float32."""

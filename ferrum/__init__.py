@@ -37,13 +37,14 @@ def compile(
     target: str = "cpu",
     quant: str = "keep",
     kv_dtype: str = "",
+    activations: str = "auto",
     output: str | Path | None = None,
     max_model_len: int = 0,
     prove: bool = True,
 ) -> Path:
     """Compile a model folder, an alias or ``org/name`` on the hub into a pack; returns its path.
 
-    ``target``, ``quant``, ``kv_dtype`` and ``max_model_len`` as in ``ferrum compile``. Raises FerrumError.
+    ``target``, ``quant``, ``kv_dtype``, ``activations`` and ``max_model_len`` as in ``ferrum compile``. Raises FerrumError.
     """
     from ferrum.codegen.driver import compile_model
     from ferrum.codegen.options import CompileOptions
@@ -58,6 +59,7 @@ def compile(
             target=target,
             quant=quant,
             kv_dtype=kv_dtype,
+            activations=activations,
             max_model_len=max_model_len,
             output=Path(output) if output else None,
             prove=prove,

@@ -108,6 +108,7 @@ class LLM:
         *,
         quant: str = "keep",
         kv_dtype: str = "",
+        activations: str = "auto",
         max_num_seqs: int = 16,
         max_num_batched_tokens: int = 512,
         max_prefill_chunk: int = 0,
@@ -122,7 +123,13 @@ class LLM:
         self._count = 0
         self._closed = False
         self._model = load_model(
-            resolve_pack(model, quant=quant, kv_dtype=kv_dtype, target=device if device in ("cuda", "metal") else "cpu"),
+            resolve_pack(
+                model,
+                quant=quant,
+                kv_dtype=kv_dtype,
+                activations=activations,
+                target=device if device in ("cuda", "metal") else "cpu",
+            ),
             device=device,
             trust=trust,
             device_options=DeviceOptions(

@@ -35,6 +35,7 @@ class PackRequest:
     quant: str = "keep"
     kv_dtype: str = ""
     max_model_len: int = 0
+    activations: str = "auto"
 
 
 def resolve_pack(
@@ -112,6 +113,7 @@ def pack_path(name: ModelName, source: Path, request: PackRequest) -> Path:
         "target": request.target,
         "quant": request.quant,
         "kv_dtype": request.kv_dtype,
+        "activations": request.activations,
         "max_model_len": request.max_model_len,
         "compiler": compiler_digest(),
     }
@@ -163,6 +165,7 @@ def _compile(name: ModelName, source: Path, request: PackRequest, path: Path, on
         "target": request.target,
         "quant": request.quant,
         "kv_dtype": request.kv_dtype,
+        "activations": request.activations,
         "max_model_len": request.max_model_len,
         "output": str(path),
         "revision": source.name if name.kind == "hub" else "",

@@ -60,12 +60,14 @@ def parse_act(name: str) -> ActFormat:
     return ActFormat(name)
 
 
-def act_for(weight: Format, k: int, bf16_dot: bool) -> ActFormat:
-    """The activation format of rows of ``k`` values that a weight format is multiplied with.
+def act_for(weight: Format, k: int, bf16_dot: bool, keep: bool = False) -> ActFormat:
+    """The activation format of rows of ``k`` values that a weight format is multiplied with; ``keep``: as they are, in float32.
 
     Without a dot product of bfloat16, floats stay wide; but rows of an odd ``k`` end in half a pair, and bfloat16 rows are
     padded for that.
     """
+    if keep:
+        return ActFormat("bf16" if weight.kind == "bf16" and k % 2 else "f32")
     if weight.group:
         return ActFormat("q8", weight.span(k), weight.byte_zero, weight.zeros or weight.mins)
     return ActFormat(weight.kind if bf16_dot or k % 2 else "f32")

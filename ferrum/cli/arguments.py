@@ -13,6 +13,7 @@ from ferrum.cli.progress import Progress, stage_progress
 
 QUANTS = ("keep", "none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 KV_DTYPES = ("bf16", "int8", "f32")
+ACTIVATIONS = ("auto", "f32")
 MODEL_HELP = "a pack, a folder, a .gguf file, an alias such as qwen3:0.6b, or org/name[@revision]"
 
 
@@ -29,6 +30,8 @@ def add_compile_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kv-dtype", default="", choices=KV_DTYPES, help="format of the KV cache (default bf16, or f32 with f32 weights)"
     )
+    activations = "what products on CPUs read: auto rounds it to what their instructions take, f32 does not (default auto)"
+    parser.add_argument("--activations", default="auto", choices=ACTIVATIONS, help=activations)
     parser.add_argument(
         "--max-model-len", type=non_negative, default=0, metavar="N", help="longest sequence in tokens (default: the model's)"
     )
@@ -61,7 +64,7 @@ def find_pack(args: argparse.Namespace, *, text: bool = True) -> Path:
         return name.path
     with progress_of(args) as progress:
         check = check_tokenizer if text else None
-        request = PackRequest(args.target, args.quant, args.kv_dtype, args.max_model_len)
+        request = PackRequest(args.target, args.quant, args.kv_dtype, args.max_model_len, args.activations)
         path = resolve_pack(args.model, request, on_file=progress, on_stage=progress, check=check)
     if args.verbose:
         print(f"pack: {path}", file=sys.stderr)

@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
             target=args.target,
             quant=args.quant,
             kv_dtype=args.kv_dtype,
+            activations=args.activations,
             max_model_len=args.max_model_len,
             output=Path(args.output) if args.output else None,
             dump_dir=Path(dump) if dump else None,

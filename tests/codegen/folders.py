@@ -34,10 +34,11 @@ def compile_folder(
     max_model_len: int = 0,
     output: Path | None = None,
     kv_dtype: str = "",
+    activations: str = "auto",
 ) -> Path:
     """Compile ``folder``; the graph is traced once and read from its dump afterwards."""
-    output = output or folder / f"{target}.{quant}{kv_dtype}.{max_model_len}.fpk"
-    base = CompileOptions(str(folder), target=target, quant=quant, kv_dtype=kv_dtype, max_model_len=max_model_len, prove=prove)
+    output = output or folder / f"{target}.{quant}{kv_dtype}{activations}.{max_model_len}.fpk"
+    base = CompileOptions(str(folder), target, quant, max_model_len, kv_dtype, activations, prove=prove)
     return compile_model(replace(base, dump_dir=traced(folder, max_model_len), start_from="layout", output=output))
 
 

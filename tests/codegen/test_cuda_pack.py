@@ -60,6 +60,13 @@ def test_cpus_refuse_8_bit_floats() -> None:
     assert str(caught.value) == "cpu-avx2 has no kernels for weights in fp8 · --quant · use int8, or a cuda or metal target"
 
 
+def test_gpus_refuse_activations_in_float32() -> None:
+    with pytest.raises(FerrumError) as caught:
+        compile_targets(CompileOptions(str(TINY), target="cuda-sm89", activations="f32"))
+    what = "cuda-sm89 multiplies matrices with activations in bf16 only · --activations · leave it out, or use a cpu target"
+    assert str(caught.value) == what
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quant", ("none", "f32", "int8", "int4a-g32"))
 def test_logits_of_a_batch(random_pack: RandomPack, quant: str) -> None:

@@ -59,11 +59,11 @@ class Product:
 
     def __init__(
         self, target: Target, n: int, k: int, name: str, *, halves: int = 1, bias: bool = False, residual: bool = False,
-        activation: str = "",
+        activation: str = "", keep: bool = False,
     ) -> None:  # fmt: skip
         layout = self.layout = layout_for(target, n, k, name, halves)
-        act = self.act = act_for(layout.format, k, target.has_bf16_dot)
-        block = blocking(target, layout.format, {})
+        act = self.act = act_for(layout.format, k, target.has_bf16_dot, keep)
+        block = blocking(target, layout.format, {}, act)
         self.quantize = Quantize(k, act)
         self.kernel = CpuLinear(n, k, layout, bias, residual, activation, act, block.rows, block.tiles, block.chunk_kib)
         rng = np.random.default_rng(n * 1000 + k)
@@ -102,20 +102,21 @@ def run_products(products: Sequence[Product], rows: int, target: Target) -> list
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
 def test_linear(target: Target) -> None:
-    """Products differ from the reference on the same rounded activations by summation order alone."""
+    """Products differ from the reference on the same activations, rounded or not, by summation order alone."""
     chance, products = Random(f"3 {target.name}"), []
-    for name in FORMATS:
+    for name, keep in [(name, keep) for name in FORMATS for keep in (False, True)]:
         activation = chance.choice(["", *GATES])
         halves = 2 if activation else 1
         n, k = chance.randint(1, 80) * halves, chance.randint(1, 300)
         bias, residual = chance.random() < 0.5, not activation and chance.random() < 0.5
-        products.append(Product(target, n, k, name, halves=halves, bias=bias, residual=residual, activation=activation))
+        options: dict[str, Any] = {"bias": bias, "residual": residual, "activation": activation, "keep": keep}
+        products.append(Product(target, n, k, name, halves=halves, **options))
     for rows in ROWS:
-        for product, got in zip(products, run_products(products, rows, target), strict=True):
-            error, scale = np.abs(got - (expected := product.expected(rows))), max(1.0, float(np.abs(expected).max()))
+        for each, got in zip(products, run_products(products, rows, target), strict=True):
+            error, scale = np.abs(got - (expected := each.expected(rows))), max(1.0, float(np.abs(expected).max()))
             # a value on the border of two levels may be rounded to either
-            assert error.max() <= (2e-2 if product.act.kind == "q8" else 2e-5) * scale, (product.kernel, rows)
-            assert np.median(error) <= 2e-5 * scale, (product.kernel, rows)
+            assert error.max() <= (2e-2 if each.act.kind == "q8" else 2e-5) * scale, (each.kernel, rows)
+            assert np.median(error) <= 2e-5 * scale, (each.kernel, rows)
 
 
 @pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)

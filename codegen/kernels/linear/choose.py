@@ -9,7 +9,7 @@ from ferrum.codegen.kernels.linear.large import LargeLinear
 from ferrum.codegen.kernels.linear.plain import PlainLinear
 from ferrum.codegen.kernels.linear.small import SmallLinear
 from ferrum.codegen.layouts import RowLayout, TiledLayout
-from ferrum.codegen.layouts.activations import ActFormat, act_for
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.tuned import blocking
 from ferrum.codegen.walk import Variant, Walk
@@ -27,8 +27,8 @@ def on_cpu(walk: Walk, node: Node) -> None:
     target, shape = walk.target, _shape(walk, node)
     layout = shape["weight"]
     assert isinstance(target, Target) and isinstance(layout, TiledLayout)
-    block = blocking(target, layout.format, walk.tuned)
-    act = act_for(layout.format, layout.k, target.has_bf16_dot)
+    act = walk.read_as(node.inputs[0])
+    block = blocking(target, layout.format, walk.tuned, act)
     kernel = CpuLinear(**shape, act=act, mr=block.rows, nr=block.tiles, chunk_kib=block.chunk_kib)
     _add(walk, node, (Variant(kernel),), 4 * kernel.n_out, node.output.name)
 

@@ -47,8 +47,17 @@ class CpuLinear(Linear, CpuKernel):
     chunk_kib: int = 16
 
     @property
+    def unpacked(self) -> str:
+        """What weights are unpacked to before many rows (below 8 bits) or any (beside float activations) are multiplied."""
+        if not self.weight.format.group:
+            return ""
+        return "floats" if self.act.kind == "f32" else "bytes" if self.weight.format.bits < 8 else ""
+
+    @property
     def _float_steps(self) -> int:
-        """K steps of a row of floats: values, or pairs of bfloat16."""
+        """K steps of a row of floats: values, or pairs of bfloat16; integers are not padded any more when they are floats."""
+        if self.unpacked:
+            return self.k
         return self.weight.padded_k // (2 if self.weight.format.kind == "bf16" else 1)
 
     @property
@@ -64,14 +73,14 @@ class CpuLinear(Linear, CpuKernel):
     @property
     def chunk(self) -> int:
         """Spans of a unit in one chunk, by the bytes of weights as they are multiplied."""
-        size = self.weight.unit_rows * (self.act.group or 4 * self.steps)
+        size = self.weight.unit_rows * (self.act.group or 4 * (self.weight.span or self.steps))
         return max(1, min(self.spans, (self.chunk_kib << 10) // size))
 
     @property
     def thread_bytes(self) -> int:
-        """Scratch for one chunk unpacked to bytes (formats below 8 bits, many rows)."""
-        packed = self.weight.format.group and self.weight.format.bits < 8
-        return self.chunk * self.act.group * self.weight.unit_rows if packed else 0
+        """Scratch for one chunk of unpacked weights."""
+        size = {"": 0, "bytes": 1, "floats": 4}[self.unpacked]
+        return size * self.chunk * self.weight.span * self.weight.unit_rows
 
     def context(self) -> dict[str, object]:
         pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
@@ -83,6 +92,7 @@ class CpuLinear(Linear, CpuKernel):
             "x_step": 8 if pair else 4,
             "spans": self.spans,
             "fetch_steps": self.act.group // 8 or self.steps,
+            "unpacked": self.unpacked,
             "span_bytes": self.weight.unit_bytes // self.spans,
             "chunk": self.chunk,
         }
@@ -93,7 +103,10 @@ class CpuLinear(Linear, CpuKernel):
 
     def why(self) -> str:
         rows = f"{self.mr} rows x {self.nr * self.weight.lanes} outputs in registers"
-        unpack = ", above that in chunks of K that stay in the first cache" + ("; unpacked once" if self.thread_bytes else "")
+        chunks = "chunks of K that stay in the first cache"
+        if self.unpacked == "floats":
+            return f"{self.weight.format.name} weights become float32 in {chunks}, up to {rows}: activations are not rounded"
+        unpack = f", above that in {chunks}" + ("; unpacked once" if self.thread_bytes else "")
         return (
             f"{self.weight.format.name} weights with {self.act.name} activations: 1 row streams the weights, up to {rows}{unpack}"
         )
