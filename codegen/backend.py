@@ -56,7 +56,7 @@ class Backend:
         return TargetPolicy(self.target, self.quant, self.tuned, self.activations)
 
     def select(self, graph: Graph) -> list[Call]:
-        return select(graph, self.target, self.kv_dtype, self.tuned)
+        return select(graph, self.target, self.kv_dtype, self.tuned, self.activations)
 
     def plan(self, graph: Graph, calls: list[Call]) -> Plan:
         return plan(graph, calls, self.target, self.kv_dtype)

@@ -68,11 +68,13 @@ def reads_views(node: Node) -> bool:
     return node.op in GENERIC or node.op == "embedding" or (node.op in NORMS and several_runs(node))
 
 
-def select(graph: Graph, target: Target | GpuTarget, kv_dtype: str, tuned: Mapping[str, Blocking]) -> list[Call]:
+def select(
+    graph: Graph, target: Target | GpuTarget, kv_dtype: str, tuned: Mapping[str, Blocking], activations: str = "auto"
+) -> list[Call]:
     """Kernel calls of a laid-out graph, in execution order. Raises ``UnsupportedOps`` where the device has no kernel."""
     if found := lacking(graph, target.device):
         raise UnsupportedOps(found, f"graph {graph.name} on {target.name}")
-    walk = Walk(graph, target, kv_dtype, tuned)
+    walk = Walk(graph, target, kv_dtype, tuned, activations)
     for node in graph.nodes:
         if node.output.name not in walk.fused:
             if not reads_views(node):

@@ -58,7 +58,7 @@ class Call:
 
 @dataclass
 class Walk:
-    """A laid-out graph on its way to calls. ``tuned``: blockings by format, as the layout was made for.
+    """A laid-out graph on its way to calls. ``tuned`` and ``activations``: as the layout was made for.
 
     ``views``: values that are not stored but lie in the rows of others; ``places``: the stored values that have their elements in
     order, where somebody wanted that; ``given``: arrays of the step.
@@ -68,6 +68,7 @@ class Walk:
     target: Target | GpuTarget
     kv_dtype: str
     tuned: Mapping[str, Blocking] = field(default_factory=dict)
+    activations: str = "auto"
 
     def __post_init__(self) -> None:
         types = self.graph.values()

@@ -52,8 +52,6 @@ def run(graph: Graph, policy: LayoutPolicy) -> Graph:
                 nodes.append(Node("quantize", (source,), (output,), {"act": act}, node.origin))
                 converted[source, act] = output.name
             node = replace(node, inputs=(converted[source, act], *node.inputs[1:]))
-        if node.op == "grouped_linear":  # which puts its rows in order, and converts them on the way
-            node = replace(node, attrs={**node.attrs, "act": choices[node.inputs[1]].act})
         nodes.append(node)
     return replace(graph, params=params, nodes=tuple(nodes))
 

@@ -16,7 +16,8 @@ import torch
 from ferrum import LLM, SamplingParams
 from ferrum.codegen.driver import check_model
 from ferrum.codegen.kernels.quantize import Quantize
-from ferrum.codegen.layouts.activations import parse_act
+from ferrum.codegen.layouts import parse_format
+from ferrum.codegen.layouts.activations import act_for, parse_act
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS
@@ -72,7 +73,9 @@ def test_quantized_experts_are_those_of_the_stored_weights(
     """The interpreter on the weights as they mean, its rows rounded as the kernels round them, if they do."""
 
     def grouped(run: Run, node: Node) -> Array:
-        act, name = str(node.attrs["act"]), node.inputs[0]
+        param = run.params[node.inputs[1]]
+        act = act_for(parse_format(param.format), param.shape[2], False, activations == "f32").name
+        name = node.inputs[0]
         whole = run.env[name]
         run.env[name] = rounded(whole, act)
         out = numpy_index.grouped_linear(run, node)

@@ -8,7 +8,7 @@ from ferrum.codegen.kernels.arrays import Operands, dense
 from ferrum.codegen.kernels.grouped_linear.bucket import Bucket, BucketRows, list_bytes
 from ferrum.codegen.kernels.grouped_linear.cpu import CpuGroupedLinear
 from ferrum.codegen.layouts import StackedLayout, TiledLayout, parse_layout
-from ferrum.codegen.layouts.activations import parse_act
+from ferrum.codegen.layouts.activations import act_for
 from ferrum.codegen.target import Target
 from ferrum.codegen.tuned import blocking
 from ferrum.codegen.views import row_dims, whole
@@ -22,7 +22,7 @@ def on_cpu(walk: Walk, node: Node) -> None:
     layout = parse_layout(param.layout, param.format, param.shape)
     assert isinstance(target, Target) and isinstance(layout, StackedLayout) and isinstance(layout.matrix, TiledLayout)
     matrix, times = layout.matrix, math.prod(row_dims(node.output.shape)[:-1])
-    act = parse_act(str(node.attrs["act"]))
+    act = act_for(matrix.format, matrix.k, target.has_bf16_dot, walk.activations == "f32")
     block = blocking(target, matrix.format, walk.tuned, act)
     listed = runs(walk, node, layout.count, times)
     x = walk.view(node.inputs[0])
