@@ -10,7 +10,7 @@ GPU ?= cuda-sm90
 GPU_PYTHON ?= 3.12
 GPU_PACKAGES ?=
 
-.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu prepare-gpu kernel-diff soak coverage clients outside clean
+.PHONY: setup test test-slow test-gpu lint demo docs bench-peers bench-gpu prepare-gpu kernel-diff soak coverage clients outside clean-root clean
 
 setup: $(READY)
 
@@ -87,6 +87,11 @@ outside: $(READY)
 	@test -n "$(LLAMA_CPP)$(VLLM)" || (echo 'give LLAMA_CPP=FOLDER or VLLM=FOLDER: a source distribution of llama-cpp-python or vllm, unpacked'; exit 2)
 	$(if $(LLAMA_CPP),$(BIN)/python -m tests.outside.run llama.cpp $(LLAMA_CPP) $(OUTSIDE))
 	$(if $(VLLM),$(BIN)/python -m tests.outside.run vllm $(VLLM) $(OUTSIDE))
+
+# the Dockerfile's steps without Docker, in a root that debootstrap made (tests/server/clean_root.py says how; needs root), and the
+# server there asked once: make clean-root ROOT=FOLDER PACK=FILE
+clean-root: $(READY)
+	$(BIN)/python -m tests.server.clean_root $(ROOT) $(PACK)
 
 # docs/cli.md is made from the parsers, the predictions in docs/targets.md from plans and machine code (a minute, if they changed)
 docs: $(READY)
