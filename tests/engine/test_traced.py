@@ -25,9 +25,13 @@ from tests.graphs.tiny_models import SMALL, tiny_model
 
 LENGTHS = (1, 7, 19, 12)
 STEPS = 8
-QUICK = ("gemma2",)
+CHUNKS = ((1, 128), (7, 128), (64, 14))
+QUICK = ("gemma2",)  # in all of them; the others in one each, and in all by ``make coverage``
 LONG = ("olmo2", "starcoder2", "phi3", "gpt_neox", "mixtral", "gpt2", "opt", "cohere", "gpt_oss", "qwen3_moe", "stablelm")
-ALL = [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in LONG)]
+ALL = [
+    *((kind, *chunk) for kind in QUICK for chunk in CHUNKS),
+    *(pytest.param(kind, *CHUNKS[i % len(CHUNKS)], marks=pytest.mark.slow) for i, kind in enumerate(LONG)),
+]
 
 
 def prompts() -> list[list[int]]:
@@ -59,8 +63,7 @@ def engine_of(kind: str, options: EngineOptions, num_blocks: int = 128) -> Engin
     return Engine(InterpreterExecutor(told(kind)[0], limits, window_blocks=128), options)
 
 
-@pytest.mark.parametrize(("chunk", "num_blocks"), [(1, 128), (7, 128), (64, 14)])
-@pytest.mark.parametrize("kind", ALL)  # one after the other: a type is traced once
+@pytest.mark.parametrize(("kind", "chunk", "num_blocks"), ALL)
 def test_chunks_batches_and_preemption_give_the_tokens_of_transformers(kind: str, chunk: int, num_blocks: int) -> None:
     engine = engine_of(kind, EngineOptions(max_prefill_chunk=chunk), num_blocks)
     for number, prompt in enumerate(prompts()):
