@@ -36,8 +36,8 @@ test-gpu: $(READY)
 
 # what make test tries a few hundred times, many thousand times
 soak: $(READY)
-	FORGED_MANIFESTS=10000 $(BIN)/python -m pytest -q tests/pack/test_forged.py
-	SCHEMAS=10000 $(BIN)/python -m pytest -q tests/structured/test_schemas.py
+	FORGED_MANIFESTS=10000 $(BIN)/python -m pytest -q tests/pack/test_forged.py --timeout=3600
+	SCHEMAS=10000 $(BIN)/python -m pytest -q tests/structured/test_schemas.py --timeout=3600
 	HOSTILE_REQUESTS=100000 $(BIN)/python -m pytest -q tests/server/test_fields.py -k hostile --timeout=3600
 	DISCONNECTS=1000 $(BIN)/python -m pytest -q tests/server/test_lifecycle.py -k leaving
 	KILL_POINTS=200 $(BIN)/python -m pytest -q tests/codegen/test_driver.py -k kill --timeout=3600
