@@ -61,7 +61,7 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
             _resume(work, STAGES[first - 1], first - 1)
         paths = [_run(work, range(first, min(end, _MACHINE)))]
         if work.checkpoint is not None:
-            match(refuse_external(work.graph), work.checkpoint)
+            match(refuse_external(work.graph), work.checkpoint, not job.traced)
             works = [work.on(job.on(target, apart=len(targets) > 1)) for target in targets]
             for numbers in (range(max(first, _MACHINE), min(end, _PACK)), range(_PACK, end)):
                 paths = [_run(each, numbers) for each in works] if numbers else paths
@@ -72,7 +72,7 @@ def check_model(options: CompileOptions) -> tuple[Finding, ...]:
     """Everything that keeps a model from being compiled, at once; empty when it can be."""
     job = open_job(options, lambda stage, done, total: None)
     with closing(open_checkpoint(job.folder)) as checkpoint:
-        return survey(lambda: trace(job), checkpoint, lambda graph: lacking(graph, job.target.device))
+        return survey(lambda: trace(job), checkpoint, lambda graph: lacking(graph, job.target.device), not job.traced)
 
 
 def _span(options: CompileOptions) -> tuple[int, int]:

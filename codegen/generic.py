@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ferrum.codegen.kernels import reduce, rope, softmax
+from ferrum.codegen.kernels import recur, reduce, rope, softmax
 from ferrum.codegen.kernels.arrays import conv, cumsum, gather, matmul, order, scatter, take
 from ferrum.codegen.kernels.grouped_linear import choose as grouped_linear
 from ferrum.codegen.kernels.map import choose as maps
@@ -20,6 +20,7 @@ GENERIC: Mapping[str, Choose] = {
     "map": maps.elements,
     "matmul": matmul.choose,
     "paged_attend": paged_attention.of_values,
+    "paged_recur": recur.choose,
     "rope": rope.choose,
     "scatter": scatter.choose,
     "scatter_add": scatter.choose,

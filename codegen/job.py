@@ -53,6 +53,11 @@ class Job:
         return self.config.max_model_len or self.config.max_position_embeddings
 
     @property
+    def traced(self) -> bool:
+        """Whether the model is another's module, which says itself what it reads."""
+        return isinstance(self.config, TracedConfig)
+
+    @property
     def dump_folder(self) -> Path:
         """Where stages leave their results when the user asks for dumps or stops after one."""
         return self.options.dump_dir or Path("build") / "dump" / self.name

@@ -11,9 +11,9 @@ from ferrum.graphs.ir import Graph
 @dataclass(frozen=True)
 class Kept:
     """The states of one attention: rows of ``heads`` x ``width`` keys and ``heads`` x ``value_width`` values. ``window`` 0: all
-    rows are kept.
+    rows are kept. With ``slot`` that of a recurrence: one for each sequence, of ``heads`` x ``width`` x ``value_width`` numbers.
 
-    ``group`` 0 is that of states that keep all rows; each size of window has a group of its own.
+    ``group`` 0 is that of states that keep all rows; each size of window has a group of its own, and slots have one.
     """
 
     group: int
@@ -21,19 +21,20 @@ class Kept:
     heads: int
     width: int
     value_width: int
+    slot: bool = False
 
 
 def kept_by_layer(graph: Graph) -> dict[int, Kept]:
     """By the layers of a fused graph, in their order."""
     states = {state.name: state for state in graph.states}
-    groups = {0: 0}  # by window
+    groups = {("paged", 0): 0}  # by kind and window
     found: dict[int, Kept] = {}
     for node in graph.nodes:
         if node.op in KEEPS:
             layer, names = node.attrs["layer"], node.attrs["states"]
             assert isinstance(layer, int) and isinstance(names, tuple)
-            keys, values = (states[str(name)] for name in names)
-            heads, width = map(int, keys.shape)
-            group = groups.setdefault(keys.limit, len(groups))
-            found[layer] = Kept(group, keys.limit, heads, width, int(values.shape[1]))
+            first, last = states[str(names[0])], states[str(names[-1])]
+            heads, width = map(int, first.shape[:2])
+            group = groups.setdefault((first.kind, first.limit), len(groups))
+            found[layer] = Kept(group, first.limit, heads, width, int(last.shape[-1]), first.kind == "slot")
     return found

@@ -41,6 +41,7 @@ SELFTEST_NAME, LAYERS_NAME = f"{STEP}/selftest.json", f"{STEP}/layers.json"
 CALLED: tuple[Rows, ...] = ("tokens", "seqs", "samples")  # what a call is a number of
 # Of a CPU's step: a query tile for each token and sequence, a counter for each launch and slot.
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
+CHECKPOINT = 1024  # tokens between copies of a recurrence's state, which later prompts may go on from
 
 
 def tensor_records(plan: Plan) -> list[TensorRecord]:
@@ -129,19 +130,24 @@ def state_records(plan: Plan) -> list[StateRecord]:
     return [
         StateRecord(
             name=f"kv{index or ''}",
-            kind="window" if kept.window else "paged",
+            kind="slot" if kept.slot else "window" if kept.window else "paged",
             group=kept.group,
             layers=len(nbytes),
-            arrays=[
-                StateArray(name=name, heads=kept.heads, width=width, dtype=plan.kv.dtype)
-                for name, width in (("k", kept.width), ("v", kept.value_width))
-            ],
+            arrays=state_arrays(kept, plan.kv.dtype),
             unit=BLOCK_SIZE,
             unit_bytes=sum(nbytes),
             window=kept.window,
+            checkpoint=CHECKPOINT if kept.slot else 0,
         )
         for index, (kept, nbytes) in enumerate(sizes.items())
     ]
+
+
+def state_arrays(kept: Kept, dtype: str) -> list[StateArray]:
+    if kept.slot:
+        return [StateArray(name="recurrence", heads=kept.heads, width=kept.width * kept.value_width, dtype="f32")]
+    sizes = (("k", kept.width), ("v", kept.value_width))
+    return [StateArray(name=name, heads=kept.heads, width=width, dtype=dtype) for name, width in sizes]
 
 
 def contract_of(plan: Plan, max_model_len: int) -> str:

@@ -11,6 +11,7 @@ from ferrum.codegen.kernels.base import Kernel, distinct
 from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import PagedAttention
+from ferrum.codegen.kernels.recur import Recur
 from ferrum.codegen.kv import Kept, kept_by_layer
 from ferrum.codegen.layouts import parse_layout
 from ferrum.codegen.target import GpuTarget, Target
@@ -108,7 +109,7 @@ def thread_bytes(kernels: Iterable[Kernel]) -> int:
 def plan_kv(graph: Graph, calls: list[Call], dtype: str) -> KvPlan:
     """What each layer keeps, as the graph declares it, and the bytes that its attention kernels make of that."""
     kept = kept_by_layer(graph)
-    head_bytes = {call.layer: call.kernel.head_bytes for call in calls if isinstance(call.kernel, PagedAttention)}
+    head_bytes = {call.layer: call.kernel.head_bytes for call in calls if isinstance(call.kernel, PagedAttention | Recur)}
     layers: dict[int, LayerKv] = {}
     ends: dict[int, int] = {}
     for layer, of in kept.items():

@@ -115,7 +115,27 @@ def floor_divide(a: Dim, b: Dim) -> Dim:
         return _floor_by(a, b)
     if a in (0, b):
         return int(a == b)
-    return from_terms({(Floor(a, b),): 1})
+    exact = _quotient(a, b)
+    return from_terms({(Floor(a, b),): 1}) if exact is None else exact
+
+
+def _quotient(a: Dim, b: Dim) -> Dim | None:
+    """a / b where b is one product that every term of a holds."""
+    terms = terms_of(b)
+    if len(terms) != 1:
+        return None
+    ((mono, factor),) = terms.items()
+    found: dict[Monomial, int] = {}
+    for atoms, times in terms_of(a).items():
+        left = list(atoms)
+        for atom in mono:
+            if atom not in left:
+                return None
+            left.remove(atom)
+        if times % factor:
+            return None
+        found[tuple(left)] = times // factor
+    return from_terms(found)
 
 
 def _floor_by(a: Dim, b: int) -> Dim:

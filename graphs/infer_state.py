@@ -70,7 +70,7 @@ def version_faults(graph: Graph) -> Iterator[str]:
             yield f"output {name!r} is not the last version of a state"
 
 
-KEEPS = ("paged_attention", "paged_attend")
+KEEPS = ("paged_attention", "paged_attend", "paged_recur")
 
 
 def _kept(node: Node) -> tuple[str, ...]:
@@ -83,7 +83,13 @@ def _kept_shapes(node: Node, shapes: Mapping[str, Shape]) -> tuple[Shape, ...]:
     """The shapes of a row of an op's states."""
     if node.op == "paged_attend":
         return tuple(shapes[name][1:] for name in node.inputs[1:3])
+    if node.op == "paged_recur":
+        return ((*shapes[node.inputs[0]][1:], shapes[node.inputs[2]][-1]),)
     return ((node.attrs.get("num_kv_heads"), node.attrs.get("head_dim")),) * 2  # type: ignore[return-value]
+
+
+def _kept_kind(node: Node) -> str:
+    return "slot" if node.op == "paged_recur" else "window" if node.attrs.get("window") else "paged"
 
 
 def _kept_faults(graph: Graph, states: Mapping[str, State]) -> Iterator[str]:
@@ -91,14 +97,14 @@ def _kept_faults(graph: Graph, states: Mapping[str, State]) -> Iterator[str]:
     used = [name for node in graph.nodes for name in (*_kept(node), *node.inputs) if name in states]
     shapes = {name: value.shape for name, value in graph.values().items()}
     for node in (node for node in graph.nodes if node.outputs):
-        where, window = f"{node.output.name} = {node.op}", node.attrs.get("window")
+        where, window = f"{node.output.name} = {node.op}", node.attrs.get("window", 0)
         if not (names := _kept(node)):
             continue
         for name, shape in zip(names, _kept_shapes(node, shapes), strict=False):
             state = states.get(name)
             if state is None:
                 yield f"{where}: {name!r} is no state"
-            elif state.shape != shape or (state.kind, state.limit) != ("window" if window else "paged", window):
+            elif state.shape != shape or (state.kind, state.limit) != (_kept_kind(node), window):
                 yield f"{where}: state {name} is of other heads or another window"
             elif used.count(name) > 1:
                 yield f"{where}: state {name} is used elsewhere too"

@@ -82,17 +82,16 @@ def interpret(
     With ``wanted`` only these outputs: what they do not need is neither computed nor asked of ``inputs``.
 
     For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence). States
-    begin empty and are gone after the run; for a finished graph ``kv`` holds, and receives, the earlier and the new tokens'
-    keys and values. ``observe`` is shown each node's result by name; it is gone after its last use.
+    begin empty; for a finished graph ``kv`` holds, and receives, what the earlier and the new tokens keep. ``observe`` is shown each node's result by name; it is gone after its last use.
     """
     starts = query_start if query_start is not None else (0, len(inputs["tokens"]) if "tokens" in inputs else 0)
-    states = StepStates(graph.states, dtype)
-    ids = tuple(range(len(starts) - 1))
-    for seq in ids:
-        states.take(seq)
+    kv, ids = KvState() if kv is None else kv, tuple(range(len(starts) - 1))
+    if kv.states is None:
+        kv.states = StepStates(graph.states, dtype)
+        for seq in ids:
+            kv.states.take(seq)
     sequences = Sequences(ids, {"tokens": starts}, (0,) * len(ids))
-    kv = KvState() if kv is None else kv
-    return execute(graph, inputs, weights, dtype, states, sequences, kv, False, keep, observe, wanted)
+    return execute(graph, inputs, weights, dtype, kv.states, sequences, kv, False, keep, observe, wanted)
 
 
 def run_step(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ferrum.graphs.dims import evaluate
 from ferrum.graphs.ir import Node, Param, Shape, Value
+from ferrum.graphs.step_states import StepStates
 
 Array: TypeAlias = NDArray[Any]
 Rows: TypeAlias = "NDArray[np.int64] | slice"
@@ -28,10 +29,12 @@ class Weights(Protocol):
 
 @dataclass
 class KvState:
-    """What ``paged_attention`` keeps: keys and values so far, ``[length, num_kv_heads, head_dim]`` by (layer, sequence)."""
+    """What ``paged_attention`` keeps: keys and values so far, ``[length, num_kv_heads, head_dim]`` by (layer, sequence); and the
+    other states, once there are any."""
 
     keys: dict[tuple[int, int], Array] = field(default_factory=dict)
     values: dict[tuple[int, int], Array] = field(default_factory=dict)
+    states: StepStates | None = None
 
     def extend(self, layer: int, seq: int, k: Array, v: Array) -> tuple[Array, Array]:
         at = (layer, seq)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.graphs import infer_attention, infer_index, infer_region, infer_sample, infer_state
+from ferrum.graphs import infer_attention, infer_index, infer_recur, infer_region, infer_sample, infer_state
 from ferrum.graphs.dims import DimFault, add, multiply
 from ferrum.graphs.ir import STATE_KINDS, Attr, Region, Value
 from ferrum.graphs.op_spec import (
@@ -317,6 +317,7 @@ OPS: Mapping[str, OpSpec] = {
     "sdpa": OpSpec((3, 4), infer_attention.sdpa, {"is_causal": "bool", "scale": "float"}),
     "attend": OpSpec((3, 8), infer_attention.attend, ATTEND, state=True),
     "rope": OpSpec((3, 3), infer_attention.rope, ROPE, paged=True),
+    "recur": OpSpec((4, 5), infer_recur.recur, {"delta": "bool"}),
     "short_conv": OpSpec((3, 3), None, infer_all=infer_region.short_conv),
     "gated": OpSpec((2, 2), gated, {"activation": "str"}, uses="pointwise"),
     # the finished graph
@@ -326,6 +327,7 @@ OPS: Mapping[str, OpSpec] = {
     "linear": OpSpec((2, 4), linear, LINEAR, paged=True, uses="last"),
     "paged_attention": OpSpec((2, 4), infer_attention.paged_attention, PAGED_ATTENTION, paged=True),
     "paged_attend": OpSpec((3, 5), infer_attention.paged_attend, PAGED_ATTEND, paged=True),
+    "paged_recur": OpSpec((4, 5), infer_recur.paged_recur, {"layer": "int", "states": "strs", "delta": "bool"}, paged=True),
     # its tail: the rows whose logits are wanted, and what is drawn from them
     "gather_rows": OpSpec((2, 2), gather_rows, paged=True, numpy=lambda x, rows: x[rows]),
     "sample": OpSpec((infer_sample.ARITY, infer_sample.ARITY), None, infer_all=infer_sample.sample, paged=True),

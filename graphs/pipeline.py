@@ -51,7 +51,7 @@ def as_imported(graph: Graph) -> Graph:
 # Ops that no frontend makes, by the pass that does; an ``attend`` is also what a trace of transformers has.
 _ROPE = frozenset({"rope"})
 _GATED = _ROPE | {"gated"}
-_STATES = _GATED | {"write", "read", "view"}
+_STATES = _GATED | {"write", "read", "view", "paged_recur"}
 _TAIL = _STATES | {"gather_rows", "sample"}
 _PAGED = frozenset({"paged_attention", "paged_attend"})
 _PLAIN = frozenset(OPS) - _TAIL - _PAGED - {"quantize"}

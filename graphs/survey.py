@@ -14,10 +14,12 @@ from ferrum.graphs.weights.match import problems
 Judge = Callable[[Graph], list[Finding]]
 
 
-def survey(load: Callable[[], Graph], checkpoint: Checkpoint | None = None, judge: Judge | None = None) -> tuple[Finding, ...]:
+def survey(
+    load: Callable[[], Graph], checkpoint: Checkpoint | None = None, judge: Judge | None = None, surplus: bool = True
+) -> tuple[Finding, ...]:
     """All findings of the model that ``load`` imports, and of ``checkpoint`` against it; empty when it can be compiled.
 
-    ``judge`` says what a target has against a finished graph. A model with unsupported ops is looked at further: its other
+    ``judge`` says what a target has against a finished graph. ``surplus``: whether unread tensors are findings, too. A model with unsupported ops is looked at further: its other
     attention layers and all its known weights. Raises what ``load`` raises besides ``UnsupportedOps``.
     """
     found: list[Finding] = []
@@ -44,5 +46,5 @@ def survey(load: Callable[[], Graph], checkpoint: Checkpoint | None = None, judg
             more += tail.end_findings(merged)
         found += [f for f in more if (f.what, f.source) not in known]
     if checkpoint is not None:
-        found += [Finding(text, "", "checkpoint", "") for text in problems(graph, checkpoint, surplus=complete)]
+        found += [Finding(text, "", "checkpoint", "") for text in problems(graph, checkpoint, surplus=surplus and complete)]
     return grouped(found)

@@ -206,8 +206,18 @@ def _matmul(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
     return out
 
 
+def _sum(t: Tables, node: Node, points: tuple[Points, ...]) -> Floats:
+    """Of a constant: a size that is counted."""
+    source = t.nodes.get(node.inputs[0])
+    if source is None or source.op != "full":
+        raise NotATable(node.op)
+    count = t.shape(source.output.shape)[integer(node.attrs, "axis")]
+    return _full(t, source, points) * count
+
+
 STRUCTURE: Mapping[str, Callable[[Tables, Node, tuple[Points, ...]], Floats]] = {
     "full": _full,
+    "sum": _sum,
     "iota": _iota,
     "cast": _cast,
     "tril": _triangle(lambda offset, diagonal: offset <= diagonal),
@@ -269,13 +279,23 @@ def score_table(
         return None
     windows = {0, *(n + d for n in numbers for d in (-1, 0, 1) if n + d > 0)}
     size = stored_length(name, nodes, types) or 2 * max(windows) + 8
-    tables = Tables(nodes, params, types, {"batch": 2, "seq": size, "tokens": 2 * size})
-    shape = tables.shape(types[name].shape)
+    counts = any(node.op == "sum" for node in cone(name, nodes))  # the table knows how many tokens there are
+    found = [
+        _meaning(Tables(nodes, params, types, {"batch": 2, "seq": n, "tokens": 2 * n}), name, windows, numbers)
+        for n in ((size, max(1, size // 2)) if counts else (size,))
+    ]
+    return found[0] if all(one == found[0] for one in found) else None
+
+
+def _meaning(tables: Tables, name: str, windows: set[int], numbers: list[int]) -> tuple[int, Slopes] | None:
+    """``score_table`` for as many tokens as ``tables`` says."""
+    size, shape = tables.dims["seq"], tables.shape(tables.types[name].shape)
+    rank = len(shape)
     if shape[-2:] != (size, size):
         return None
     heads = np.arange(shape[-3] if rank > 2 else 1)[:, None]
     try:
-        windows |= _last_window(tables, name, size)
+        windows = windows | _last_window(tables, name, size)
         query, key = _places(windows, numbers, size)
         wide = tuple(np.broadcast_to(p, (len(heads), len(query))) for p in (heads, query, key))
         values = [_scores(tables, name, wide, other) for other in ((0, 1) if rank > 3 else (0,))]
@@ -284,7 +304,7 @@ def score_table(
         return None
     if any(not np.array_equal(v, values[0]) for v in values[1:]):
         return None
-    binary = types[name].dtype == "bool"
+    binary = tables.types[name].dtype == "bool"
     allowed, slopes = (values[0] != 0, ()) if binary else _linear(values[0] - own, values[0], query, key)
     fits = [w for w in sorted(windows) if allowed is not None and bool((allowed == _causal(query - key, w)).all())]
     return (fits[0], slopes) if fits else None

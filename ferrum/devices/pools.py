@@ -50,7 +50,9 @@ class Pools:
 
 
 def per_sequence(group: KvGroup, limits: Limits) -> int:
-    """The most blocks of a group that a sequence of the greatest length holds."""
+    """The most blocks of a group that a sequence of the greatest length holds; of a slot one, and a copy for a shared prefix."""
+    if group.checkpoint:
+        return 2
     if not group.window:
         return limits.max_blocks_per_seq
     return min(limits.max_blocks_per_seq, window_blocks(group.window, limits.max_tokens, limits.block_size))
@@ -75,7 +77,10 @@ def blocks_within(groups: tuple[KvGroup, ...], limits: Limits, budget: int) -> t
 
 def windows(groups: tuple[KvGroup, ...], counts: tuple[int, ...]) -> tuple[StateGroup, ...]:
     """What of the groups sequences keep beside the blocks of the first."""
-    return tuple(StateGroup("window", count, window=group.window) for group, count in zip(groups[1:], counts[1:], strict=True))
+    return tuple(
+        StateGroup("slot", count, group.checkpoint) if group.checkpoint else StateGroup("window", count, window=group.window)
+        for group, count in zip(groups[1:], counts[1:], strict=True)
+    )
 
 
 def with_blocks(limits: Limits, groups: tuple[KvGroup, ...], budget: int, asked: bool) -> Limits:

@@ -16,16 +16,19 @@ class KvGroup(NamedTuple):
     """States whose blocks share their numbers: ``unit_bytes`` of all their layers for a block of ``unit`` tokens.
 
     ``window`` 0: a sequence keeps its blocks. The first group is of these; a model whose layers all have windows has it without
-    layers.
+    layers. With ``checkpoint`` a group of slots: ``unit_bytes`` are those of a sequence, copied every so many tokens.
     """
 
     window: int
     unit: int
     layers: int
     unit_bytes: int
+    checkpoint: int = 0
 
     def seen(self, tokens: float) -> float:
-        """How many of ``tokens`` tokens a query behind them reads."""
+        """How many of ``tokens`` tokens a query behind them reads; a slot is read as a block is."""
+        if self.checkpoint:
+            return self.unit
         return min(tokens, self.window) if self.window else tokens
 
 
@@ -77,13 +80,13 @@ def _reserved(manifest: Manifest, program: ProgramRecord) -> dict[str, bool]:
         "several programs in turn": bool(manifest.flow),
         "a launcher": bool(manifest.launcher),
         "whole sequences in one step": program.whole,
-        "states of other kinds": any(state.kind not in ("paged", "window") for state in _states(manifest, program)),
+        "states of other kinds": any(state.kind == "fixed" for state in _states(manifest, program)),
         "states in other groups": not _numbered(_states(manifest, program)),
     }
 
 
 def _numbered(states: list[StateRecord]) -> bool:
-    """Whether paged states are in group 0 and each window in one of its own behind it, all with blocks of one size."""
+    """Whether paged states are in group 0 and windows and slots in others behind it, all with blocks of one size."""
     groups = {state.group for state in states} | {0}
     paged = all((state.kind == "paged") == (state.group == 0) for state in states)
     return paged and groups == set(range(len(groups))) and len({state.unit for state in states}) <= 1
@@ -95,12 +98,12 @@ def _states(manifest: Manifest, program: ProgramRecord) -> list[StateRecord]:
 
 def kv_groups(manifest: Manifest, path: str = "") -> tuple[KvGroup, ...]:
     """The groups of blocks of the program of steps, by their numbers. Raises FerrumError when it keeps none."""
-    found = [state for state in _states(manifest, require_step(manifest, path)) if state.kind in ("paged", "window")]
+    found = [state for state in _states(manifest, require_step(manifest, path)) if state.kind != "fixed"]
     if not found:
         raise FerrumError("pack-program", f"the program {STEP!r} keeps no blocks", path, "use a pack of a language model")
     groups = [KvGroup(0, found[0].unit, 0, 0)]
     for number in sorted({state.group for state in found} | {0}):
         members = [state for state in found if state.group == number]
         sizes = sum(state.layers for state in members), sum(state.unit_bytes for state in members)
-        groups[number:] = [KvGroup(members[0].window, found[0].unit, *sizes)] if members else groups[number:]
+        groups[number:] = [KvGroup(members[0].window, found[0].unit, *sizes, members[0].checkpoint)] if members else groups[number:]
     return tuple(groups)

@@ -275,7 +275,7 @@ def getitem(imp: Importer, node: fx.Node) -> str:
 
 def cat(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
-    parts = [t for t in args["tensors"] if 0 not in t.meta["val"].shape]  # parts without elements add nothing
+    parts = [t for t in args["tensors"] if not imp.is_empty(t)]  # they add nothing
     names = [imp.cast(imp.tensor(t), imp.dtype(node)) for t in parts]
     return names[0] if len(names) == 1 else imp.emit("cat", *names, axis=imp.axis(parts[0], args["dim"]))
 

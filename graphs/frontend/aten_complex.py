@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from ferrum.graphs.frontend.aten import Handler, arguments, expand, identity, number, reshape
+from ferrum.graphs.frontend.aten import Handler, Unsupported, arguments, expand, identity, number, reshape
+from ferrum.graphs.frontend.aten_index import slice_axis
 
 if TYPE_CHECKING:
     from ferrum.graphs.frontend.torch_export import Importer
@@ -53,6 +54,13 @@ def multiply(imp: Importer, node: fx.Node) -> str:
     return pairs(imp, real, imp.emit("add", imp.emit("mul", a, d), imp.emit("mul", b, c)))
 
 
+def sliced(imp: Importer, node: fx.Node) -> str:
+    """The axis of the parts is none of theirs."""
+    if arguments(node)["dim"] < 0:
+        raise Unsupported("a part of complex numbers along an axis that is counted from the end", "one that is counted from the start")
+    return slice_axis(imp, node)
+
+
 COMPLEX: Mapping[str, Handler] = {
     **dict.fromkeys(
         ("aten.view_as_complex.default", "aten.view_as_real.default", "aten.clone.default", "aten.contiguous.default",
@@ -64,6 +72,7 @@ COMPLEX: Mapping[str, Handler] = {
         reshape,
     ),
     "aten.expand.default": expand,
+    "aten.slice.Tensor": sliced,
     "aten.polar.default": polar,
     **dict.fromkeys(("aten.mul.Tensor", "aten.mul.Scalar"), multiply),
 }  # fmt: skip

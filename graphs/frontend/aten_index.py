@@ -180,6 +180,8 @@ def index(imp: Importer, node: fx.Node) -> str:
 def index_put(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     x, indices = imp.tensor(args["self"]), args["indices"]
+    if len(indices) == 1 and imp.dtype(indices[0]) == "bool":
+        return put_where(imp, node, x)
     start, end = neighbours(indices)
     shape = imp.type(x).shape
     if start:
@@ -196,6 +198,16 @@ def index_put(imp: Importer, node: fx.Node) -> str:
     wide = imp.emit("expand", imp.reshape(at, (number_of, *(1 for _ in shape[end:]))), shape=(number_of, *shape[end:]))
     put = imp.emit("scatter_add" if args["accumulate"] else "scatter", flat, wide, values, axis=0)
     return imp.reshape(put, shape)
+
+
+def put_where(imp: Importer, node: fx.Node, x: str) -> str:
+    """x[mask] = one number."""
+    args, shape = arguments(node), imp.type(x).shape
+    mask, value = imp.tensor(args["indices"][0]), imp.cast(imp.tensor(args["values"]), imp.dtype(node))
+    if args["accumulate"] or imp.type(value).shape not in ((), (1,)):
+        raise Unsupported("several values put where a mask says", "torch.where")
+    mask = imp.reshape(mask, (*imp.type(mask).shape, *(1 for _ in shape[len(imp.type(mask).shape) :])))
+    return imp.emit("where", mask, imp.reshape(value, ()), x)
 
 
 def flip(imp: Importer, node: fx.Node) -> str:
@@ -226,7 +238,7 @@ def slice_axis(imp: Importer, node: fx.Node) -> str:
     x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
     if imp.shape(node) == imp.type(x).shape:
         return x
-    if not isinstance(imp.shape(node)[axis], int) and isinstance(imp.type(x).shape[axis], int):
+    if not isinstance(imp.shape(node)[axis], int):
         return cut_to_tokens(imp, node, x, axis)
     start = whole(args["start"] if args["start"] is not None else 0, "the start of a slice")
     end = whole(args["end"] if args["end"] is not None else LARGE, "the end of a slice")
@@ -234,13 +246,24 @@ def slice_axis(imp: Importer, node: fx.Node) -> str:
 
 
 def cut_to_tokens(imp: Importer, node: fx.Node, x: str, axis: int) -> str:
-    """As much of a table of a fixed size as there are tokens: what it says of their places."""
+    """As much of an axis as there are tokens: of a table, what it says of their places."""
     args = arguments(node)
-    start = whole(0 if args["start"] is None else args["start"], "the start of a slice")
-    if start < 0:
+    step, start = whole(args["step"], "a step"), size_or_number(imp, args["start"] or 0)
+    first = start if isinstance(start, int) else 0
+    if first < 0:
         raise Unsupported("a part that is counted from the end by tokens", "a part counted from the start")
-    at = imp.emit("iota", shape=(imp.shape(node)[axis],), dtype="i64", start=start, step=whole(args["step"], "a step"))
-    return imp.emit("take", x, at, axis=axis)
+    at = imp.emit("iota", shape=(imp.shape(node)[axis],), dtype="i64", start=first, step=step)
+    return imp.emit("take", x, at if isinstance(start, int) else imp.emit("add", at, count_of(imp, start)), axis=axis)
+
+
+def size_or_number(imp: Importer, value: Any) -> Dim:
+    made = value.meta.get("val") if isinstance(value, fx.Node) else value
+    return made if isinstance(made, int) else imp.dim(made)
+
+
+def count_of(imp: Importer, size: Dim) -> str:
+    """A size as a value."""
+    return imp.cast(imp.emit("sum", imp.constant(1.0, (size,), "f32"), axis=0, keepdim=False), "i64")
 
 
 def placed(imp: Importer, node: fx.Node) -> str:
@@ -248,6 +271,8 @@ def placed(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
     size = whole(imp.type(x).shape[axis], "an axis of which a part is replaced")
+    if imp.is_empty(args["src"]):
+        return x
     source = imp.cast(imp.tensor(args["src"]), imp.dtype(node))
     if "index" in args:
         start = args["index"] % size
@@ -384,6 +409,11 @@ def attend(imp: Importer, node: fx.Node) -> str:
     extra = [imp.cast(imp.tensor(args[key]), "f32") for key in operands]
     rules = {key: args[key] for key in ("causal", "window", "scale", "softcap")}
     return imp.emit("attend", *rows, *extra, **rules, operands=operands)
+
+
+def recur(imp: Importer, node: fx.Node) -> str:
+    names = [imp.cast(imp.tensor(value), "f32") for value in arguments(node).values() if value is not None]
+    return imp.emit("recur", *names, delta=len(names) == 5)
 
 
 def grouped_linear(imp: Importer, node: fx.Node) -> str:

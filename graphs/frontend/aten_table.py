@@ -200,6 +200,7 @@ TABLE: Mapping[str, Handler] = {
     # what our functions leave in a trace of transformers
     "ferrum.attend.default": aten_index.attend,
     "ferrum.grouped_linear.default": aten_index.grouped_linear,
+    "ferrum.recur.default": aten_index.recur,
 }
 
 # ops without a tensor result that matters, and arithmetic on sizes (shapes are read off the results instead)

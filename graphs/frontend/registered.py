@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_map
 NAME = "ferrum"
 FAR = 1 << 20  # a place that any window or block of a mask lies before
 SPAN = 1 << 18  # wider windows than this are none
+SHARP = 1e4  # exp of its negative is 0
 
 # Arguments of attention functions that change no result of a stateless evaluation.
 SILENT = frozenset({
@@ -82,10 +83,12 @@ def _(x: Tensor, weight: Tensor, group: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which keys a query sees, instead of a tensor that says so for each pair.
+    """Which keys a query sees, instead of a tensor that says so for each pair. ``chunk``: those of its own ``window`` places,
+    counted from the first token, instead of the last ``window``.
 
     Code that computes attention itself takes it for that tensor, and gets one: 0 where a query sees a key, else the least number.
     ``fault``: why it has no such form. Models make masks that none of their layers uses, so only a use of it is refused.
+    ``tokens`` [batch, seq]: which tokens the model itself counts; with it the mask is a tensor, to be recognized by its values.
     """
 
     causal: bool
@@ -95,6 +98,8 @@ class Mask:
     device: object = None
     fault: str = ""
     batch: Any = 1
+    chunk: bool = False
+    tokens: Tensor | None = None
 
     def judged(self) -> Mask:
         """The mask itself. Raises ``Untraced`` if it has a fault."""
@@ -107,9 +112,14 @@ class Mask:
         query, key = (torch.arange(size, device=self.device) for size in self.sizes)
         distance = query[:, None] - key
         seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
-        if self.window:
+        if self.chunk:
+            seen = seen & (query[:, None] // self.window == key // self.window)
+        elif self.window:
             seen = seen & (distance.abs() < self.window)
-        return torch.where(seen, 0.0, torch.finfo(self.dtype).min)[None, None].expand(self.batch, 1, *self.sizes)
+        seen = seen[None, None].expand(self.batch, 1, *self.sizes)
+        if self.tokens is not None:
+            seen = seen & (self.tokens != 0)[:, None, None]
+        return torch.where(seen, 0.0, torch.finfo(self.dtype).min)
 
     @classmethod
     def __torch_function__(cls, function: Any, _: object, args: Any = (), kwargs: Any = None) -> Any:
@@ -165,13 +175,27 @@ def mask_of(function: Callable[..., Any]) -> Mask:
     at = seen(function, FAR, keys)
     ahead, behind = at[SPAN + 1 :], at[:SPAN]
     window = 0 if behind.all() else int(behind[::-1].argmin()) + 1
-    mask = Mask(not ahead.any(), window)
-    for query in (0, 1, 2, 7, window, window + 1, FAR // 2 + 3, FAR):
+    masks = [Mask(not ahead.any(), window)]
+    if window:  # the query before the first key that the last one sees: is it the end of a chunk?
+        before = seen(function, FAR - window, np.arange(FAR - window - SPAN, FAR - window))
+        masks.append(Mask(masks[0].causal, int(before[::-1].argmin()) + 1, chunk=True))
+    found = next((mask for mask in masks if lets_through(mask, function)), None)
+    if found is None:
+        raise Untraced("a mask that is neither causal nor a window")
+    return found
+
+
+def lets_through(mask: Mask, function: Callable[..., Any]) -> bool:
+    """Whether ``mask`` is what ``function`` says, at places around its borders."""
+    window = mask.window
+    for query in (0, 1, 2, 7, max(0, window - 1), window, window + 1, FAR // 2 + 3, FAR):
         near = np.arange(max(0, query - SPAN), query + SPAN)
-        wanted = (np.abs(query - near) < window) if window else np.ones(near.shape, bool)
+        wanted = np.ones(near.shape, bool)
+        if window:
+            wanted = query // window == near // window if mask.chunk else np.abs(query - near) < window
         if (seen(function, query, near) != (wanted & (near <= query) if mask.causal else wanted)).any():
-            raise Untraced("a mask that is neither causal nor a window")
-    return mask
+            return False
+    return True
 
 
 def mask_function(
@@ -186,13 +210,12 @@ def mask_function(
     **_: object,
 ) -> Mask:
     """``transformers``' signature."""
-    if attention_mask is not None:
-        raise Untraced("a mask of padding")
     try:
         found = mask_of(mask_function)
     except Untraced as fault:
         return Mask(True, 0, fault=str(fault))
-    return Mask(found.causal, found.window, (q_length, kv_length), dtype, device, batch=batch_size)
+    sizes = (q_length, kv_length)
+    return replace(found, sizes=sizes, dtype=dtype, device=device, batch=batch_size, tokens=attention_mask)
 
 
 def attention_function(
@@ -214,6 +237,8 @@ def attention_function(
     causal = options.get("is_causal")
     mask = Mask(bool(getattr(module, "is_causal", True) if causal is None else causal), 0)
     bias = position_bias
+    if isinstance(attention_mask, Mask) and attention_mask.tokens is not None:
+        attention_mask = attention_mask.tensor()
     if isinstance(attention_mask, Mask):
         mask = attention_mask.judged()
     elif attention_mask is not None:
@@ -221,8 +246,21 @@ def attention_function(
         added = added_mask(attention_mask, query.dtype)
         bias = added if bias is None else bias + added
     scale = float(query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if mask.chunk:
+        if softcap or not mask.causal:
+            raise Untraced("attention within chunks with a soft cap or to later tokens")
+        query, key = apart(query, key, mask.window, scale)
     out = torch.ops.ferrum.attend(query, key, value, s_aux, bias, scale, float(softcap or 0), mask.window, mask.causal)
     return out, None
+
+
+def apart(query: Tensor, key: Tensor, chunk: int, scale: float) -> tuple[Tensor, Tensor]:
+    """Queries and keys of [.., tokens, width] with two columns more, which add 0 within a chunk and -SHARP to the scores of keys
+    of the chunk before: of the last ``chunk`` tokens, others there are none."""
+    odd = (torch.arange(query.shape[2], device=query.device) // chunk % 2).to(query.dtype)
+    sides = torch.stack([odd, 1 - odd], -1)[None, None]
+    added = [x.expand(*rows.shape[:3], 2) for x, rows in ((sides * (-SHARP / scale), query), (sides.flip(-1), key))]
+    return torch.cat([query, added[0]], -1), torch.cat([key, added[1]], -1)
 
 
 def added_mask(mask: Tensor, dtype: torch.dtype) -> Tensor:
@@ -272,14 +310,15 @@ def registered() -> Iterator[None]:
         (masking_utils.ALL_MASK_ATTENTION_FUNCTIONS, mask_function),
         (ALL_EXPERTS_FUNCTIONS, experts_function),
     )
-    packed, tensor = masking_utils.find_packed_sequence_indices, torch.tensor
+    packed, tensor, chunked = masking_utils.find_packed_sequence_indices, torch.tensor, masking_utils.chunked_overlay
     for interface, function in entered:
         interface.register(NAME, function)
     masking_utils.find_packed_sequence_indices = lambda *_, **__: None  # one sequence is one row here
+    masking_utils.chunked_overlay = lambda size, _: chunked(size, np.zeros(1, np.int64))  # which begins with its first token
     torch.tensor = lambda data, **how: number_tensor(tensor, data, **how)
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices, torch.tensor = packed, tensor
+        masking_utils.find_packed_sequence_indices, torch.tensor, masking_utils.chunked_overlay = packed, tensor, chunked
         for interface, _ in entered:
             type(interface)._global_mapping.pop(NAME, None)

@@ -32,6 +32,7 @@ from ferrum.graphs.op_spec import OpFault
 from ferrum.graphs.rewrite import Scope, live
 
 MAX_CONSTANT = 1 << 22  # elements: a mask of 2,048 places; larger tables belong into the checkpoint
+UNBOUNDED = 1 << 30  # tokens: torch bounds sizes only by what an index can be
 TRACE_SHAPE = (2, 8)  # sizes of batch and seq while tracing; any two different numbers above 1
 FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 DTYPES = {torch.int64: "i64", torch.int32: "i32", torch.bool: "bool"}
@@ -79,22 +80,34 @@ def import_program(
     checkpoint_name: Names | None = None,
     constants: Mapping[str, Any] | None = None,
     tied: Mapping[str, str] | None = None,
+    longest: int = 0,
 ) -> Graph:
-    """The graph of an exported program with one int64 input [batch, seq], both dynamic, and one output. Errors as above."""
+    """The graph of an exported program with one int64 input [batch, seq], both dynamic, and one output, for sequences of up to
+    ``longest`` tokens (0: any that the program takes). Errors as above."""
     tied = first_names(list(program.state_dict.items())) if tied is None else tied
-    importer = Importer(program, name, checkpoint_name, constants or {}, tied)
+    importer = Importer(program, name, checkpoint_name, constants or {}, tied, longest)
     graph = first = importer.run()
     if importer.findings:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             plain = program.run_decompositions(decompositions())  # functional form: in-place ops are gone
-        second = Importer(plain, name, checkpoint_name, constants or {}, tied)
+        second = Importer(plain, name, checkpoint_name, constants or {}, tied, longest)
         graph = second.run()
         if second.findings:
             left = {finding.what for finding in second.findings}
             findings = [f for f in importer.findings if f.what in left] or second.findings  # without what torch takes apart
             raise UnsupportedOps(findings, f"model {name}", first if importer.symbols and first.outputs else None)
     return graph
+
+
+def most_tokens(program: ExportedProgram) -> int:
+    """The longest sequence for which the trace holds: models branch on lengths. 0: any."""
+    tokens = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
+    size = tokens.meta["val"].shape[1]
+    if isinstance(size, int):
+        return 0
+    known = program.range_constraints.get(size.node.expr)
+    return int(known.upper) if known is not None and known.upper.is_Integer and known.upper < UNBOUNDED else 0
 
 
 def decompositions() -> dict[Any, Callable[..., Any]]:
@@ -123,6 +136,7 @@ class Importer:
         checkpoint_name: Names | None,
         constants: Mapping[str, Any],
         tied: Mapping[str, str],
+        longest: int = 0,
     ) -> None:
         self.program = program
         self.name = name
@@ -132,6 +146,7 @@ class Importer:
         self.findings: list[Finding] = []
         self.names: dict[fx.Node, str | tuple[str, ...]] = {}
         self.symbols: dict[str, str] = {}
+        self.most = {"seq": bound} if (bound := longest or most_tokens(program)) else {}
         self.inputs: list[Value] = []
         self.scope = Scope(Graph(name, (), (), (), ()), ())
 
@@ -174,7 +189,10 @@ class Importer:
         try:
             step(node)
         except Consequence:
-            self.replace(node)
+            if any(map(is_empty, node.all_input_nodes)):
+                self.report(node, f"{self.target(node)} of a tensor without elements", "parts of one element or more")
+            else:
+                self.replace(node)
         except Unsupported as fault:
             self.report(node, fault.what, fault.nearest)
         except OpFault as fault:
@@ -342,7 +360,7 @@ class Importer:
                 raise Unsupported("a tensor without elements", "parts of one element or more")
             return dim
         try:
-            return size_of(dim.node.expr, self.symbols)
+            return size_of(dim.node.expr, self.symbols, self.most)
         except NoSize:
             text = str(dim.node.expr)
             raise Unsupported(f"a tensor with an axis of {text} elements", "axes of batch, seq or a fixed size") from None
@@ -354,6 +372,9 @@ class Importer:
         return isinstance(value, torch.Tensor) or (
             isinstance(value, list | tuple) and any(isinstance(v, torch.Tensor) for v in value)
         )
+
+    def is_empty(self, node: fx.Node) -> bool:
+        return is_empty(node)
 
     def target(self, node: fx.Node) -> str:
         text = str(node.target) if isinstance(node.target, torch._ops.OpOverload) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Container, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -18,8 +19,9 @@ from ferrum.graphs.expressions.expression import Expr
 from ferrum.graphs.expressions.expression import Tensor as Weight
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.conversions import parameter_sources
+from ferrum.graphs.frontend.recurrences import recurrences_of_ours
 from ferrum.graphs.frontend.registered import NAME, Untraced, registered
-from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program
+from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program, most_tokens
 from ferrum.graphs.ir import Graph, Node
 from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.rewrite import live
@@ -51,10 +53,22 @@ def trace_folder(config: TracedConfig, folder: Path, name: str) -> Graph:
             twin = sources.get(other)
             if twin is not None and _differ(checkpoint, sources.setdefault(first, twin), twin):
                 model = empty_model(replace(config, values={**config.values, "tie_word_embeddings": False}), name)
+    refuse_unknown(model, sources)
     buffers_of_checkpoint(model, sources)
-    constants = {key: buffer.detach().to(torch.float64).numpy() for key, buffer in model.named_buffers()}
-    model.to("meta")
-    return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), constants)
+    parameters_without_memory(model)
+    return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), config.max_model_len or config.longest)
+
+
+def refuse_unknown(model: nn.Module, sources: Mapping[str, Expr]) -> None:
+    """Raises ``UnsupportedOps`` for tensors in the checkpoint that belong into a module which does not have them. What a module
+    has and its own code does not read is no fault: another program's head, tables that are computed."""
+    known = model.state_dict().keys()
+    modules = {name.rpartition(".")[0] for name in known}
+    aside = re.compile("|".join(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ["(?!)"]))
+    strange = [n for n in sources if n not in known and n.rpartition(".")[0] in modules and not aside.search(n)]
+    if strange:
+        found = [Finding(f"{name} is there, but the model does not use it", "", "checkpoint", "") for name in strange]
+        raise UnsupportedOps(found, "weights")
 
 
 def tied_parameters(module: nn.Module) -> dict[str, str]:
@@ -70,17 +84,16 @@ def _differ(checkpoint: Checkpoint, first: Expr, second: Expr) -> bool:
 
 def empty_model(config: TracedConfig, name: str) -> nn.Module:
     """The module of `transformers` with its buffers and without weights. Raises FerrumError (config-unsupported)."""
-    from transformers import AutoModelForCausalLM
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    import transformers
 
     values = {key: value for key, value in config.values.items() if key not in _NOT_OF_THE_MODULE}
+    values = transformers.PreTrainedConfig._decode_special_floats(values)  # infinity, which JSON has no word for
     try:
         with parameters_on_meta(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            own = CONFIG_MAPPING[config.family].from_dict(values)
-            return AutoModelForCausalLM.from_config(
-                own, dtype=torch.float32, attn_implementation="eager", trust_remote_code=False
-            )
+            kind = getattr(transformers, config.architecture)
+            own = kind.config_class.from_dict(values)
+            return kind._from_config(own, dtype=torch.float32, attn_implementation="eager")  # type: ignore[no-any-return]
     except Exception as error:  # any class of model checks its configuration its own way
         lines = [line for line in str(error).splitlines() if line.strip()]
         what = f"{type(error).__name__}: {lines[0] if lines else ''}"
@@ -96,6 +109,17 @@ def buffers_of_checkpoint(model: nn.Module, sources: Container[str]) -> None:
             if f"{path}.{name}".lstrip(".") in sources:
                 del module._buffers[name]
                 module.register_parameter(name, nn.Parameter(buffer.to("meta"), requires_grad=False))
+
+
+def parameters_without_memory(model: nn.Module) -> None:
+    """Parameters on the CPU whose elements are all one: there, unlike on the meta device, constants of a trace have values."""
+    made: dict[nn.Parameter, nn.Parameter] = {}  # the same one for tied ones
+    for module in model.modules():
+        for name, old in module._parameters.items():
+            if old is not None and old not in made:
+                one = torch.empty_strided(old.shape, (0,) * old.ndim, dtype=old.dtype)
+                made[old] = nn.Parameter(one, requires_grad=False)
+            module._parameters[name] = None if old is None else made[old]
 
 
 @contextmanager
@@ -116,24 +140,27 @@ def parameters_on_meta() -> Iterator[None]:
 
 
 def trace_module(
-    model: nn.Module, name: str = "model", checkpoint_name: Names | None = None, constants: Mapping[str, Any] | None = None
+    model: nn.Module, name: str = "model", checkpoint_name: Names | None = None, longest: int = 0
 ) -> Graph:
-    """The graph of a causal language model of `transformers`. ``checkpoint_name`` and ``constants`` go by the model's own names.
+    """The graph of a causal language model of `transformers` for sequences of up to ``longest`` tokens (0: whatever was traced).
+    ``checkpoint_name`` goes by the model's own names.
 
     Raises ``UnsupportedOps`` with what has no form in the graph, ``FerrumError`` (export-failed).
     """
     module = Logits(model.eval())
-    with registered(), attention_of_ours(model):
+    with registered(), attention_of_ours(model), recurrences_of_ours(model):
         program = exported(module, name)
+    if 0 < (most := most_tokens(program)) < longest:
+        what = f"another computation for sequences of more than {most} tokens"
+        raise UnsupportedOps([Finding(what, "", "", f"--max-model-len {most}")], f"model {name}")
     tied = tied_parameters(module)
 
     def own(parameter: str) -> Any:
         plain = parameter.removeprefix(PREFIX)
         return plain if checkpoint_name is None else checkpoint_name(plain)
 
-    given = {PREFIX + key: value for key, value in (constants or {}).items()}
     pad = getattr(getattr(model, "config", None), "pad_token_id", None)
-    return without_padding(import_program(program, name, own, given, tied), pad)
+    return without_padding(import_program(program, name, own, None, tied, longest), pad)
 
 
 def without_padding(graph: Graph, pad: object) -> Graph:

@@ -18,7 +18,8 @@ DEFAULT_LENGTH = 2048
 
 @dataclass(frozen=True, slots=True)
 class TracedConfig:
-    """``family`` is the model type, ``values`` all of ``config.json``, which only `transformers` understands.
+    """``family`` is the model type, ``architecture`` the class of `transformers`, ``values`` all of ``config.json``, which only
+    that class understands.
 
     ``max_model_len`` is the length in tokens that the model is compiled for (0: ``max_position_embeddings``).
     """
@@ -27,6 +28,7 @@ class TracedConfig:
     values: Mapping[str, Any]
     max_position_embeddings: int
     max_model_len: int = 0
+    architecture: str = ""
 
     @property
     def longest(self) -> int:
@@ -40,7 +42,10 @@ def traced_config(values: Mapping[str, Any]) -> TracedConfig | None:
     Raises FerrumError ``config-unsupported``.
     """
     kind, named = values.get("model_type"), values.get("architectures")
-    if not isinstance(kind, str) or not isinstance(named, list) or not set(named) & set(causal_classes(kind)):
+    if not isinstance(kind, str) or not isinstance(named, list):
+        return None
+    architecture = next((name for name in named if name in causal_classes()), "")
+    if not architecture:
         return None
     if quantized := packing_fault(values):
         step = "use another checkpoint of this model"
@@ -51,17 +56,17 @@ def traced_config(values: Mapping[str, Any]) -> TracedConfig | None:
     if not isinstance(longest, int) or not 0 < longest <= MAX_POSITIONS:
         what = f"unsupported: max_position_embeddings = {longest!r} is not an integer from 1 to {MAX_POSITIONS}"
         raise FerrumError("config-unsupported", what, "config.json", "use another checkpoint of this model")
-    return TracedConfig(kind, values, longest)
+    return TracedConfig(kind, values, longest, architecture=architecture)
 
 
-def causal_classes(kind: str) -> tuple[str, ...]:
-    """The names of the causal language models of a type in `transformers`; none if it is not installed."""
+def causal_classes() -> frozenset[str]:
+    """The names of the causal language models of `transformers`; none if it is not installed."""
     try:
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
     except ModuleNotFoundError:
-        return ()
-    found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, ())
-    return (found,) if isinstance(found, str) else tuple(found)
+        return frozenset()
+    found = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    return frozenset(name for names in found for name in ((names,) if isinstance(names, str) else names))
 
 
 def tracer() -> str:

@@ -7,11 +7,12 @@ heads disappear, a factor on the queries moves into the scale.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ferrum.graphs import tables
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.ir import Graph, Param, Shape, Value
+from ferrum.graphs.passes import short_conv
 from ferrum.graphs.passes.canonicalize import FORM
 from ferrum.graphs.rewrite import Match, P, Pat, Rules, Scope, rewrite
 
@@ -77,12 +78,13 @@ def biased(s: Scope, m: Match) -> str | None:
 
 @dataclass(frozen=True)
 class Scores:
-    """scale * (q @ k), and the tables that are added to it."""
+    """scale * (q @ k), the tables that are added to it, and those of 0 and 1 that it is multiplied by."""
 
     q: str
     k: str  # [.., width, keys]
     scale: float
     added: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
 
 
 def scores_of(s: Scope, name: str, lead: Shape) -> Scores | None:
@@ -104,13 +106,18 @@ def scores_of(s: Scope, name: str, lead: Shape) -> Scores | None:
         return scores_of(s, others[0], lead) if len(others) == 1 else None
     if node.op in ("add", "where"):
         return with_table(s, name, lead)
+    if node.op == "mul":
+        table, scores = sorted(node.inputs, key=lambda one: one not in s.tables)
+        found = scores_of(s, scores, lead) if table in s.tables else None
+        return None if found is None or found.added else replace(found, kept=(*found.kept, table))
     return None
 
 
 def scaled(s: Scope, found: Scores | None, factor: float) -> Scores | None:
     if found is None:
         return None
-    return Scores(found.q, found.k, found.scale * factor, tuple(s.emit("mul_scalar", t, value=factor) for t in found.added))
+    added = tuple(s.emit("mul_scalar", t, value=factor) for t in found.added)
+    return replace(found, scale=found.scale * factor, added=added)
 
 
 def low(s: Scope, name: str) -> bool:
@@ -139,7 +146,7 @@ def with_table(s: Scope, name: str, lead: Shape) -> Scores | None:
     shape = s.shape(table)
     if len(shape) == 3 and len(s.shape(name)) == 3 and shape[0] != 1:  # batch and heads are one axis
         table = s.emit("reshape", table, shape=(*lead, *shape[1:]))
-    return Scores(found.q, found.k, found.scale, (*found.added, table))
+    return replace(found, added=(*found.added, table))
 
 
 def written_out(s: Scope, m: Match) -> str | None:
@@ -157,7 +164,15 @@ def written_out(s: Scope, m: Match) -> str | None:
     for other in found.added[1:]:
         table = s.emit("add", table, other)
     meant = meaning(s, table)
-    return None if meant is None else emit(s, found.q, key, m["v"], found.scale, meant)
+    if meant is None or any(meaning(s, without(s, table, kept)) != meant for kept in found.kept):
+        return None
+    return emit(s, found.q, key, m["v"], found.scale, meant)
+
+
+def without(s: Scope, table: str, kept: str) -> str:
+    """``table`` that also forbids all where ``kept`` is not 1: what was forbidden there before does not change."""
+    zero, one, least = (s.emit("full", shape=(), dtype="f32", value=value) for value in (0.0, 1.0, tables.FORBIDDEN))
+    return s.emit("add", table, s.emit("where", s.emit("eq", kept, one), zero, least))
 
 
 def joined_heads(s: Scope, m: Match) -> str | None:
@@ -217,4 +232,4 @@ RULES: Rules = (
 
 
 def run(graph: Graph) -> Graph:
-    return rewrite(graph, (*RULES, *FORM))
+    return rewrite(graph, (*RULES, *short_conv.RULES, *FORM))

@@ -19,7 +19,7 @@ from ferrum.graphs.passes.page_attention import NORM_THEN_ROPE, ONE_LINEAR, NotP
 from ferrum.graphs.rewrite import Scope, live
 
 PLAIN: Mapping[str, Attr] = {"causal": True, "softcap": 0.0, "operands": ()}
-OP, APART = "paged_attention", "paged_attend"
+OP, APART, RECUR = "paged_attention", "paged_attend", "paged_recur"
 
 
 @dataclass(frozen=True)
@@ -146,19 +146,21 @@ def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads | None
     layer = 0
     for node in graph.nodes:
         if node.output.name not in fused:
-            out.keep(replace(node, inputs=tuple(names.get(name, name) for name in node.inputs)))
+            attrs = node.attrs if node.op != RECUR else {**node.attrs, "layer": layer}
+            layer += node.op == RECUR
+            out.keep(replace(node, inputs=tuple(names.get(name, name) for name in node.inputs), attrs=attrs))
             continue
         out.root, heads = fused[node.output.name]
         states = tuple(version.inputs[0] for name in out.root.inputs[1:3] if (version := s.node(name, "write")) is not None)
-        attrs: dict[str, Any] = {"layer": layer, "states": states}
+        kept: dict[str, Any] = {"layer": layer, "states": states}
         layer += 1
         if heads is not None:
-            attrs |= heads.attrs
-            names[node.output.name] = out.emit_as(OP, OP, names.get(heads.qkv, heads.qkv), *heads.params, **attrs)
+            kept |= heads.attrs
+            names[node.output.name] = out.emit_as(OP, OP, names.get(heads.qkv, heads.qkv), *heads.params, **kept)
             continue
-        attrs |= {key: node.attrs[key] for key in ("scale", "window", "softcap", "operands")}
+        kept |= {key: node.attrs[key] for key in ("scale", "window", "softcap", "operands")}
         inputs = (node.inputs[0], *(rows_of(s, name) for name in node.inputs[1:3]), *node.inputs[3:])
-        names[node.output.name] = out.emit_as(APART, APART, *(names.get(name, name) for name in inputs), **attrs)
+        names[node.output.name] = out.emit_as(APART, APART, *(names.get(name, name) for name in inputs), **kept)
     written = {name for attend, _ in fused.values() for name in attend.inputs[1:3]}
     outputs = tuple(names.get(name, name) for name in graph.outputs if name not in written)
     nodes, used = live(out.nodes.values(), outputs)
@@ -168,5 +170,5 @@ def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads | None
 
 def form_findings(graph: Graph) -> list[Finding]:
     """What a finished graph as a whole lacks: a cache."""
-    cached = any(node.op in (OP, APART) for node in graph.nodes)
-    return [] if cached else [Finding("a model without causal attention", "", "", "a decoder")]
+    cached = any(node.op in (OP, APART, RECUR) for node in graph.nodes)
+    return [] if cached else [Finding("a model without causal attention or a recurrence", "", "", "a decoder")]

@@ -74,8 +74,8 @@ class Pager:
 
     def page(self, node: Node) -> tuple[str, ...]:
         """``node`` on rows of tokens; the names of its values."""
-        if node.op == "attend":
-            return (self.attend(node),)
+        if node.op in KEPT:
+            return (KEPT[node.op](self, node),)
         self.named(node, self.roles.get(node.output.name, "") or node.op)
         try:
             return self.rows.page(node)
@@ -89,14 +89,30 @@ class Pager:
         written = []
         for stem, rows in (("keys", k), ("values", v)):
             kind, shape = "window" if window else "paged", self.out.shape(rows)[1:]
-            state = State(f"{stem}.{len(self.states) // 2}", kind, "f32", shape, window)
-            self.states.append(state)
-            self.out.add_state(state)
+            state = self.keep(State(f"{stem}.{len(self.versions) // 2}", kind, "f32", shape, window))
             self.named(node, state.name)
             written.append(self.out.emit("write", state.name, rows))
         self.versions += written
         self.named(node, "attend")
         return self.out.copy(node, q, *written, *of_heads)
+
+    def recur(self, node: Node) -> str:
+        """The op keeps its state by itself: one place for a sequence, whatever its length."""
+        if any(self.rows.shape(name)[:2] != ("batch", "seq") for name in node.inputs):
+            raise NotPaged("a recurrence over other axes than [batch, seq]", "[batch, seq, heads, width]")
+        names = [self.rows.name(name) for name in node.inputs]
+        shape = (*self.out.shape(names[0])[1:], self.out.shape(names[2])[-1])
+        state = self.keep(State(f"recurrence.{len(self.states)}", "slot", "f32", shape, 0))
+        self.named(node, node.op)
+        return self.out.emit("paged_recur", *names, layer=0, states=(state.name,), delta=node.attrs["delta"])
+
+    def keep(self, state: State) -> State:
+        self.states.append(state)
+        self.out.add_state(state)
+        return state
+
+
+KEPT: Mapping[str, Callable[[Pager, Node], str]] = {"attend": Pager.attend, "recur": Pager.recur}
 
 
 def roles(s: Scope, nodes: list[Node]) -> dict[str, str]:

@@ -47,8 +47,8 @@ def problems(graph: Graph, checkpoint: Checkpoint, surplus: bool = True) -> Iter
             yield f"{name} {list(checkpoint.info(name)[1])} is there, but the model does not use it"
 
 
-def match(graph: Graph, checkpoint: Checkpoint) -> None:
+def match(graph: Graph, checkpoint: Checkpoint, surplus: bool = True) -> None:
     """Raises ``WeightsMismatch``: tensors that are missing, of another shape or dtype, or in a used module but not read."""
-    found = tuple(problems(graph, checkpoint))
+    found = tuple(problems(graph, checkpoint, surplus))
     if found:
         raise WeightsMismatch(found, f"checkpoint {checkpoint.folder.name}")

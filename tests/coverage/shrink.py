@@ -51,11 +51,17 @@ SIZES: dict[str, int] = {
     "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": HEAD, "qk_nope_head_dim": 8, "v_head_dim": 10,
     "index_topk": 8, "index_head_dim": 8, "index_n_heads": 2, "o_lora_rank": 16, "hidden_size_per_layer_input": 8,
     "rotary_dim": 4, "relative_max_distance": LONGEST, "query_pre_attn_scalar": 8, "laurel_rank": 8, "n_rank": 8,
-    "num_hash_layers": 1, "image_size": 32, "patch_size": 16,
+    "num_hash_layers": 1, "image_size": 32, "patch_size": 16, "mamba_d_ssm": 64, "num_expert_group": 2,
+    **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "mamba_d_head", "mamba_head_dim", "mamba_headdim", "mamba_d_state",
+                     "ssm_state_size", "state_size", "linear_head_dim", "linear_key_head_dim", "linear_value_head_dim"), 8),
+    **dict.fromkeys(("linear_num_heads", "linear_num_value_heads"), HEADS),
+    **dict.fromkeys(("linear_num_key_heads", "n_groups", "mamba_n_groups", "num_experts_per_token"), 2),
+    **dict.fromkeys(("mamba_chunk_size", "chunk_size", "block_size"), 16),
 }  # fmt: skip
 TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 IGNORED = frozenset({"model_type", "transformers_version", "architectures", "dtype", "torch_dtype", "layer_types"})
 
+ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 # What a type must be told besides.
 MORE: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "num_layers": 2, "window_size": WINDOW},
@@ -63,6 +69,11 @@ MORE: dict[str, dict[str, Any]] = {
     "falcon": {"alibi": True},
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2},
+    "mamba2": {"num_heads": 8},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
+    "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), ROPE)},
+    "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10000.0}},
+    **dict.fromkeys(("zamba", "zamba2"), {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16}),
 }
 
 

@@ -83,13 +83,19 @@ def tried(kind: str, folder: Path, chunks: Sequence[int] = CHUNKS) -> Outcome:
         return Outcome(kind, UNTRIED, (str(reason),))
     options = CompileOptions(str(folder / "model"), quant="f32", output=folder / "model.fpk")
     try:
-        found = tuple(map(str, check_model(options)))
-    except FerrumError as error:
-        found = (f"{error.code}: {error.what}",)
-    if found:
-        return Outcome(kind, MISSING, found[:SHOWN])
-    compile_model(options)
+        compile_model(options)
+    except FerrumError as refused:
+        found = told(options)
+        return Outcome(kind, MISSING if found else FAULT, found[:SHOWN] or (f"{refused.code}: {refused.what}",))
     return compared(kind, Reference(model), folder / "model.fpk", chunks)
+
+
+def told(options: CompileOptions) -> tuple[str, ...]:
+    """What `ferrum check` says of a model that is not compiled: nothing would be a fault."""
+    try:
+        return tuple(map(str, check_model(options)))
+    except FerrumError as error:
+        return (f"{error.code}: {error.what}",)
 
 
 def model_of(kind: str, folder: Path) -> Any:
