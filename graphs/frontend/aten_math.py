@@ -6,9 +6,11 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import fx
 
 from ferrum.graphs.frontend.aten import Handler, Unsupported, arguments, number
+from ferrum.graphs.tables import NotATable, Tables
 
 if TYPE_CHECKING:
     from ferrum.graphs.frontend.torch_export import Importer
@@ -115,6 +117,18 @@ def fmod(imp: Importer, node: fx.Node) -> str:
     x, y = (operand(imp, value, dtype) for value in args[:2])
     size = imp.emit("remainder", imp.emit("abs", x), imp.emit("abs", y))
     return imp.emit("where", imp.emit("lt", x, scalar(imp, 0.0, x)), imp.emit("neg", size), size)
+
+
+def erfinv(imp: Importer, node: fx.Node) -> str:
+    """Of a number that is computed of numbers."""
+    x = own(imp, node)
+    try:
+        value = Tables(imp.scope.nodes, imp.scope.params, imp.scope.types, {}).at(x, ()) if imp.type(x).shape == () else None
+    except NotATable:
+        value = None
+    if value is None:
+        raise Unsupported("aten.erfinv.default", "silu or gelu")  # the table has no op for values
+    return imp.constant(float(torch.erfinv(torch.tensor(float(value), dtype=torch.float64))), (), "f32")
 
 
 def copied(imp: Importer, node: fx.Node) -> str:

@@ -102,6 +102,7 @@ TABLE: Mapping[str, Handler] = {
     **dict.fromkeys(("aten.div.Tensor_mode", "aten.div.Scalar_mode"), aten_math.divide_with_mode),
     **dict.fromkeys(("aten.remainder.Tensor", "aten.remainder.Scalar"), two("remainder")),
     **dict.fromkeys(("aten.fmod.Tensor", "aten.fmod.Scalar"), aten_math.fmod),
+    "aten.erfinv.default": aten_math.erfinv,
     "aten.copy.default": aten_math.copied,
     "aten.silu.default": unary("silu"),
     "aten.gelu.default": gelu,
@@ -212,6 +213,5 @@ IGNORED = frozenset({
 # what to use instead, by the op's plain name
 NEAREST: Mapping[str, str] = {
     "cumprod": "exp of the cumsum of logarithms",
-    "erfinv": "silu or gelu",
     "outer": "a[:, None] * b",
 }

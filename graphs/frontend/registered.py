@@ -87,8 +87,8 @@ class Mask:
     counted from the first token, instead of the last ``window``.
 
     Code that computes attention itself takes it for that tensor, and gets one: 0 where a query sees a key, else the least number.
-    ``fault``: why it has no such form. Models make masks that none of their layers uses, so only a use of it is refused.
-    ``tokens`` [batch, seq]: which tokens the model itself counts; with it the mask is a tensor, to be recognized by its values.
+    So does ours where more than places decide: ``tokens`` [batch, seq] that the model itself counts, or a ``function`` of batch,
+    head, query and key that is no window. What such a tensor means is recognized by its values, once it is in a graph.
     """
 
     causal: bool
@@ -96,27 +96,27 @@ class Mask:
     sizes: tuple[Any, Any] = (0, 0)
     dtype: torch.dtype = torch.float32
     device: object = None
-    fault: str = ""
     batch: Any = 1
     chunk: bool = False
     tokens: Tensor | None = None
+    function: Callable[..., Any] | None = None
 
-    def judged(self) -> Mask:
-        """The mask itself. Raises ``Untraced`` if it has a fault."""
-        if self.fault:
-            raise Untraced(self.fault)
-        return self
+    @property
+    def of_places(self) -> bool:
+        return self.tokens is None and self.function is None
 
     def tensor(self) -> Tensor:
-        self.judged()
         query, key = (torch.arange(size, device=self.device) for size in self.sizes)
         distance = query[:, None] - key
         seen = distance >= 0 if self.causal else torch.ones_like(distance, dtype=torch.bool)
-        if self.chunk:
+        if self.function is not None:
+            rows = torch.arange(self.batch, device=self.device)[:, None, None, None]
+            seen = self.function(rows, torch.zeros_like(rows), query[:, None], key)
+        elif self.chunk:
             seen = seen & (query[:, None] // self.window == key // self.window)
         elif self.window:
             seen = seen & (distance.abs() < self.window)
-        seen = seen[None, None].expand(self.batch, 1, *self.sizes)
+        seen = seen.expand(self.batch, 1, *self.sizes)
         if self.tokens is not None:
             seen = seen & (self.tokens != 0)[:, None, None]
         return torch.where(seen, 0.0, torch.finfo(self.dtype).min)
@@ -176,9 +176,9 @@ def mask_of(function: Callable[..., Any]) -> Mask:
     ahead, behind = at[SPAN + 1 :], at[:SPAN]
     window = 0 if behind.all() else int(behind[::-1].argmin()) + 1
     masks = [Mask(not ahead.any(), window)]
-    if window:  # the query before the first key that the last one sees: is it the end of a chunk?
+    if window and masks[0].causal:  # the query before the first key that the last one sees: is it the end of a chunk?
         before = seen(function, FAR - window, np.arange(FAR - window - SPAN, FAR - window))
-        masks.append(Mask(masks[0].causal, int(before[::-1].argmin()) + 1, chunk=True))
+        masks.append(Mask(True, int(before[::-1].argmin()) + 1, chunk=True))
     found = next((mask for mask in masks if lets_through(mask, function)), None)
     if found is None:
         raise Untraced("a mask that is neither causal nor a window")
@@ -212,8 +212,8 @@ def mask_function(
     """``transformers``' signature."""
     try:
         found = mask_of(mask_function)
-    except Untraced as fault:
-        return Mask(True, 0, fault=str(fault))
+    except Untraced:
+        found = Mask(False, 0, function=mask_function)
     sizes = (q_length, kv_length)
     return replace(found, sizes=sizes, dtype=dtype, device=device, batch=batch_size, tokens=attention_mask)
 
@@ -237,10 +237,10 @@ def attention_function(
     causal = options.get("is_causal")
     mask = Mask(bool(getattr(module, "is_causal", True) if causal is None else causal), 0)
     bias = position_bias
-    if isinstance(attention_mask, Mask) and attention_mask.tokens is not None:
+    if isinstance(attention_mask, Mask) and not attention_mask.of_places:
         attention_mask = attention_mask.tensor()
     if isinstance(attention_mask, Mask):
-        mask = attention_mask.judged()
+        mask = attention_mask
     elif attention_mask is not None:
         mask = Mask(False, 0)
         added = added_mask(attention_mask, query.dtype)
@@ -310,15 +310,18 @@ def registered() -> Iterator[None]:
         (masking_utils.ALL_MASK_ATTENTION_FUNCTIONS, mask_function),
         (ALL_EXPERTS_FUNCTIONS, experts_function),
     )
+    validated = torch.distributions.Distribution._validate_args
     packed, tensor, chunked = masking_utils.find_packed_sequence_indices, torch.tensor, masking_utils.chunked_overlay
     for interface, function in entered:
         interface.register(NAME, function)
     masking_utils.find_packed_sequence_indices = lambda *_, **__: None  # one sequence is one row here
     masking_utils.chunked_overlay = lambda size, _: chunked(size, np.zeros(1, np.int64))  # which begins with its first token
     torch.tensor = lambda data, **how: number_tensor(tensor, data, **how)
+    torch.distributions.Distribution.set_default_validate_args(False)  # it asks numbers of a trace
     try:
         yield
     finally:
+        torch.distributions.Distribution.set_default_validate_args(validated)
         masking_utils.find_packed_sequence_indices, torch.tensor, masking_utils.chunked_overlay = packed, tensor, chunked
         for interface, _ in entered:
             type(interface)._global_mapping.pop(NAME, None)

@@ -171,4 +171,4 @@ def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads | None
 def form_findings(graph: Graph) -> list[Finding]:
     """What a finished graph as a whole lacks: a cache."""
     cached = any(node.op in (OP, APART, RECUR) for node in graph.nodes)
-    return [] if cached else [Finding("a model without causal attention or a recurrence", "", "", "a decoder")]
+    return [] if cached else [Finding("a model without causal attention", "", "", "a decoder")]

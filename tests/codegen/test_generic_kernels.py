@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from ferrum.codegen.kernels.elements import EITHER, FLOATS, INTS, expression, literal
+from ferrum.codegen.kernels.map.body import Part, merged
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS
 from ferrum.codegen.views import permuted, reshaped, sliced, whole
@@ -275,3 +276,9 @@ def test_a_map_writes_what_the_product_reads(quant: str) -> None:
     found, wanted = compiled.run(tokens), compiled.expected(tokens)
     assert np.abs(found - wanted).max() <= {"f32": 1e-5, "none": 2e-2, "int8": 5e-2}[quant] * np.abs(wanted).max()
     np.testing.assert_array_equal(compiled.run(tokens[:3], threads=1), found[:3])
+
+
+def test_places_along_an_axis_of_one_element_need_no_loop() -> None:
+    for dtype, value in (("i64", "1"), ("f32", "1.0f")):
+        part = merged(Part((1,), (1,), 0, (), index=(1.0, 3.0), dtype=dtype))
+        assert (part.dims, part.value) == ((), value)

@@ -1,7 +1,7 @@
 """``make coverage``: every type of `transformers`' causal language models, each in a process of its own.
 
 Outcomes are kept in build/coverage, so a run resumes where the last one stopped: a type is tried again when the compiler or the
-runtime has changed since. ``--only`` tries some, ``--result`` those that ended so, ``--keep`` lets outcomes of other trees stand.
+runtime has changed since. ``--only`` tries some, ``--result`` those that ended so, ``--keep`` lets outcomes stand, of other trees as well.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def chosen(known: dict[str, Outcome], tree: str, args: argparse.Namespace) -> li
     found = [kind for kind in types() if re.fullmatch(args.only, kind)]
     if args.result:
         return [kind for kind in found if kind in known and known[kind].result == args.result]
-    if args.only != ".*":
+    if args.only != ".*" and not args.keep:
         return found
     return [kind for kind in found if kind not in known or (known[kind].tree != tree and not args.keep)]
 

@@ -21,9 +21,13 @@ CHUNK = 7
 QUICK = {
     "gemma2": "windows and soft caps, norms before and after, one plus a weight",
     "bloom": "biases by distance, heads that lie interleaved",
-    "dots1": "experts by sigmoid and a correction that the checkpoint holds, dense layers before",
+    "mamba": "a short convolution, a recurrence in a slot, no attention",
 }
 LONG = {
+    "dots1": "experts by sigmoid and a correction that the checkpoint holds, dense layers before",
+    "qwen3_next": "the delta rule between layers of attention",
+    "llama4_text": "attention within chunks, complex rope, experts that all compute",
+    "openai-gpt": "scores that a stored mask multiplies",
     "gpt2": "learned positions, one matrix for query, key and value",
     "opt": "positions from the third row, relu",
     "phi": "parallel residual, rope of some columns",

@@ -67,7 +67,7 @@ class Part:
             return result(self.region)
         if self.operands:
             return self.operands[0].element("p0")
-        first, step = self.index
+        first, step = self.index if self.dims else (self.index[0], 0.0)  # one element has no loop
         if c_type(self.dtype) == "int":
             return f"{int(first)} + {int(step)} * i0" if step else str(int(first))
         return f"{first!r}f + {step!r}f * (float)i0" if step else f"{first!r}f"
