@@ -82,7 +82,8 @@ def interpret(
     With ``wanted`` only these outputs: what they do not need is neither computed nor asked of ``inputs``.
 
     For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence). States
-    begin empty; for a finished graph ``kv`` holds, and receives, what the earlier and the new tokens keep. ``observe`` is shown each node's result by name; it is gone after its last use.
+    begin empty; for a finished graph ``kv`` holds, and receives, what the earlier and the new tokens keep. ``observe`` is shown
+    each node's result by name; it is gone after its last use.
     """
     starts = query_start if query_start is not None else (0, len(inputs["tokens"]) if "tokens" in inputs else 0)
     kv, ids = KvState() if kv is None else kv, tuple(range(len(starts) - 1))

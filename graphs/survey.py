@@ -19,8 +19,9 @@ def survey(
 ) -> tuple[Finding, ...]:
     """All findings of the model that ``load`` imports, and of ``checkpoint`` against it; empty when it can be compiled.
 
-    ``judge`` says what a target has against a finished graph. ``surplus``: whether unread tensors are findings, too. A model with unsupported ops is looked at further: its other
-    attention layers and all its known weights. Raises what ``load`` raises besides ``UnsupportedOps``.
+    ``judge`` says what a target has against a finished graph. ``surplus``: whether unread tensors are findings, too. A model with
+    unsupported ops is looked at further: its other attention layers and all its known weights. Raises what ``load`` raises
+    besides ``UnsupportedOps``.
     """
     found: list[Finding] = []
     try:

@@ -105,5 +105,6 @@ def kv_groups(manifest: Manifest, path: str = "") -> tuple[KvGroup, ...]:
     for number in sorted({state.group for state in found} | {0}):
         members = [state for state in found if state.group == number]
         sizes = sum(state.layers for state in members), sum(state.unit_bytes for state in members)
-        groups[number:] = [KvGroup(members[0].window, found[0].unit, *sizes, members[0].checkpoint)] if members else groups[number:]
+        if members:
+            groups[number:] = [KvGroup(members[0].window, found[0].unit, *sizes, members[0].checkpoint)]
     return tuple(groups)

@@ -57,7 +57,7 @@ def multiply(imp: Importer, node: fx.Node) -> str:
 def sliced(imp: Importer, node: fx.Node) -> str:
     """The axis of the parts is none of theirs."""
     if arguments(node)["dim"] < 0:
-        raise Unsupported("a part of complex numbers along an axis that is counted from the end", "one that is counted from the start")
+        raise Unsupported("a part of complex numbers along an axis counted from the end", "an axis counted from the start")
     return slice_axis(imp, node)
 
 

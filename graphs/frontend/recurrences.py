@@ -2,7 +2,7 @@
 
 A trace of many tokens has neither a first state nor a form for one token, so each of its scans becomes one node, ``recur``:
 
-    state = decay * state, then state += key ⊗ value, or, by the delta rule, key ⊗ (beta * (value - state · key));  out = state · query
+    state = decay * state, then state += key ⊗ value, by the delta rule key ⊗ (beta * (value - state · key));  out = state · query
 
 for each head, with a state [key width, value width]. What a function computes before and behind that stays in the trace.
 """
@@ -120,8 +120,8 @@ def delta_rule(
     use_qk_l2norm_in_kernel: bool = False,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Gated delta rule and Kimi's: query and key [batch, seq, key heads, K], value [.., heads, V], g the logarithm of the decay of a
-    head [.., heads] or of each of its keys [.., heads, K]."""
+    """Gated delta rule and Kimi's: query and key [batch, seq, key heads, K], value [.., heads, V], g the logarithm of the decay
+    of a head [.., heads] or of each of its keys [.., heads, K]."""
     from_nothing(initial_state)
     times = value.shape[2] // key.shape[2]
     query, key = (x if times == 1 else x.repeat_interleave(times, dim=2) for x in (query, key))

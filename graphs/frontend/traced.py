@@ -139,9 +139,7 @@ def parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register
 
 
-def trace_module(
-    model: nn.Module, name: str = "model", checkpoint_name: Names | None = None, longest: int = 0
-) -> Graph:
+def trace_module(model: nn.Module, name: str = "model", checkpoint_name: Names | None = None, longest: int = 0) -> Graph:
     """The graph of a causal language model of `transformers` for sequences of up to ``longest`` tokens (0: whatever was traced).
     ``checkpoint_name`` goes by the model's own names.
 

@@ -1,8 +1,8 @@
-"""A short causal convolution of each channel → ``attend``: a token takes from its last ``width`` tokens what a head picks by place.
+"""A short causal convolution of each channel → ``attend``: each head picks one of a token's last ``width`` tokens by its place.
 
-Queries and keys are lines with one 1: a key's stands at its token's place modulo a length of ``width`` or more, a head's query has
-it where the token so many places before has. Such a score is so far above the others that its weight is exactly 1, and rows of
-a window are what the convolution keeps between steps: paging, chunks, shared prefixes and preemption are those of attention.
+Queries and keys are lines with one 1: a key's stands at its token's place modulo a length of ``width`` or more, a head's query
+has it where the token so many places before has. Such a score is so far above the others that its weight is exactly 1, and rows
+of a window are what the convolution keeps between steps: paging, chunks, shared prefixes and preemption are attention's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """``make coverage``: every type of `transformers`' causal language models, each in a process of its own.
 
 Outcomes are kept in build/coverage, so a run resumes where the last one stopped: a type is tried again when the compiler or the
-runtime has changed since. ``--only`` tries some, ``--result`` those that ended so, ``--keep`` lets outcomes stand, of other trees as well.
+runtime has changed since. ``--only`` tries some, ``--result`` those that ended so, ``--keep`` lets outcomes stand, of other trees
+as well.
 """
 
 from __future__ import annotations
