@@ -190,9 +190,8 @@ def lets_through(mask: Mask, function: Callable[..., Any]) -> bool:
     window = mask.window
     for query in (0, 1, 2, 7, max(0, window - 1), window, window + 1, FAR // 2 + 3, FAR):
         near = np.arange(max(0, query - SPAN), query + SPAN)
-        wanted = np.ones(near.shape, bool)
-        if window:
-            wanted = query // window == near // window if mask.chunk else np.abs(query - near) < window
+        distance = np.abs(query // window - near // window) * window if mask.chunk else np.abs(query - near)
+        wanted = distance < (window or FAR * FAR)
         if (seen(function, query, near) != (wanted & (near <= query) if mask.causal else wanted)).any():
             return False
     return True

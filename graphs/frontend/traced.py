@@ -93,7 +93,7 @@ def empty_model(config: TracedConfig, name: str) -> nn.Module:
             warnings.simplefilter("ignore")
             kind = getattr(transformers, config.architecture)
             own = kind.config_class.from_dict(values)
-            return kind._from_config(own, dtype=torch.float32, attn_implementation="eager")  # type: ignore[no-any-return]
+            return kind._from_config(own, dtype=torch.float32, attn_implementation="eager")
     except Exception as error:  # any class of model checks its configuration its own way
         lines = [line for line in str(error).splitlines() if line.strip()]
         what = f"{type(error).__name__}: {lines[0] if lines else ''}"
