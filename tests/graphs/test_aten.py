@@ -105,6 +105,7 @@ CASES: Mapping[str, Mapping[str, Case]] = {
         "scatter_add": lambda x: x.scatter_add(-1, places(x, WIDTH), x), "index": lambda x: x[..., torch.tensor([3, 3, 0])],
         "index from the end": lambda x: torch.cat([x[..., [-2]], x[..., [1, 2, 3]], x[..., [-1, 0]]], -1),
         "index of two": lambda x: x.reshape(*x.shape[:2], 3, 4)[:, :, torch.tensor([2, 0]), torch.tensor([1, 3])],
+        "put where": lambda x: x.index_put((x > 0.5,), x.new_zeros(())),
         "index_select": lambda x: x.index_select(-1, torch.tensor([5, 1])), "flip": lambda x: x.flip(-1),
         "rows": lambda x: torch.linspace(0, 1, 30, dtype=x.dtype).reshape(10, 3)[places(x, 10)].flatten(2),
         "every second": lambda x: torch.cat([x[..., ::2], x[..., 1::2]], -1), "every fifth": lambda x: x[..., 1:11:5],

@@ -111,3 +111,9 @@ def test_expressions_are_bounded() -> None:
             read(text)
     with pytest.raises(DimFault):
         floor_divide("seq", 0)
+
+
+def test_a_product_divided_by_one_of_its_factors_is_the_rest() -> None:
+    assert floor_divide(multiply(4, "tokens"), "tokens") == 4
+    assert floor_divide(add(multiply(6, "a", "b"), multiply(2, "b")), multiply(2, "b")) == add(multiply(3, "a"), 1)
+    assert str(floor_divide(add("a", 1), "a")) == "(a + 1) // a"

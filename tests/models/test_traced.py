@@ -20,11 +20,14 @@ from ferrum.codegen.job import open_job
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.stages import trace
 from ferrum.errors import FerrumError
+from ferrum.graphs.expressions.expression import Tensor
+from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.frontend.torch_export import import_module
-from ferrum.graphs.frontend.traced import trace_module
+from ferrum.graphs.frontend.traced import empty_model, refuse_unknown, trace_module
 from ferrum.graphs.interpret import SourceWeights, interpret
 from ferrum.graphs.models.config import from_hf
 from ferrum.graphs.models.registry import build, checkpoint_sources
+from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.pipeline import run_pipeline
 from ferrum.graphs.text import print_graph
 from ferrum.graphs.weights import open_checkpoint
@@ -107,3 +110,19 @@ def test_a_configuration_that_no_module_takes_is_one_line(tmp_path: Path) -> Non
     with pytest.raises(FerrumError) as caught:
         trace(open_job(CompileOptions(str(tmp_path), stop_after="import"), lambda stage, done, total: None))
     assert caught.value.code == "config-unsupported" and "\n" not in str(caught.value)
+
+
+def test_what_a_configuration_and_a_checkpoint_say_besides() -> None:
+    """Infinity, which JSON has no word for, is read; a tensor in a module that does not have it is told, an unread one is not."""
+    from transformers import Mamba2Config
+
+    own = Mamba2Config(vocab_size=64, hidden_size=16, num_heads=4, head_dim=8, state_size=8, n_groups=2, num_hidden_layers=1)
+    values = json.loads(own.to_json_string())
+    assert values["time_step_limit"][1] != float("inf")
+    model = empty_model(TracedConfig("mamba2", values, 64, architecture="Mamba2ForCausalLM"), "m")
+    assert model.config.time_step_limit[1] == float("inf")  # type: ignore[union-attr]
+    known = next(iter(model.state_dict()))
+    refuse_unknown(model, {known: Tensor(known, (1,))})
+    strange = f"{known.rpartition('.')[0]}.other"
+    with pytest.raises(UnsupportedOps, match="other is there, but the model does not use it"):
+        refuse_unknown(model, {strange: Tensor(strange, (1,))})
