@@ -120,16 +120,17 @@ class QuantBlocks:
 
     def __getitem__(self, rows: slice) -> QuantBlocks:
         """Rows of the first axis, which is not the blocks' own."""
-        return replace(self, **{name: part[rows] for name, part in self.parts().items()})
+        cut: dict[str, Any] = {name: part[rows] for name, part in self.parts().items()}
+        return replace(self, **cut)
 
-    def parts(self) -> dict[str, Array]:
+    def parts(self) -> dict[str, Any]:
         """Those that there are, by name."""
         return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
     @staticmethod
     def joined(pieces: Sequence[QuantBlocks]) -> QuantBlocks:
         """Pieces one after the other along the first axis."""
-        whole = {name: np.concatenate([piece.parts()[name] for piece in pieces]) for name in pieces[0].parts()}
+        whole: dict[str, Any] = {name: np.concatenate([piece.parts()[name] for piece in pieces]) for name in pieces[0].parts()}
         return replace(pieces[0], **whole)
 
     def values(self) -> NDArray[np.float32]:
