@@ -42,7 +42,7 @@ def in_plain_c(source: str) -> str:
 @pytest.fixture(autouse=True)
 def few_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that are quickly compiled, and high enough for products that load a row of x themselves."""
-    monkeypatch.setattr(test_kernels, "blocking", lambda target, fmt, tuned: Blocking(4, 2, 8))
+    monkeypatch.setattr(test_kernels, "blocking", lambda *shape: Blocking(4, 2, 8))
 
 
 def products(target: Target) -> list[Product]:
