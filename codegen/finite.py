@@ -35,8 +35,8 @@ class Finite:
 
     def blocks(self, rows: slice) -> QuantBlocks:
         found = self.source.blocks(rows)
-        for part in (found.scales, found.mins):
-            if part is not None:
+        for name, part in found.parts().items():
+            if name not in ("codes", "zeros"):
                 self._checked(part)
         return found
 

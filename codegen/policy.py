@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ferrum.codegen.kernels.linear.cpu import Blocking
@@ -16,8 +16,9 @@ from ferrum.graphs.passes.layout import EMBEDDING, HEAD, Choice
 # The user's word for a checkpoint's own blocks, and the formats of a target that hold some exactly, the fewest bits first.
 KEEP = "keep"
 _EXACT_ON_GPUS = ("int4s", "int4a", "int8")
-_EXACT = {"cpu": ("int4s", "int4a", "int4m", "int6", "int8"), "cuda": _EXACT_ON_GPUS, "metal": _EXACT_ON_GPUS}
-_GROUPS = (32, 64, 128)  # that kernels have steps for
+_EXACT_ON_CPUS = ("int4s", "int4a", "int4k", "int4m", "int5", "int5k", "int5m", "int6", "int6k", "int8")
+_EXACT = {"cpu": _EXACT_ON_CPUS, "cuda": _EXACT_ON_GPUS, "metal": _EXACT_ON_GPUS}
+_GROUPS = {"cpu": (16, 32, 64, 128), "cuda": (32, 64, 128), "metal": (32, 64, 128)}  # that kernels have steps for
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,13 @@ class TargetPolicy:
             return Choice(fmt.name, TiledLayout(n, k, fmt, cpu.lanes, tiles, halves).name, act.name)
         return Choice(fmt.name, RowLayout(n, k, fmt, halves).name, "f32" if fmt.kind == "f32" else "bf16")
 
+    def apart(self, blocked: Sequence[Blocked | None]) -> bool:
+        """Where some of them can be kept, on machines that can join the results."""
+        return isinstance(self.target, Target) and any(self.exact(each) for each in blocked)
+
     def exact(self, blocked: Blocked | None) -> Format | None:
         """The smallest format of the target that holds a checkpoint's blocks as they are; None if they are not to be kept."""
-        if self.quant != KEEP or blocked is None or blocked.size not in _GROUPS:
+        if self.quant != KEEP or blocked is None or blocked.size not in _GROUPS[self.target.device]:
             return None
         formats = (Format(kind, blocked.size) for kind in _EXACT[self.target.device])
         return next((fmt for fmt in formats if fmt.holds(blocked)), None)

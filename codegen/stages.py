@@ -30,7 +30,7 @@ from ferrum.graphs.models.config import ModelConfig
 from ferrum.graphs.models.registry import tied_head
 from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.ops import PAGED_OPS
-from ferrum.graphs.passes import layout
+from ferrum.graphs.passes import apart, layout
 from ferrum.graphs.pipeline import PIPELINE, GraphStage, check_finished, legal, load_graph, run_stage
 from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint
@@ -151,6 +151,7 @@ def _of_graph(stage: GraphStage) -> Stage:
 
 
 def _layout(work: Work) -> None:
+    work.graph = apart.run(work.graph, work.job.backend.policy())
     if work.job.options.tune:
         _tune(work.job, work.graph)
     work.laid_out = legal(verify(layout.run(work.graph, work.job.backend.policy()), "layout"), PAGED_OPS, "layout")
@@ -254,7 +255,9 @@ _MACHINE: tuple[Stage, ...] = (
     Stage(
         "layout",
         "Each weight gets a logical number format (bf16, int8, int4-g32 ...) and the physical layout that every kernel of the "
-        "target reads; a quantize converts rows before a product that wants others (graphs/passes/layout.py).",
+        "target reads; a quantize converts rows before a product that wants others (graphs/passes/layout.py). Before that, "
+        "joined matrices of which a checkpoint has quantized parts in several ways are taken apart where each can stay as it is "
+        "(graphs/passes/apart.py).",
         "target", _layout, _dump_layout, _load_layout, PAGED_OPS,
     ),
     Stage(

@@ -36,6 +36,11 @@ class Target:
     slow_on: tuple[str, ...] = ()
 
     @property
+    def has_byte_pairs(self) -> bool:
+        """Bytes are multiplied in pairs of neighbours, whose sums have 16 bits; elsewhere four at once, or each alone."""
+        return self.simd in ("avx2", "avx512")
+
+    @property
     def has_bf16_dot(self) -> bool:
         return self.simd == "avx512_bf16"
 

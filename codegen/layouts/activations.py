@@ -69,5 +69,5 @@ def act_for(weight: Format, k: int, bf16_dot: bool, keep: bool = False) -> ActFo
     if keep:
         return ActFormat("bf16" if weight.kind == "bf16" and k % 2 else "f32")
     if weight.group:
-        return ActFormat("q8", weight.span(k), weight.byte_zero, weight.zeros or weight.mins)
+        return ActFormat("q8", weight.rounded(k), weight.byte_zero, weight.zeros or weight.mins)
     return ActFormat(weight.kind if bf16_dot or k % 2 else "f32")

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.formats import F32, Array, Format
-from ferrum.codegen.layouts.quantize import Quantized, quantize_groups
+from ferrum.codegen.layouts.quantize import Quantized, Stepped, in_numbers, quantize_groups, quantize_steps
 from ferrum.graphs.expressions.evaluate import Pieces
 
 # Values that are encoded at a time: few enough to stay in a core's cache while a dozen passes go over them.
@@ -88,18 +88,36 @@ class MatrixLayout:
         """The same in groups of the format: the source's own codes where the format holds them, else the best ones."""
         if not self.format.holds(source.blocked):
             return quantize_groups(self.floats(source, first, count), self.format)
-        read, groups = cache(lambda low, high: source.blocks(slice(low, high))), self.padded_k // self.format.group
-
-        def part(name: str, width: int, dtype: type[np.generic]) -> NDArray[Any]:
-            return self._stored(lambda rows: getattr(read(rows.start, rows.stop), name), first, count, width, dtype)
-
-        codes = (part("codes", self.padded_k, np.int16) + np.int16(self.format.zero)).astype(np.uint8)
+        part, groups = self._parts(source, first, count), self.padded_k // self.format.group
         offsets: NDArray[Any] | None = None
         if self.format.zeros:
             offsets = part("zeros", groups, np.uint8)
         elif self.format.mins:
             offsets = part("mins", groups, np.float16)
-        return codes, part("scales", groups, np.float16), offsets
+        return self._codes(part), part("scales", groups, np.float16), offsets
+
+    def stepped(self, source: Pieces, first: int, count: int) -> Stepped:
+        """The same of a format whose scales are whole numbers of steps."""
+        fmt, span = self.format, self.format.span(self.k)
+        if not fmt.holds(source.blocked):
+            return quantize_steps(self.floats(source, first, count), fmt, span)
+        part, spans = self._parts(source, first, count), self.padded_k // span
+        numbers = ("scales", "mins")[: 1 + fmt.mins]
+        found = [part(name, self.padded_k // fmt.group, np.int8).reshape(-1, spans, span // fmt.group) for name in numbers]
+        steps = [part(name, spans, np.float16) for name in ("steps", "min_steps")[: 1 + fmt.mins]]
+        return self._codes(part), in_numbers(found), np.stack(steps, axis=-1)
+
+    def _parts(self, source: Pieces, first: int, count: int) -> Callable[[str, int, type[np.generic]], NDArray[Any]]:
+        """The source's own blocks: a part by its name, how many of it a row has and its dtype."""
+        read = cache(lambda low, high: source.blocks(slice(low, high)))
+
+        def part(name: str, width: int, dtype: type[np.generic]) -> NDArray[Any]:
+            return self._stored(lambda rows: getattr(read(rows.start, rows.stop), name), first, count, width, dtype)
+
+        return part
+
+    def _codes(self, part: Callable[[str, int, type[np.generic]], NDArray[Any]]) -> NDArray[np.uint8]:
+        return (part("codes", self.padded_k, np.int16) + np.int16(self.format.zero)).astype(np.uint8)
 
     def _stored(
         self, read: Callable[[slice], Any], first: int, count: int, width: int, dtype: type[np.generic]

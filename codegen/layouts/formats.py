@@ -13,17 +13,49 @@ from ferrum.graphs.expressions.expression import Blocked
 
 Array = NDArray[np.generic]
 F32 = NDArray[np.float32]
-_FORMAT = re.compile(r"(f32|bf16|fp8|(?:int8|int6|int4[asm]?)-g([1-9]\d{0,5}))")
 # K values of the groups that share a step, where the width allows it.
 _SPAN = 128
+# Whole numbers that a span of a stepped format has room for: scales, then as many least values where it has them.
+NUMBERS = 16
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """``zero``: the code that means 0. ``offsets``: what groups have beside a scale, ``zeros`` or ``mins``. ``scales``: f16, or
+    whole numbers of so many bits that multiply a step: u4 the codes themselves, u6 and i8 (with a sign) sums of a group."""
+
+    bits: int
+    zero: int = 0
+    offsets: str = ""
+    scales: str = ""
+
+
+_KINDS = {
+    "f32": _Kind(32),
+    "bf16": _Kind(16),
+    "fp8": _Kind(8),
+    "int8": _Kind(8, 128, "", "f16"),
+    "int6": _Kind(6, 32, "", "f16"),
+    "int6k": _Kind(6, 32, "", "i8"),
+    "int5": _Kind(5, 16, "", "f16"),
+    "int5m": _Kind(5, 0, "mins", "f16"),
+    "int5k": _Kind(5, 0, "mins", "u6"),
+    "int4": _Kind(4, 8, "", "u4"),
+    "int4a": _Kind(4, 0, "zeros", "f16"),
+    "int4k": _Kind(4, 0, "mins", "u6"),
+    "int4m": _Kind(4, 0, "mins", "f16"),
+    "int4s": _Kind(4, 8, "", "f16"),
+}
+_FORMAT = re.compile(r"(f32|bf16|fp8)|(int[4568][a-z]?)-g([1-9]\d{0,5})")
 
 
 @dataclass(frozen=True)
 class Format:
-    """A logical number format: ``kind`` is one of those below; ``group`` K values share a scale (0: none).
+    """A logical number format: ``kind`` is one of those above; ``group`` K values share a scale (0: none).
 
-    fp8 is e4m3 with one float32 scale for a whole row. Of the integers, int4a has zero points, int4m least values and int4s
-    nothing beside its float16 scales, which int4 has not on every target.
+    fp8 is e4m3 with one float32 scale for a whole row. Of the integers, int4a has zero points, those with m least values, those
+    with k whole scales (and least values, below six bits) with steps that a span shares, and int4s nothing beside its float16
+    scales, which int4 has not on every target.
     """
 
     kind: str
@@ -35,7 +67,7 @@ class Format:
 
     @property
     def bits(self) -> int:
-        return {"f32": 32, "bf16": 16, "fp8": 8, "int8": 8, "int6": 6}.get(self.kind, 4)
+        return _KINDS[self.kind].bits
 
     @property
     def per_row(self) -> bool:
@@ -44,23 +76,33 @@ class Format:
 
     @property
     def whole_scales(self) -> bool:
-        """Scales are whole numbers, multiplied by the step of a span."""
-        return self.kind == "int4"
+        """Scales are whole numbers that make bytes of codes; a span has a bfloat16 step."""
+        return _KINDS[self.kind].scales == "u4"
+
+    @property
+    def stepped(self) -> bool:
+        """Scales and least values of groups are whole numbers; a span has a float16 step for each of both."""
+        return self.number_bits > 0
+
+    @property
+    def number_bits(self) -> int:
+        """Bits of these whole numbers; those of eight have a sign."""
+        return {"u6": 6, "i8": 8}.get(_KINDS[self.kind].scales, 0)
 
     @property
     def zeros(self) -> bool:
         """Groups have a zero point: value = scale * (q - zero)."""
-        return self.kind == "int4a"
+        return _KINDS[self.kind].offsets == "zeros"
 
     @property
     def mins(self) -> bool:
         """Groups have a least value: value = scale * q + min."""
-        return self.kind == "int4m"
+        return _KINDS[self.kind].offsets == "mins"
 
     @property
     def zero(self) -> int:
         """The stored value that means 0 (symmetric integer formats)."""
-        return {"int8": 128, "int6": 32, "int4": 8, "int4s": 8}.get(self.kind, 0)
+        return _KINDS[self.kind].zero
 
     @property
     def byte_zero(self) -> int:
@@ -69,17 +111,28 @@ class Format:
 
     def holds(self, blocked: Blocked | None) -> bool:
         """Whether codes of a checkpoint's blocks along rows are codes of this format, with the same scales."""
-        if blocked is None or (blocked.axis, blocked.scales, blocked.size) != (1, "f16", self.group):
+        if blocked is None or blocked.axis != 1 or blocked.bits > self.bits:
             return False
-        exact = self.kind in ("int8", "int6", "int4s", "int4a", "int4m")
-        return exact and blocked.bits <= self.bits and (blocked.zeros, blocked.mins) == (self.zeros, self.mins)
+        shared = self._widest if self.stepped else 0
+        wanted = (_KINDS[self.kind].scales, self.group, shared, self.zeros, self.mins)
+        return (blocked.scales, blocked.size, blocked.span, blocked.zeros, blocked.mins) == wanted
 
     def span(self, k: int) -> int:
-        """K values of a row of ``k`` that share a float scale."""
+        """K values of a row of ``k`` that share a float scale, or the step of whole ones."""
         span, padded = self.group, -(-k // self.group) * self.group
-        while self.whole_scales and span < _SPAN and padded % (2 * span) == 0:
+        while span < self._widest and padded % (2 * span) == 0:
             span *= 2
         return span
+
+    @property
+    def _widest(self) -> int:
+        if self.stepped:
+            return self.group * NUMBERS // (2 if self.mins else 1)
+        return _SPAN if self.whole_scales else self.group
+
+    def rounded(self, k: int) -> int:
+        """K values of a row of activations that are rounded together: what one integer sum is of."""
+        return self.group if self.stepped else self.span(k)
 
 
 def unknown(kind: str, name: str) -> FerrumError:
@@ -90,9 +143,10 @@ def unknown(kind: str, name: str) -> FerrumError:
 def parse_format(name: str) -> Format:
     """Raises FerrumError for what is no format's name."""
     match = _FORMAT.fullmatch(name)
-    if match is None:
+    kind = match and (match[1] or match[2])
+    if match is None or kind not in _KINDS:
         raise unknown("number format", name)
-    return Format(name.split("-")[0], int(match.group(2) or 0))
+    return Format(kind, int(match[3] or 0))
 
 
 def fit_group(group: int, k: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.codegen.layouts.formats import F32, Array, Format, to_bf16, to_f32
+from ferrum.codegen.layouts.formats import F32, NUMBERS, Array, Format, to_bf16, to_f32
 
 # What the largest whole scale of a span may be: 8 * 15 is a signed byte, and less rounds others better now and then.
 _LARGEST = (15, 14, 13, 12)
@@ -18,6 +18,8 @@ _SHRINK = (1.0, 0.97, 0.94, 0.91, 0.88, 0.85, 0.81, 0.77, 0.72)
 Candidates = Iterator[tuple[F32, tuple[Array, ...]]]
 # codes, scales, and zero points (uint8) or least values (float16) where the format has them
 Quantized = tuple[NDArray[np.uint8], NDArray[np.float16], NDArray[Any] | None]
+# codes, and of each span [rows, spans, ..] its whole numbers as bytes and its steps, one of scales and one of least values
+Stepped = tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.float16]]
 
 
 def least_error(candidates: Candidates) -> list[NDArray[Any]]:
@@ -49,7 +51,7 @@ def quantize_groups(w: F32, fmt: Format) -> Quantized:
         low, high = np.minimum(groups.min(-1), 0.0), np.maximum(groups.max(-1), 0.0)
         span, half = (high - low) / levels, None
     else:
-        extreme = np.take_along_axis(groups, np.abs(groups).argmax(-1)[..., None], -1)[..., 0]
+        extreme = _furthest(groups)
         # int4: the value of largest magnitude goes to -8, so the sign of the scale follows it and no level is wasted
         half = fmt.zero - 1 if fmt.kind == "int8" else -fmt.zero
         low, span = None, (np.abs(extreme) if fmt.kind == "int8" else extreme) / half
@@ -105,3 +107,40 @@ def quantize_spans(
     word = np.zeros((*shape[:2], 4), np.uint8)
     word[..., : shape[2]] = scale | (zero == fmt.zero - 1).astype(np.uint8) << np.uint8(7)
     return q.reshape(w.shape), word.view(np.uint32)[..., 0], step
+
+
+def quantize_steps(w: F32, fmt: Format, span: int) -> Stepped:
+    """Quantize ``w [rows, K]`` (K a multiple of the span): scales and least values are the nearest multiples of their steps."""
+    levels = (1 << fmt.bits) - 1
+    groups = w.reshape(len(w), w.shape[1] // span, span // fmt.group, fmt.group)
+    if fmt.mins:
+        low = np.minimum(groups.min(-1), 0.0)
+        parts, largest = [(groups.max(-1) - low) / levels, low], 63
+    else:
+        parts, largest = [_furthest(groups) / -fmt.zero], 127
+    steps = np.stack([_furthest(part) / largest for part in parts], axis=-1).clip(-65504, 65504).astype(np.float16)
+    wide = steps.astype(np.float32)[:, :, None]
+    found = [_multiples(part, wide[..., i]).clip(-largest, largest) for i, part in enumerate(parts)]
+    offset = found[1] * wide[..., 1] if fmt.mins else np.float32(0)
+    scale = (found[0] * wide[..., 0])[..., None]
+    q = np.clip(_multiples(groups - np.expand_dims(offset, -1), scale) + fmt.zero, 0, levels)
+    return q.astype(np.uint8).reshape(w.shape), in_numbers([part.astype(np.int8) for part in found]), steps
+
+
+def in_numbers(parts: Sequence[NDArray[Any]]) -> NDArray[np.uint8]:
+    """``[rows, spans, groups]`` scales, and least values, as the bytes of each span, each part in its half of them."""
+    rows, spans, count = parts[0].shape
+    numbers = np.zeros((rows, spans, len(parts), NUMBERS // len(parts)), np.uint8)
+    for at, part in enumerate(parts):
+        numbers[:, :, at, :count] = part.view(np.uint8)
+    return numbers.reshape(rows, spans, NUMBERS)
+
+
+def _furthest(values: F32) -> F32:
+    """Of the last axis the value of largest magnitude."""
+    return np.take_along_axis(values, np.abs(values).argmax(-1)[..., None], -1)[..., 0]
+
+
+def _multiples(values: F32, steps: F32) -> F32:
+    """How many steps a value is, rounded; none of steps that are 0."""
+    return np.rint(np.divide(values, steps, out=np.zeros_like(values), where=steps != 0))

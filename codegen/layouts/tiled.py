@@ -15,16 +15,25 @@ int8-gG      f16 scales [R]; u8 [G/4][R][4]; value = scale * (q - 128)
 int6-gG      f16 scales [R]; u8 [G/16][3][R][4]; value = scale * (q - 32). Of sixteen K values the first
              word holds the low nibbles of k..k+3 and k+4..k+7, the second those of k+8..k+15, the third
              the upper two bits of all, k..k+3 lowest
+int5-gG      f16 scales [R]; u8 [G/32][5][R][4]; value = scale * (q - 16). Of 32 K values four words hold the
+             low nibbles, the fifth the highest bits of all, k..k+3 lowest
 int4-gG      u8 scales [R][4], of up to four groups that lie side by side; bf16 steps [R]; then of each of
              these groups u8 [G/8][R][4], low nibbles k..k+3, high k+4..k+7; value = step * scale * (q -
              zero), with the scale in a byte's low half and zero 8, or 7 where the byte's top bit is set
 int4a-gG     f16 scales [R]; u8 zero points [R]; u8 values as int4; value = scale * (q - zero)
 int4m-gG     f16 scales [R]; f16 mins [R]; u8 values as int4; value = scale * q + min
 int4s-gG     f16 scales [R]; u8 values as int4; value = scale * (q - 8)
+int5m-gG     f16 scales [R]; f16 mins [R]; u8 values as int5; value = scale * q + min
+int4k-gG     of eight groups that lie side by side f16 steps [R]; f16 steps of mins [R]; their eight scales
+int5k-gG     and eight mins like 16 values of int6, u8 [3][R][4]; then of each group u8 values as int4 or
+             int5; value = step * scale * q + step of mins * min
+int6k-gG     of sixteen groups f16 steps [R]; i8 scales [4][R][4]; then of each group u8 values as int6;
+             value = step * scale * (q - 32)
 ===========  =============================================================================================
 
 The scales of int4 are whole multiples of a step, so small that a value times its scale is a byte: products and sums are those of
-8-bit weights, with one scale for all groups of a *span*. Of the others a span is one group.
+8-bit weights, with one scale for all groups of a *span*. The whole scales of int4k, int5k and int6k multiply the sums of their
+groups; a span is as many groups as have a step, fewer where the width has no whole ones. Of the others a span is one group.
 """
 
 from __future__ import annotations
@@ -36,7 +45,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.layouts.base import Ids, MatrixLayout, Parallel
-from ferrum.codegen.layouts.formats import F32, Array, Format, to_bf16, to_f32
+from ferrum.codegen.layouts.formats import F32, NUMBERS, Array, Format, to_bf16, to_f32
 from ferrum.codegen.layouts.quantize import quantize_spans
 from ferrum.graphs.expressions.evaluate import Pieces
 
@@ -82,12 +91,19 @@ class TiledLayout(MatrixLayout):
 
     @property
     def scale_offset(self) -> int:
-        """Where the float scales are in a span."""
+        """Where the float scales or steps are in a span."""
         return 4 * self.unit_rows if self.format.whole_scales else 0
+
+    @property
+    def numbers_offset(self) -> int:
+        """Where whole scales and least values are in a span, behind their steps."""
+        return 2 * self.unit_rows * (1 + self.format.mins)
 
     @property
     def header_bytes(self) -> int:
         """Scales and what belongs to them at the start of a span."""
+        if self.format.stepped:
+            return self.numbers_offset + self.unit_rows * NUMBERS * self.format.number_bits // 8
         extra = self.unit_rows * (2 if self.format.mins else self.format.zeros)
         return self.scale_offset + 2 * self.unit_rows + extra if self.span else 0
 
@@ -123,6 +139,11 @@ class TiledLayout(MatrixLayout):
         if fmt.whole_scales:
             q, words, step = quantize_spans(self.floats(source, first, count), fmt, self.span)
             out[..., : 4 * r], out[..., 4 * r : 6 * r] = by_span(words), by_span(step)
+        elif fmt.stepped:
+            q, numbers, steps = self.stepped(source, first, count)
+            out[..., : self.numbers_offset] = np.concatenate([by_span(part) for part in np.moveaxis(steps, -1, 0)], -1)
+            packed = _pack_quads(numbers.reshape(count, r, self.spans, -1, 4).transpose(0, 2, 3, 1, 4), fmt.number_bits)
+            out[..., self.numbers_offset : self.header_bytes] = packed.reshape(count, self.spans, -1)
         else:
             q, scale, offset = self.quantized(source, first, count)
             out[..., : 2 * r] = by_span(scale)
@@ -156,27 +177,31 @@ def _pack_quads(quads: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     nibbles: NDArray[np.uint8] = low[:, :, 0::2] | (low[:, :, 1::2] << np.uint8(4))
     if bits == 4:
         return nibbles
+    width, step = bits - 4, 8 // (bits - 4)  # of what is above a nibble, and quads whose bits of it are a word
     high = quads >> np.uint8(4)
-    packed = high[:, :, 0::4].copy()
-    for i in (1, 2, 3):
-        packed |= high[:, :, i::4] << np.uint8(2 * i)
-    return np.stack([nibbles[:, :, 0::2], nibbles[:, :, 1::2], packed], axis=3)
+    packed = high[:, :, 0::step].copy()
+    for i in range(1, step):
+        packed |= high[:, :, i::step] << np.uint8(width * i)
+    words = nibbles.reshape(*packed.shape[:3], step // 2, *packed.shape[3:])
+    return np.concatenate([words, packed[:, :, :, None]], axis=3)
 
 
-def _unpack_quads(data: NDArray[np.uint8], layout: TiledLayout) -> NDArray[np.uint8]:
+def _unpack_quads(data: NDArray[np.uint8], r: int, bits: int) -> NDArray[np.uint8]:
     """The inverse: ``[units, spans, bytes]`` → ``[units, spans, K/4, R, 4]``."""
-    units, spans, r, bits = len(data), layout.spans, layout.unit_rows, layout.format.bits
+    units, spans = data.shape[:2]
     if bits == 8:
         return data.reshape(units, spans, -1, r, 4)
-    out = np.empty((units, spans, layout.span // 4, r, 4), np.uint8)
+    out = np.empty((units, spans, data.shape[2] * 2 // bits // r, r, 4), np.uint8)
     if bits == 4:
         words = data.reshape(units, spans, -1, r, 4)
         out[:, :, 0::2], out[:, :, 1::2] = words & np.uint8(15), words >> np.uint8(4)
         return out
-    words = data.reshape(units, spans, -1, 3, r, 4)
-    for i in range(4):
+    width, step = bits - 4, 8 // (bits - 4)
+    words = data.reshape(units, spans, -1, step // 2 + 1, r, 4)
+    for i in range(step):
         low = words[:, :, :, i // 2] >> np.uint8(4 * (i % 2)) & np.uint8(15)
-        out[:, :, i::4] = low | (words[:, :, :, 2] >> np.uint8(2 * i) & np.uint8(3)) << np.uint8(4)
+        high = words[:, :, :, -1] >> np.uint8(width * i) & np.uint8((1 << width) - 1)
+        out[:, :, i::step] = low | high << np.uint8(4)
     return out
 
 
@@ -189,7 +214,10 @@ def _decode_units(packed: NDArray[np.uint8], layout: TiledLayout) -> F32:
         pairs = np.ascontiguousarray(packed.view(np.uint32).reshape(count, k // 2, r).transpose(0, 2, 1))
         return to_f32(pairs.view(np.uint16).reshape(count * r, k))
     spans = packed.reshape(count, layout.spans, layout.span_bytes)
-    values = _unpack_quads(spans[..., layout.header_bytes :], layout).astype(np.float32)
+    values = _unpack_quads(spans[..., layout.header_bytes :], r, fmt.bits).astype(np.float32)
+    if fmt.stepped:
+        _apply_steps(values, spans, layout)
+        return values.transpose(0, 3, 1, 2, 4).reshape(count * r, k)
     at = layout.scale_offset
     scale = np.ascontiguousarray(spans[..., at : at + 2 * r]).view(np.uint16 if fmt.whole_scales else np.float16)
     if fmt.whole_scales:
@@ -207,3 +235,21 @@ def _decode_units(packed: NDArray[np.uint8], layout: TiledLayout) -> F32:
         mins = np.ascontiguousarray(spans[..., 2 * r : 4 * r]).view(np.float16)
         values += to_f32(mins)[:, :, None, :, None]
     return values.transpose(0, 3, 1, 2, 4).reshape(count * r, k)
+
+
+def _apply_steps(values: F32, spans: NDArray[np.uint8], layout: TiledLayout) -> None:
+    """Codes ``[count, spans, K/4, R, 4]`` become values."""
+    r, fmt, groups = layout.unit_rows, layout.format, layout.span // layout.format.group
+    quads = _unpack_quads(spans[..., layout.numbers_offset : layout.header_bytes], r, fmt.number_bits)
+    numbers = quads.transpose(0, 1, 2, 4, 3).reshape(*quads.shape[:2], NUMBERS, r).view(np.int8)
+
+    def stepped(part: int) -> F32:
+        steps = to_f32(np.ascontiguousarray(spans[..., 2 * r * part : 2 * r * (part + 1)]).view(np.float16))
+        first = part * NUMBERS // 2
+        wide = numbers[:, :, first : first + groups].astype(np.float32) * steps[:, :, None]
+        return np.repeat(wide, fmt.group // 4, axis=2)[..., None]
+
+    values -= np.float32(fmt.zero)
+    values *= stepped(0)
+    if fmt.mins:
+        values += stepped(1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
@@ -41,6 +41,7 @@ Array: TypeAlias = NDArray[Any]
 Box: TypeAlias = tuple[slice, ...]  # one for each axis: start, stop and step, none of them left out
 
 FLOATS = ("f32", "bf16", "f16", "f64")
+PARTS = tuple(part.name for part in fields(Components))
 _VIEWS = {"i8": np.int8, "f16": np.float16}
 
 
@@ -103,7 +104,10 @@ def last(part: slice) -> int:
 
 @dataclass(frozen=True)
 class QuantBlocks:
-    """Quantized values: scale * (code - zero) + min, a block of ``size`` along ``axis`` at a time; codes shaped as the values."""
+    """Quantized values: step * scale * (code - zero) + min_step * min, a block of ``size`` along ``axis`` at a time.
+
+    Codes are shaped as the values, the others as ``Components`` says.
+    """
 
     codes: Array
     scales: Array
@@ -111,31 +115,40 @@ class QuantBlocks:
     size: int
     axis: int
     mins: Array | None = None
+    steps: Array | None = None
+    min_steps: Array | None = None
 
     def __getitem__(self, rows: slice) -> QuantBlocks:
         """Rows of the first axis, which is not the blocks' own."""
-        zeros = None if self.zeros is None else self.zeros[rows]
-        mins = None if self.mins is None else self.mins[rows]
-        return QuantBlocks(self.codes[rows], self.scales[rows], zeros, self.size, self.axis, mins)
+        cut: dict[str, Any] = {name: part[rows] for name, part in self.parts().items()}
+        return replace(self, **cut)
+
+    def parts(self) -> dict[str, Any]:
+        """Those that there are, by name."""
+        return {name: part for name in PARTS if (part := getattr(self, name)) is not None}
 
     @staticmethod
     def joined(pieces: Sequence[QuantBlocks]) -> QuantBlocks:
         """Pieces one after the other along the first axis."""
-        first = pieces[0]
-        zeros = None if first.zeros is None else np.concatenate([p.zeros for p in pieces if p.zeros is not None])
-        mins = None if first.mins is None else np.concatenate([p.mins for p in pieces if p.mins is not None])
-        codes, scales = np.concatenate([p.codes for p in pieces]), np.concatenate([p.scales for p in pieces])
-        return QuantBlocks(codes, scales, zeros, first.size, first.axis, mins)
+        whole: dict[str, Any] = {name: np.concatenate([piece.parts()[name] for piece in pieces]) for name in pieces[0].parts()}
+        return replace(pieces[0], **whole)
 
     def values(self) -> NDArray[np.float32]:
         """float32, in the order that kernels compute in."""
         codes = self.codes.astype(np.float32)
         if self.zeros is not None:
             codes -= np.repeat(self.zeros.astype(np.float32), self.size, self.axis)
-        codes *= np.repeat(self.scales.astype(np.float32), self.size, self.axis)
+        codes *= self._wide(self.scales, self.steps)
         if self.mins is not None:
-            codes += np.repeat(self.mins.astype(np.float32), self.size, self.axis)
+            codes += self._wide(self.mins, self.min_steps)
         return codes
+
+    def _wide(self, numbers: Array, steps: Array | None) -> NDArray[np.float32]:
+        """Numbers of blocks times the steps of their spans, one for each value."""
+        found = numbers.astype(np.float32)
+        if steps is not None:
+            found *= np.repeat(steps.astype(np.float32), found.shape[self.axis] // steps.shape[self.axis], self.axis)
+        return np.repeat(found, self.size, self.axis)
 
 
 def evaluate(expr: Expr, reader: Reader, box: Box) -> Array:
@@ -214,10 +227,10 @@ def _map(expr: Map, reader: Reader, box: Box) -> Array:
 def _dequant(expr: Dequant, reader: Reader, box: Box) -> Array:
     blocked = expr.type.blocked
     assert blocked is not None
-    axis, size = blocked.axis, expr.type.shape[blocked.axis]
-    low, high = box[axis].start // blocked.size, last(box[axis]) // blocked.size + 1
+    axis, size, unit = blocked.axis, expr.type.shape[blocked.axis], blocked.span or blocked.size
+    low, high = box[axis].start // unit * unit, (last(box[axis]) // unit + 1) * unit
     found = _blocks_of(expr.scheme.components(expr.parts), blocked, reader, box, (low, high))
-    inside = slice(box[axis].start - low * blocked.size, min(box[axis].stop, size) - low * blocked.size, box[axis].step)
+    inside = slice(box[axis].start - low, min(box[axis].stop, size) - low, box[axis].step)
     return found.values()[(*[slice(None)] * axis, inside)]
 
 
@@ -255,14 +268,17 @@ _EVALUATE: dict[type, Callable[[Any, Reader, Box], Array]] = {
 
 
 def _blocks_of(found: Components, blocked: Blocked, reader: Reader, box: Box, run: tuple[int, int]) -> QuantBlocks:
-    """Whole blocks ``run[0]:run[1]`` along their axis, and ``box`` along the others."""
+    """Values ``run[0]:run[1]`` along the blocks' axis, whole blocks and spans, and ``box`` along the others."""
     axis, size = blocked.axis, blocked.size
+    lengths = {"codes": 1, "steps": blocked.span, "min_steps": blocked.span}
 
-    def part(expr: Expr, scale: int) -> Array:
-        return evaluate(expr, reader, (*box[:axis], slice(run[0] * scale, run[1] * scale, 1), *box[axis + 1 :]))
+    def part(name: str) -> Any:
+        expr, each = getattr(found, name), lengths.get(name, size)
+        if expr is None:
+            return None
+        return evaluate(expr, reader, (*box[:axis], slice(run[0] // each, run[1] // each, 1), *box[axis + 1 :]))
 
-    zeros, mins = (None if expr is None else part(expr, 1) for expr in (found.zeros, found.mins))
-    return QuantBlocks(part(found.codes, size), part(found.scales, 1), zeros, size, axis, mins)
+    return QuantBlocks(size=size, axis=axis, **{name: part(name) for name in PARTS})
 
 
 def _components(expr: Expr) -> Components:
@@ -286,7 +302,7 @@ def _components(expr: Expr) -> Components:
 
     codes, scales = whole("codes"), whole("scales")
     assert codes is not None and scales is not None
-    return Components(codes, scales, whole("zeros"), whole("mins"))
+    return Components(codes, scales, **{name: whole(name) for name in PARTS[2:]})
 
 
 def lies_across(expr: Expr) -> bool:
@@ -321,8 +337,7 @@ class ExprRows:
         blocked = self.blocked
         assert blocked is not None and blocked.axis > 0
         box = (slice(rows.start, rows.stop, 1), *whole(self.shape[1:]))
-        count = self.shape[blocked.axis] // blocked.size
-        return _blocks_of(_components(self.expr), blocked, self.reader, box, (0, count))
+        return _blocks_of(_components(self.expr), blocked, self.reader, box, (0, self.shape[blocked.axis]))
 
     def element(self, index: int) -> ExprRows:
         return ExprRows(element(self.expr, index), self.reader)

@@ -38,7 +38,8 @@ class Blocked:
     """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too, or with
     ``mins`` a least value. ``bits``: of a code; those with neither are signed.
 
-    ``scales`` is their dtype, ``f32`` where the checkpoint may store any float.
+    ``scales`` is their dtype, ``f32`` where the checkpoint may store any float. ``span``: that many neighbours share a step that
+    their scales, and one that their least values, are multiples of; 0 where they are numbers by themselves.
     """
 
     scheme: str
@@ -48,6 +49,7 @@ class Blocked:
     zeros: bool
     scales: str
     mins: bool = False
+    span: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +61,18 @@ class Type:
 
 @dataclass(frozen=True, slots=True)
 class Components:
-    """A quantized tensor's parts as expressions: value = scale * (code - zero) + min, ``zeros`` and ``mins`` None for 0.
+    """A quantized tensor's parts as expressions: value = step * scale * (code - zero) + min_step * min.
 
-    ``codes`` has the values' shape; the blocks' axis of the others is as many times shorter as a block is long.
+    ``zeros`` and ``mins`` are None for 0, steps for 1.
+    ``codes`` has the values' shape; the blocks' axis of the others is as many times shorter as a block, or a span, is long.
     """
 
     codes: Expr
     scales: Expr
     zeros: Expr | None = None
     mins: Expr | None = None
+    steps: Expr | None = None
+    min_steps: Expr | None = None
 
 
 class Scheme(Protocol):
@@ -253,7 +258,8 @@ class Field:
     @property
     def type(self) -> Type:
         shape, block = self.source.type.shape, BLOCKS[self.block]
-        dtype = "i8" if self.part == "codes" else "f32"
+        whole = "u8" if block.stored == "u6" else "i8"
+        dtype = "i8" if self.part == "codes" else whole if block.steps and self.part in ("scales", "mins") else "f32"
         return Type((*shape[:-1], shape[-1] // block.nbytes * block.count(self.part)), dtype)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import get_args
 
 from ferrum.graphs.expressions.expression import (
     Blocked,
@@ -33,8 +34,9 @@ from ferrum.graphs.expressions.expression import (
     View,
     check,
 )
-from ferrum.graphs.expressions.ggml.table import BLOCKS
+from ferrum.graphs.expressions.ggml.table import BLOCKS, Part
 
+_TAKEN: tuple[Part, ...] = get_args(Part)
 _WORD = 8  # values of four bits in 32
 _WORDS = (f"[K / {_WORD}, N]", f"[K, N / {_WORD}]")
 _AWQ = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word the columns are
@@ -105,14 +107,14 @@ class Ggml:
         known = parts[0].dtype == "u8" and len(shape) >= 1
         check(known, f"{self.name} is made of bytes [.., K], not {parts[0].dtype}{list(shape)}")
         check(shape[-1] % block.nbytes == 0, f"{self.name}: {shape[-1]} bytes are not whole blocks of {block.nbytes}")
-        scales, mins = "f16" if block.half else "f32", block.mins is not None
-        blocked = Blocked(self.name, block.group, len(shape) - 1, block.bits, False, scales, mins)
+        span = block.size if block.steps else 0
+        blocked = Blocked(self.name, block.group, len(shape) - 1, block.bits, False, block.stored, block.mins is not None, span)
         return Type((*shape[:-1], shape[-1] // block.nbytes * block.size), "f32", blocked)
 
     def components(self, parts: Sequence[Expr]) -> Components:
         (part,) = parts
-        mins = Field(part, self.name, "mins") if BLOCKS[self.name].mins else None
-        return Components(Field(part, self.name, "codes"), Field(part, self.name, "scales"), None, mins)
+        taken: dict[Part, Expr] = {name: Field(part, self.name, name) for name in _TAKEN if getattr(BLOCKS[self.name], name)}
+        return Components(**taken)
 
 
 SCHEMES: dict[str, Callable[[int], Scheme]] = {

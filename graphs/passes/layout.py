@@ -11,6 +11,7 @@ from typing import Protocol
 
 from ferrum.graphs.expressions.expression import Blocked
 from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
+from ferrum.graphs.passes.apart import Keeper
 
 EMBEDDING, HEAD, BODY = "embedding", "head", "body"
 PRODUCTS = ("linear", "grouped_linear")  # of activations and a stored matrix, or one of a stack
@@ -25,7 +26,7 @@ class Choice:
     act: str
 
 
-class LayoutPolicy(Protocol):
+class LayoutPolicy(Keeper, Protocol):
     def matrix(self, role: str, n: int, k: int, halves: int, blocked: Blocked | None) -> Choice:
         """The choice for an ``[n, k]`` matrix, or each of a stack; ``role`` is embedding (looked up only), head (the logits) or
         body, ``blocked`` how the checkpoint quantizes it, axis 1 being that of ``k``."""

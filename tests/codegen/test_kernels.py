@@ -26,8 +26,14 @@ from tests.codegen import kernel_harness
 from tests.codegen.kernel_harness import Call, run
 
 HERE = [t for t in TARGETS if runs_here(t.arch, t.requires)]
-FORMATS = ("f32", "bf16", "int8-g32", "int8-g128", "int6-g64", "int4-g32", "int4-g64", "int4a-g32", "int4m-g32", "int4s-g64")
+FORMATS = (
+    "f32", "bf16", "int8-g32", "int8-g128", "int6-g64", "int6k-g16", "int5-g32", "int5m-g32", "int5k-g32", "int4-g32", "int4-g64",
+    "int4a-g32", "int4k-g32", "int4m-g32", "int4s-g64",
+)  # fmt: skip
 ROWS = (1, 2, 5, 6, 7, 13, 20)
+# Targets share the formats out; all of each are slow.
+SHARED = [pytest.param(t, FORMATS[i % 2 :: 2], id=t.name) for i, t in enumerate(HERE)]
+WHOLE = [pytest.param(t, FORMATS, id=f"{t.name}, all", marks=pytest.mark.slow) for t in HERE]
 F32 = NDArray[np.float32]
 
 
@@ -100,11 +106,11 @@ def run_products(products: Sequence[Product], rows: int, target: Target) -> list
     return [slot.view(np.float32) for slot in slots[4::4]]
 
 
-@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
-def test_linear(target: Target) -> None:
+@pytest.mark.parametrize(("target", "names"), [*SHARED, *WHOLE])
+def test_linear(target: Target, names: Sequence[str]) -> None:
     """Products differ from the reference on the same activations, rounded or not, by summation order alone."""
     chance, products = Random(f"3 {target.name}"), []
-    for name, keep in [(name, keep) for name in FORMATS for keep in (False, True)]:
+    for name, keep in [(name, keep) for name in names for keep in (False, True)]:
         activation = chance.choice(["", *GATES])
         halves = 2 if activation else 1
         n, k = chance.randint(1, 80) * halves, chance.randint(1, 300)
@@ -119,11 +125,10 @@ def test_linear(target: Target) -> None:
             assert np.median(error) <= 2e-5 * scale, (each.kernel, rows)
 
 
-@pytest.mark.parametrize("target", HERE, ids=lambda t: t.name)
-def test_the_largest_sums_fit(target: Target) -> None:
+@pytest.mark.parametrize(("target", "names"), [*SHARED, *WHOLE])
+def test_the_largest_sums_fit(target: Target, names: Sequence[str]) -> None:
     """Every weight and every value of x at the end of its range, with signs that never cancel."""
-    names = ("int8-g128", "int6-g64", "int4-g32", "int4-g128", "int4a-g32", "int4m-g32", "int4s-g32")
-    n, k = 5, 256
+    n, k, names = 5, 256, [name for name in names if "-g" in name]
     products = [Product(target, n, k, name) for name in names]
     sign = np.where(np.arange(k) % 3 == 1, -1, 1).astype(np.float32)
     w = np.array([3.0, -3.0, 1e-3, 0.0, 7.5], np.float32)[:, None] * sign

@@ -13,7 +13,8 @@ from ferrum.codegen.layouts.quantize import quantize_groups, quantize_spans
 from ferrum.errors import FerrumError
 
 FORMATS = (
-    "f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int4-g32", "int4-g64", "int4a-g32", "int4m-g32", "int4s-g32",
+    "f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int6k-g16", "int5-g32", "int5m-g32", "int5k-g32", "int4-g32",
+    "int4-g64", "int4a-g32", "int4k-g32", "int4m-g32", "int4s-g32",
 )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ def test_round_trip(data: st.DataObject) -> None:
         assert np.array_equal(got, to_f32(to_bf16(w)))
     else:
         # half a step of the largest possible scale, more where the scale was shrunk for a smaller total error
-        limit = {8: 0.02, 6: 0.08, 4: 0.32}[fmt.bits] * np.abs(w).max()
+        limit = {8: 0.02, 6: 0.08, 5: 0.16, 4: 0.32}[fmt.bits] * np.abs(w).max()
         assert np.abs(got - w).max() <= limit
     ids = np.random.default_rng(1).integers(0, n, 9)
     assert np.array_equal(layout.decode(raw.data, ids), got[ids])
@@ -100,7 +101,7 @@ def test_whole_scales_make_bytes_and_cost_little(group: int, scale: float) -> No
 
 
 def test_a_zero_group_stays_zero() -> None:
-    for name in ("int8-g32", "int4-g32", "int4a-g32", "int4m-g32", "int4s-g32"):
+    for name in FORMATS[2:]:
         fmt = parse_format(name)
         layout = TiledLayout(8, 64, fmt, 4, 2)
         assert not layout.decode(stored(np.zeros((8, 64), np.float32), layout).data).any()

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from ferrum import LLM
+from ferrum.codegen.driver import compile_model
+from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS, Target, best_target, parse_target
 from ferrum.codegen.toolchains.cxx import _zig_compiler
@@ -20,6 +23,8 @@ from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import open_pack
 from tests.codegen.folders import compile_folder, kept_pack
 from tests.codegen.test_parity import error, logits_of
+from tests.gguf.test_kept import KEPT, MEDIUM
+from tests.gguf.test_models import blocky_llama
 
 X86 = [t for t in TARGETS if t.arch == "x86_64"]
 QUANTS = ("f32", "none", "int8", "int4-g32", "int4a-g32", "int4-g128", "int4a-g128")
@@ -94,26 +99,50 @@ QEMU = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
 MAIN = (Path(__file__).parent / "run_step.c").read_bytes()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(QEMU is None, reason="qemu-aarch64 is not installed, so arm64 code cannot run on this x86-64 machine")
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize(("name", "quant"), ARM_CASES)
-def test_arm_kernels_run_under_qemu(qwen3_folder: Path, tmp_path: Path, name: str, quant: str) -> None:
-    toolchain, target, count = _zig_compiler(), parse_target(name), 20
+NO_QEMU = pytest.mark.skipif(QEMU is None, reason="qemu-aarch64 is not installed, so arm64 code cannot run on this x86-64 CPU")
+
+
+def under_qemu(path: Path, name: str, folder: Path, count: int, vocab: int) -> list[NDArray[np.float32]]:
+    """Logits of tokens 0, 7, 14 … of a pack whose step is compiled as a program, in one step and one by one."""
+    toolchain, target = _zig_compiler(), parse_target(name)
     assert toolchain is not None and QEMU is not None
-    with LLM(kept_pack(qwen3_folder, quant)) as llm:
-        expected = llm.logits([i * 7 % 97 for i in range(count)])
-    with open_pack(kept_pack(qwen3_folder, quant, name), trust=True) as pack:
-        (tmp_path / "main.c").write_bytes(bytes(pack.member("code/step.c")) + MAIN)
-        (tmp_path / "weights").write_bytes(pack.weights)
+    with open_pack(path, trust=True) as pack:
+        (folder / "main.c").write_bytes(bytes(pack.member("code/step.c")) + MAIN)
+        (folder / "weights").write_bytes(pack.weights)
         block = kv_groups(pack.manifest)[0].unit_bytes
     flags = [f for f in toolchain.flags(target) if f not in ("-shared", "-target", target.zig_triple)]
     command = [*toolchain.command, *flags, "-O2", "-target", "aarch64-linux-musl", "-static", "main.c", "-o", "main", "-lm"]
-    env = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(tmp_path / "zig")}
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, env=env)
+    env = {**os.environ, "ZIG_LOCAL_CACHE_DIR": str(folder / "zig")}
+    subprocess.run(command, cwd=folder, check=True, capture_output=True, env=env)
+    found = []
     for chunk in (count, 1):
         command = [QEMU, "-cpu", "max", "./main", "weights", str(count), str(chunk), str(block)]
-        run = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
-        got = np.frombuffer(run.stdout, np.float32).reshape(count, 97)
+        run = subprocess.run(command, cwd=folder, capture_output=True, check=True)
+        found.append(np.frombuffer(run.stdout, np.float32).reshape(count, vocab))
+    return found
+
+
+@pytest.mark.slow
+@NO_QEMU
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("name", "quant"), ARM_CASES)
+def test_arm_kernels_run_under_qemu(qwen3_folder: Path, tmp_path: Path, name: str, quant: str) -> None:
+    with LLM(kept_pack(qwen3_folder, quant)) as llm:
+        expected = llm.logits([i * 7 % 97 for i in range(20)])
+    for got in under_qemu(kept_pack(qwen3_folder, quant, name), name, tmp_path, 20, 97):
         # other instructions round elsewhere; activations are rounded to 8 or 16 bits in between
-        assert error(got, expected) <= 3e-2, chunk
+        assert error(got, expected) <= 3e-2
+
+
+@pytest.mark.slow
+@NO_QEMU
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", ARM_QUANTS)
+@pytest.mark.parametrize("kinds", [KEPT, MEDIUM], ids=["blocks of 32", "medium"])
+def test_kept_blocks_run_under_qemu(name: str, kinds: dict[str, str], tmp_path: Path) -> None:
+    _, path = blocky_llama(tmp_path / "model.gguf", kinds)
+    with LLM(str(compile_model(CompileOptions(str(path), output=tmp_path / "here.fpk"))), trust=True) as llm:
+        expected = llm.logits([i * 7 % 64 for i in range(20)])
+    pack = compile_model(CompileOptions(str(path), target=name, output=tmp_path / "there.fpk"))
+    for got in under_qemu(pack, name, tmp_path, 20, 64):
+        assert error(got, expected) <= 3e-2

@@ -30,6 +30,37 @@ def smollm2(folder: Path) -> Path:
     return path
 
 
+def medium(path: Path, to: Path) -> Path:
+    """The same model as llama.cpp makes files called Q4_K_M: blocks of 256 where rows are whole ones, else blocks of 32."""
+    import gguf
+    from gguf.quants import dequantize, quantize
+
+    from tests.gguf.k_blocks import k_blocks
+    from tests.gguf.maker import write
+
+    reader = gguf.GGUFReader(path)
+    made = ("GGUF.", "general.architecture", "general.quantization_version", "general.file_type")
+    values = {key: field.contents() for key, field in reader.fields.items() if not key.startswith(made)}
+    tensors: dict[str, Any] = {}
+    for tensor in reader.tensors:
+        weights = dequantize(tensor.data, tensor.tensor_type).reshape(tensor.shape[::-1]).astype(np.float32)
+        if weights.ndim > 1:
+            kind = _medium_kind(tensor.name, weights.shape[1] % 256 == 0)
+            kinds = gguf.GGMLQuantizationType
+            tensors[tensor.name] = k_blocks(kind, weights) if kind.endswith("k") else quantize(weights, kinds[kind.upper()]), kind
+        else:
+            tensors[tensor.name] = weights
+    return write(to, "llama", values, tensors)
+
+
+def _medium_kind(name: str, whole: bool, layers: int = 30) -> str:
+    part, layer = name.split(".")[-2], int(name.split(".")[1]) if name.startswith("blk.") else 0
+    more = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+    if part == "token_embd" or (part in ("attn_v", "ffn_down") and more):
+        return "q6_k" if whole else "q8_0"
+    return "q4_k" if whole else "q5_0"
+
+
 def reference(path: Path) -> Any:
     """The model of `transformers` in float32, with what the format's own package makes of the weights."""
     import gguf

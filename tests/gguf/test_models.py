@@ -24,6 +24,7 @@ from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.registry import config_values
 from ferrum.graphs.pipeline import run_pipeline
 from ferrum.graphs.weights import WeightsMismatch, match, open_checkpoint
+from tests.gguf.k_blocks import K_KINDS, k_blocks
 from tests.gguf.maker import SIZES, converted, metadata, random_blocks, tensors_of, write
 from tests.graphs.tiny_models import tiny_model
 
@@ -85,7 +86,7 @@ MIXED = {
     "attn_q": "q4_k", "attn_k": "q4_k", "attn_v": "q4_k", "attn_output": "q5_k", "ffn_down": "q6_k", "token_embd": "q8_0",
     "": "q4_k",
 }  # fmt: skip
-_QUANTIZED = ("q4_0", "q4_1", "q5_0", "q8_0")  # of normal numbers, by the format's own package; others are random bits
+_QUANTIZED = ("q4_0", "q4_1", "q5_0", "q5_1", "q8_0", *K_KINDS)  # of normal numbers; others are random bits
 
 
 def blocky_llama(path: Path, kinds: Mapping[str, str] | None = None, tied: bool = False) -> tuple[torch.nn.Module, Path]:
@@ -109,7 +110,7 @@ def blocky_llama(path: Path, kinds: Mapping[str, str] | None = None, tied: bool 
         raw = random_blocks(kind, *value.shape, seed=number)
         if kind in _QUANTIZED:
             normal = np.random.default_rng(number).normal(scale=0.05, size=value.shape).astype(np.float32)
-            raw = gguf.quants.quantize(normal, stored)
+            raw = k_blocks(kind, normal) if kind in K_KINDS else gguf.quants.quantize(normal, stored)
         tensors[name] = raw, kind
         values = gguf.quants.dequantize(raw, stored)
         if "attn_q" in name or "attn_k" in name:

@@ -73,7 +73,8 @@ class CpuLinear(Linear, CpuKernel):
     @property
     def chunk(self) -> int:
         """Spans of a unit in one chunk, by the bytes of weights as they are multiplied."""
-        size = self.weight.unit_rows * (self.act.group or 4 * (self.weight.span or self.steps))
+        bytes_each = 4 if self.unpacked == "floats" else 1
+        size = self.weight.unit_rows * (self.weight.span * bytes_each or 4 * self.steps)
         return max(1, min(self.spans, (self.chunk_kib << 10) // size))
 
     @property
@@ -91,7 +92,7 @@ class CpuLinear(Linear, CpuKernel):
             "steps": self.steps,
             "x_step": 8 if pair else 4,
             "spans": self.spans,
-            "fetch_steps": self.act.group // 8 or self.steps,
+            "fetch_steps": self.weight.span // 8 or self.steps,
             "unpacked": self.unpacked,
             "span_bytes": self.weight.unit_bytes // self.spans,
             "chunk": self.chunk,

@@ -34,20 +34,23 @@ def q3_scales(blocks: Bytes) -> F32:
     return half(blocks, 108) * centred(low | high << np.uint8(4), 32).astype(np.float32)
 
 
-def _sixes(blocks: Bytes, at: int, shift: int) -> F32:
+def _sixes(blocks: Bytes, at: int, shift: int) -> Bytes:
     """Eight numbers of six bits: four lie in the low bits of bytes, four in halves of bytes and the high bits of those."""
     first, rest = blocks[:, at : at + 4], blocks[:, 12:16]
-    return np.concatenate([first & np.uint8(0x3F), rest >> np.uint8(shift) & _LOW | first >> np.uint8(2) & _HIGH], axis=1).astype(
-        np.float32
-    )
+    return np.concatenate([first & np.uint8(0x3F), rest >> np.uint8(shift) & _LOW | first >> np.uint8(2) & _HIGH], axis=1)
 
 
-def q45_scales(blocks: Bytes) -> F32:
-    return half(blocks, 0) * _sixes(blocks, 4, 0)
+def q45_scales(blocks: Bytes) -> Bytes:
+    return _sixes(blocks, 4, 0)
 
 
-def q45_mins(blocks: Bytes) -> F32:
-    return -(half(blocks, 2) * _sixes(blocks, 8, 4))
+def q45_mins(blocks: Bytes) -> Bytes:
+    return _sixes(blocks, 8, 4)
+
+
+def q45_min_steps(blocks: Bytes) -> F32:
+    """What the file takes away is added here."""
+    return -half(blocks, 2)
 
 
 def q4(blocks: Bytes) -> Codes:
@@ -62,5 +65,5 @@ def q6(blocks: Bytes) -> Codes:
     return centred(fields(blocks, 0, 128, 4, 64) | fields(blocks, 128, 192, 2, 32) << np.uint8(4), 32)
 
 
-def q6_scales(blocks: Bytes) -> F32:
-    return half(blocks, 208) * words(blocks, 192, 208, "i1").astype(np.float32)
+def q6_scales(blocks: Bytes) -> Codes:
+    return words(blocks, 192, 208, "i1")

@@ -93,7 +93,16 @@ INLINE vi dot_u8s8(vi acc, vi w, vi a) {
 }
 #endif
 
-/* The same with the four bytes at p + offset in every lane. By hand, for compilers keep such addresses in registers, of which
+/* Two products of neighbours in each half of a lane, for weights that leave room for it: their sums in 16 bits, then in lanes. */
+#if defined(SIMD_avx512)
+INLINE vi pairs_u7s8(vi w, vi a) { return (vi)_mm512_maddubs_epi16((__m512i)w, (__m512i)a); }
+INLINE vi sum_pairs(vi acc, vi pairs) { return acc + (vi)_mm512_madd_epi16((__m512i)pairs, _mm512_set1_epi16(1)); }
+#elif defined(SIMD_avx2)
+INLINE vi pairs_u7s8(vi w, vi a) { return (vi)_mm256_maddubs_epi16((__m256i)w, (__m256i)a); }
+INLINE vi sum_pairs(vi acc, vi pairs) { return acc + (vi)_mm256_madd_epi16((__m256i)pairs, _mm256_set1_epi16(1)); }
+#endif
+
+/* dot_u8s8 with the four bytes at p + offset in every lane. By hand, for compilers keep such addresses in registers, of which
    there are too few; offset is a constant. */
 #if defined(__clang__)
 typedef struct { char bytes[1 << 20]; } Reachable; /* it knows no array of unknown length here */
@@ -121,9 +130,12 @@ typedef int8_t vc __attribute__((vector_size(4 * LANES)));
 typedef uint16_t vh __attribute__((vector_size(4 * LANES)));
 INLINE vi add_u8(vi a, vi b) { return (vi)((vb)a + (vb)b); }
 INLINE vi sub_u8(vi a, vi b) { return (vi)((vb)a - (vb)b); }
+INLINE vi add_u16(vi a, vi b) { return (vi)((vh)a + (vh)b); }
 INLINE vi mul_u16(vi a, vi b) { return (vi)((vh)a * (vh)b); }
 /* Bytes of ones where the top bit is set. */
 INLINE vi top_bits(vi v) { return (vi)((vc)v < 0); }
+/* Byte h of every lane, signed, as a float. */
+INLINE vf byte_of(vi v, int h) { return vf_cvt((v << (24 - 8 * h)) >> 24); }
 /* Byte h of every lane, in both its halves and in all its bytes. */
 #if LANES == 16
 INLINE vi spread_u16(vi v, int h) {
