@@ -29,7 +29,7 @@ from ferrum.codegen.plan import Plan, gpu_kernels
 from ferrum.codegen.policy import KEEP
 from ferrum.codegen.prove import Reference, StoredWeights, emulates, make_reference, prove, runs_here, tolerance
 from ferrum.codegen.prove_kernels import Known, prove_kernels
-from ferrum.codegen.render import kernel_source
+from ferrum.codegen.render import common_source, kernel_source
 from ferrum.codegen.store import copy_weights, write_weights
 from ferrum.codegen.target import GpuTarget
 from ferrum.codegen.text import licence_of, read_text
@@ -161,7 +161,8 @@ class Packing:
         target, plan = self.job.target, self.plan
         if not isinstance(target, GpuTarget) or not emulates(target.device, count_parameters(plan)):
             return ()
-        return self.contract, encode_table(plan.table).decode(), *(kernel_source(kernel, target) for kernel in plan.kernels)
+        kernels = (kernel_source(kernel, target) for kernel in plan.kernels)
+        return self.contract, encode_table(plan.table).decode(), common_source(target), *kernels
 
 
 def _manifest_room(made: Plan) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ferrum.codegen.kernels.cases import Bench
 from ferrum.codegen.kernels.gpu import GpuKernel
-from ferrum.codegen.render import kernel_source, render_kernels
+from ferrum.codegen.render import common_source, kernel_source, render_kernels
 from ferrum.codegen.target import GpuTarget
 from ferrum.devices.emulate import SCHEDULES, build
 from ferrum.errors import FerrumError
@@ -23,13 +23,13 @@ Known = dict[tuple[str, str], dict[str, float]]
 
 
 def prove_kernels(kernels: Iterable[GpuKernel], target: GpuTarget, known: Known) -> list[KernelProof]:
-    """A record for each kernel. ``known`` (device and source → errors) saves what was tried before and is added to: targets
-    of one kind have most kernels in common, to the letter.
+    """A record for each kernel. ``known`` (its source and what it stands on → errors) saves what was tried before and is added
+    to: targets of one kind have most kernels in common, to the letter.
 
     Raises FerrumError when a kernel and its reference differ, or when a kernel does what a device would not survive.
     """
     wanted = {kernel.symbol: kernel.reduced() for kernel in kernels}
-    sources = {k.symbol: (target.device, kernel_source(k, target)) for k in wanted.values()}
+    sources = {k.symbol: (common_source(target), kernel_source(k, target)) for k in wanted.values()}
     new = {k.symbol: k for k in wanted.values() if sources[k.symbol] not in known}
     if new:
         module = build(render_kernels("proof", list(new.values()), target, ""), "cuda" if target.device == "cuda" else "metal")

@@ -143,3 +143,9 @@ def render_kernels(name: str, kernels: Sequence[GpuKernel], target: GpuTarget, c
             kernels=[kernel_source(kernel, target) for kernel in distinct(kernels)],
         )
     )
+
+
+@cache
+def common_source(target: GpuTarget) -> str:
+    """What all kernels of a target stand on, which is not the same for all targets of a device; without its comment of names."""
+    return render_kernels("", [], target, "").partition("\n")[2]

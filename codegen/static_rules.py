@@ -94,6 +94,11 @@ def before_wait(code: Sequence[Instruction]) -> list[int]:
     return sorted(seen)
 
 
+def early_loads(code: Sequence[Instruction]) -> int:
+    """How many loads from memory are in what may run before the wait."""
+    return sum(code[at].stem in _LOADS for at in before_wait(code))
+
+
 def capability(target: GpuTarget) -> tuple[int, int]:
     parsed = parse_arch(target.arch)
     assert parsed is not None

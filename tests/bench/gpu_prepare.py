@@ -36,7 +36,7 @@ from ferrum.graphs.verify import verify
 from ferrum.pack.schema import STEP, CodeRecord, ModelRecord, TextRecord
 from tests.bench.gpu_models import MAX_MODEL_LEN, SHAPES
 from tests.bench.gpu_time import CEILINGS
-from tests.gpu import shapes
+from tests.gpu import carried, shapes
 from tests.gpu.answers import CROWD, FEW, GREEDY, OPTIONS, QUESTIONS, asked, generate
 from tests.gpu.carried import (
     ANSWERED,
@@ -47,6 +47,7 @@ from tests.gpu.carried import (
     PACKAGES,
     QUESTIONS_NAME,
     TINY,
+    WHEELS,
     Carried,
 )
 
@@ -103,6 +104,7 @@ def prepare_all(
 ) -> Carried:
     """Everything for ``target``; ``wheels``: the Python, such as "3.12", for which ``packages`` (none: all) are brought along."""
     folder.mkdir(parents=True, exist_ok=True)
+    carried.unpack(folder)
     names = [prepare_model(name, quant, target, folder / MODELS_FOLDER).name for name, quant in models]
     shutil.rmtree(folder / MODELS_FOLDER / GRAPHS, ignore_errors=True)
     prepare_ceilings(folder, target)
@@ -118,7 +120,8 @@ def prepare_all(
     made = Carried(target.name, target.arch, names, {name: version(name) for name in PACKAGES})
     (folder / LIST).write_text(json.dumps(asdict(made), indent=1) + "\n")
     if wheels:
-        download(folder / "wheels", wheels, {name: made.packages[name] for name in packages or made.packages})
+        download(folder / WHEELS, wheels, {name: made.packages[name] for name in packages or made.packages})
+    carried.pack(folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     if size > MOST_BYTES:
         what = f"{size >> 20} MiB were made and {MOST_BYTES >> 20} may be carried"

@@ -72,6 +72,21 @@ def test_a_machine_without_a_driver_is_told_so(tmp_path: Path) -> None:
     assert result.returncode == 1 and "no NVIDIA driver" in result.stderr and len(result.stderr.splitlines()) == 1
 
 
+def test_what_is_carried_is_one_archive_until_it_is_read(tmp_path: Path) -> None:
+    """Twice, since what was made once is not made again."""
+    folder = prepared_folder(tmp_path / "prepared", [])
+    (folder / "models" / "small").mkdir(parents=True)
+    (folder / "models" / "small" / "code").write_bytes(b"code" * 1000)
+    (folder / carried.WHEELS).mkdir()
+    (folder / carried.WHEELS / "a.whl").touch()
+    for _ in range(2):
+        carried.pack(folder)
+        assert {path.name for path in folder.rglob("*")} == {carried.LIST, carried.FILES, carried.WHEELS, "a.whl"}
+        assert (folder / carried.FILES).stat().st_size < 1000
+        carried.read(folder)
+        assert (folder / "models" / "small" / "code").read_bytes() == b"code" * 1000 and not (folder / carried.FILES).exists()
+
+
 def test_wheels_of_another_python_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
     (tmp_path / "wheels").mkdir()

@@ -10,6 +10,7 @@ from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.linear.choose import gpu_variants as linear_variants
 from ferrum.codegen.kernels.paged_attention.choose import gpu_variants as attention_variants
 from ferrum.codegen.layouts import RowLayout, parse_format
+from ferrum.codegen.prove_kernels import Known, prove_kernels
 from ferrum.codegen.render import render_kernels
 from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.devices.emulate import SCHEDULES, build
@@ -57,6 +58,16 @@ def test_a_swapped_fragment_is_caught() -> None:
     for text in (source, source.replace("column + 4 * i + t", "column + 4 * (1 - i) + t")):
         error = Bench(build(text, "cuda")).error(kernel, kernel.case(np.random.default_rng(1)))
         assert (error <= kernel.tolerance) == (text == source)
+
+
+def test_what_was_proved_on_other_fragments_is_tried_again() -> None:
+    """The text of a kernel is the same on newer GPUs; what it stands on is not."""
+    kernel, known = products("bf16")[0], Known()
+    for name, tried in (("cuda-sm80", 1), ("cuda-sm86", 1), ("cuda-sm75", 2)):
+        target = BY_NAME[name]
+        assert isinstance(target, GpuTarget)
+        prove_kernels([kernel], target, known)
+        assert len(known) == tried
 
 
 @pytest.mark.slow

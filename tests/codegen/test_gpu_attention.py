@@ -13,6 +13,7 @@ from ferrum.codegen.kernels.cases import Bench, counts, error, poison, rows_in, 
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
 from ferrum.codegen.kernels.paged_attention.choose import gpu_variants
+from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
 from ferrum.codegen.kernels.paged_attention.gpu import GpuAttention
 from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
 from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
@@ -68,6 +69,17 @@ def test_groups_and_head_sizes(device: str, first: int) -> None:
             schedule = SCHEDULES[(i + j + first) % len(SCHEDULES)]
             found = Bench(made.module, schedule).error(kernel, kernel.case(random, lengths))
             assert found <= 1e-2, (kernel, lengths, str(schedule), found)
+
+
+@pytest.mark.parametrize(("device", "keys"), (("cuda", 64), ("metal", 128)))
+def test_many_blocks_share_a_short_context(device: str, keys: int) -> None:
+    """Of a sequence that is alone each block takes few keys: most of the GPU has nothing else to do."""
+    made, kernels = groups(device, 1)
+    kernel = kernels[0]
+    assert isinstance(kernel, DecodeAttention)
+    case = kernel.case(np.random.default_rng(2), ((256, 1),))
+    parts = made.run(kernel, case.arrays, case.rows)["scratch:attention_parts"].reshape(-1, 4 * kernel.part_floats)
+    assert (parts != 0xFF).any(1).sum() == 256 // keys
 
 
 @pytest.mark.parametrize("device", TARGETS)

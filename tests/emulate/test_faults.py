@@ -205,5 +205,6 @@ def test_every_planted_fault_is_caught(fault: Fault) -> None:
 
 def test_there_are_faults_of_every_kind_that_matters() -> None:
     assert len(FAULTS) >= 50 and {fault.kernel for fault in FAULTS} == set(KERNELS)
+    assert any("a store moved across the wait" in fault.what for fault in FAULTS)
     for word in ("barrier", "wait", "off by one", "fragment", "stride", "unguarded tail", "fence", "mask", "launch before"):
         assert any(word in fault.what for fault in FAULTS), word

@@ -15,6 +15,8 @@ from pathlib import Path
 
 LIST, MODELS_FOLDER, CEILINGS_NAME, ANSWERS = "prepared.json", "models", "ceilings.cubin", "answers.{}.json"
 QUESTIONS_NAME = "questions.json"
+# All but the list and the wheels, which are compressed already: machine code and tables shrink to a fifth.
+FILES, WHEELS = "files.zip", "wheels"
 # Formats of the built-in model's packs; those of which the CPU's answers are brought along.
 TINY, ANSWERED = ("none", "int4-g32", "int8", "fp8"), ("none", "int4-g32")
 # Name of the distribution and of the module that shows whether it is there: for the measurement, and what the tests add.
@@ -37,11 +39,37 @@ class Carried:
 
 
 def read(folder: Path) -> Carried:
-    """Raises SystemExit with one line where nothing was prepared."""
+    """Raises SystemExit with one line where nothing was prepared. What was is unpacked, the first time."""
     try:
-        return Carried(**json.loads((folder / LIST).read_text(encoding="utf-8")))
+        found = Carried(**json.loads((folder / LIST).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         raise SystemExit(f"error: nothing was prepared in {folder}: python -m tests.bench.gpu --prepare {folder}") from None
+    unpack(folder)
+    return found
+
+
+def pack(folder: Path) -> None:
+    """Put what was prepared into one archive."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name not in (LIST, FILES)]
+    files = [path for path in files if not path.relative_to(folder).parts[0].startswith((WHEELS, "site-"))]
+    part = folder / f".{FILES}"
+    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            archive.write(path, path.relative_to(folder))
+    for path in (*files, *sorted((p for p in folder.rglob("*") if p.is_dir()), reverse=True)):
+        if path.is_file():
+            path.unlink()
+        elif not any(path.iterdir()):
+            path.rmdir()
+    part.rename(folder / FILES)
+
+
+def unpack(folder: Path) -> None:
+    """Take what was prepared out of its archive, which is then no more."""
+    if (folder / FILES).exists():
+        with zipfile.ZipFile(folder / FILES) as archive:
+            archive.extractall(folder)
+        (folder / FILES).unlink()
 
 
 def is_there(module: str) -> bool:
@@ -58,7 +86,7 @@ def add_wheels(folder: Path, packages: dict[str, str] = BENCH) -> list[str]:
     """
     lacking = {name: module for name, module in packages.items() if not is_there(module)}
     site = folder / f"site-{sys.implementation.cache_tag}"
-    for wheel in sorted(folder.glob("wheels/*.whl")):
+    for wheel in sorted(folder.glob(f"{WHEELS}/*.whl")):
         name = wheel.name.split("-")[0].lower().replace("_", "-")
         mark = site / f"{wheel.name}.unpacked"
         if name in lacking and _fits(wheel.name) and not mark.exists():
@@ -83,4 +111,4 @@ def explain(missing: Iterable[str], carried: Carried, folder: Path) -> str:
     version = ".".join(map(str, sys.version_info[:2]))
     named = ", ".join(f"{name} {carried.packages.get(name, '')}".strip() for name in missing)
     how = f"python -m tests.bench.gpu --prepare {folder} --wheels {version} where there is a registry"
-    return f"error: this Python {version} lacks {named}; bring them in {folder / 'wheels'}: {how}"
+    return f"error: this Python {version} lacks {named}; bring them in {folder / WHEELS}: {how}"
