@@ -118,7 +118,7 @@ def test_stages_are_one_list_of_data() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(60 + 20 * KILLS)
 def test_kill_leaves_no_half_pack(qwen3_folder: Path, tmp_path: Path) -> None:
     compile_folder(qwen3_folder, "none", output=tmp_path / "first.fpk")
     target = tmp_path / "m.fpk"
