@@ -96,7 +96,7 @@ def empty_model(config: TracedConfig, name: str) -> nn.Module:
             return kind._from_config(own, dtype=torch.float32, attn_implementation="eager")
     except Exception as error:  # any class of model checks its configuration its own way
         lines = [line for line in str(error).splitlines() if line.strip()]
-        what = f"{type(error).__name__}: {lines[0] if lines else ''}"
+        what = f"{config.architecture} cannot be made from this configuration: {lines[0] if lines else type(error).__name__}"
         raise FerrumError("config-unsupported", what, f"model {name}", "check config.json") from error
 
 

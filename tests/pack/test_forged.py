@@ -88,7 +88,8 @@ def test_numbers_that_reach_code_are_refused_even_with_a_contract_that_fits(
         ({"programs": [step_record(whole=True)]}, "whole sequences"),
         ({"programs": [step_record(inputs=[])]}, "other arrays"),
         ({"programs": [step_record(name="encode")]}, "no program 'step'"),
-        ({"states": [msgspec.structs.replace(paged_state(), kind="slot")]}, "other kinds"),
+        ({"states": [msgspec.structs.replace(paged_state(), kind="fixed")]}, "other kinds"),
+        ({"states": [msgspec.structs.replace(paged_state(), kind="slot")]}, "other groups"),
         ({"format": 1}, "compile it again"),
     ],
 )  # fmt: skip
