@@ -282,3 +282,8 @@ def test_places_along_an_axis_of_one_element_need_no_loop() -> None:
     for dtype, value in (("i64", "1"), ("f32", "1.0f")):
         part = merged(Part((1,), (1,), 0, (), index=(1.0, 3.0), dtype=dtype))
         assert (part.dims, part.value) == ((), value)
+
+
+@pytest.mark.parametrize(("start", "text"), [(np.inf, "el_infinity()"), (-np.inf, "-el_infinity()"), (np.nan, "el_nan()")])
+def test_numbers_that_c_has_no_word_for_are_written_too(start: float, text: str) -> None:
+    assert Part((4,), (1,), 0, (), index=(start, 0.0), dtype="f32").value == text

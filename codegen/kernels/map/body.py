@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from ferrum.codegen.kernels.elements import c_type, result, statements
+from ferrum.codegen.kernels.elements import c_type, literal, result, statements
 from ferrum.codegen.views import View, contiguous
 from ferrum.graphs.ir import Region
 
@@ -70,7 +70,8 @@ class Part:
         first, step = self.index if self.dims else (self.index[0], 0.0)  # one element has no loop
         if c_type(self.dtype) == "int":
             return f"{int(first)} + {int(step)} * i0" if step else str(int(first))
-        return f"{first!r}f + {step!r}f * (float)i0" if step else f"{first!r}f"
+        start = literal(float(first), self.dtype)
+        return f"{start} + {literal(float(step), self.dtype)} * (float)i0" if step else start
 
     @property
     def target(self) -> str:
