@@ -42,6 +42,9 @@ soak: $(READY)
 	DISCONNECTS=1000 $(BIN)/python -m pytest -q tests/server/test_lifecycle.py -k leaving
 	KILL_POINTS=200 $(BIN)/python -m pytest -q tests/codegen/test_driver.py -k kill --timeout=3600
 	MUTANTS=34000 $(BIN)/python -m pytest -q tests/graphs/test_weights.py tests/gguf/test_file.py tests/text/test_tokenizer_mutants.py -k mutants --timeout=3600
+	RANDOM_MODELS=18 $(BIN)/python -m pytest -q tests/codegen/test_parity.py -k random_models
+	DRAWN_OPS=500 $(BIN)/python -m pytest -q tests/codegen/test_generic_kernels.py -k many_drawn --timeout=3600
+	EXAMPLES=200 $(BIN)/python -m pytest -q tests/server/test_openapi_fuzz.py --timeout=3600
 	CUT_REQUESTS=500 $(BIN)/python -m pytest -q tests/engine/test_kv_cuts.py --timeout=3600
 	$(BIN)/python -m pytest -q tests/server/soak_overload.py tests/server/soak_loop.py tests/text/test_chat_template.py tests/structured/test_hostile.py
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -178,7 +179,7 @@ def test_drawn_ops(data: st.DataObject) -> None:
 
 
 @pytest.mark.slow
-@draw_settings(50)
+@draw_settings(int(os.environ.get("DRAWN_OPS", "20")))
 @given(st.data())
 def test_many_drawn_ops(data: st.DataObject) -> None:
     check(data, data.draw(st.integers(1, 16)))
