@@ -28,7 +28,8 @@ from ferrum.proof.numbers import check_case, describe_case
 from ferrum.proof.sketch import sketch, stored
 
 # Largest error of a logit, relative to the largest one: rounding of activations to the products' formats, layer by layer.
-TOLERANCE = {"f32": 1e-3, "none": 4e-2, "fp8": 4e-2, "int8": 1e-1}
+# The same of a cache's format, by its name.
+TOLERANCE = {"f32": 1e-3, "none": 4e-2, "bf16": 4e-2, "fp8": 4e-2, "int8": 1e-1}
 _QUANTIZED_TOLERANCE = 1.5e-1
 # Of the same tolerance, for values inside of the model: where a fault is looked for when logits are wrong, and what
 # rounding never reaches where they are right.

@@ -157,3 +157,9 @@ def test_a_dump_of_another_target_or_format_is_refused(qwen3_folder: Path, tmp_p
     layout.write_text(layout.read_text().replace("format(int8-g", "format(nine-g"))
     with pytest.raises(FerrumError, match="nine-g"):
         compile_model(CompileOptions(str(qwen3_folder), quant="int8", dump_dir=tmp_path, start_from="select", prove=False))
+
+
+@pytest.mark.parametrize(("quant", "kv_dtype", "activations"), [("int8", "", "f32"), ("f32", "bf16", "auto")])
+def test_a_rounded_cache_is_no_fault_of_exact_products(quant: str, kv_dtype: str, activations: str, tiny_folder: Path) -> None:
+    """The proof allows what the cache loses, whatever the products do."""
+    compile_folder(tiny_folder, quant, kv_dtype=kv_dtype, activations=activations, prove=True)
