@@ -62,8 +62,12 @@ static int arg_max(const float *x) {
 static void adjust(const FerrumStep *s, int row, float *x) {
   if (s->use_mask[row]) {
     const uint32_t *mask = s->mask + (size_t)row * ((VOCAB_SIZE + 31) / 32);
-    for (int i = 0; i < VOCAB_SIZE; ++i)
-      if (!(mask[i / 32] >> (i % 32) & 1)) x[i] = -INFINITY;
+    for (int from = 0; from < VOCAB_SIZE; from += 32) {
+      const uint32_t word = mask[from / 32];
+      if (word == UINT32_MAX) continue; /* within a text nearly all words are */
+      const int end = min_int(VOCAB_SIZE - from, 32);
+      for (int i = 0; i < end; ++i) x[from + i] = word >> i & 1 ? x[from + i] : -INFINITY;
+    }
   }
   for (int i = s->bias_start[row]; i < s->bias_start[row + 1]; ++i) x[s->bias_token[i]] += s->bias_value[i];
   for (int i = s->penalty_start[row]; i < s->penalty_start[row + 1]; ++i) {
