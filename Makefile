@@ -44,6 +44,7 @@ soak: $(READY)
 	MUTANTS=34000 $(BIN)/python -m pytest -q tests/graphs/test_weights.py tests/gguf/test_file.py tests/text/test_tokenizer_mutants.py -k mutants --timeout=3600
 	RANDOM_MODELS=18 $(BIN)/python -m pytest -q tests/codegen/test_parity.py -k random_models
 	DRAWN_OPS=500 $(BIN)/python -m pytest -q tests/codegen/test_generic_kernels.py -k many_drawn --timeout=3600
+	GPU_SWEEP=1 $(BIN)/python -m pytest -q tests/codegen/test_gpu_packs.py tests/codegen/test_cuda_rules.py tests/codegen/test_cuda_pack.py
 	EXAMPLES=200 $(BIN)/python -m pytest -q tests/server/test_openapi_fuzz.py --timeout=3600
 	CUT_REQUESTS=500 $(BIN)/python -m pytest -q tests/engine/test_kv_cuts.py --timeout=3600
 	$(BIN)/python -m pytest -q tests/server/soak_overload.py tests/server/soak_loop.py tests/text/test_chat_template.py tests/structured/test_hostile.py
