@@ -29,6 +29,7 @@ from ferrum.codegen.plan import Plan, gpu_kernels
 from ferrum.codegen.policy import KEEP
 from ferrum.codegen.prove import Reference, StoredWeights, emulates, make_reference, prove, runs_here, tolerance
 from ferrum.codegen.prove_kernels import Known, prove_kernels
+from ferrum.codegen.quality import Sample, read_sample
 from ferrum.codegen.render import common_source, kernel_source
 from ferrum.codegen.store import copy_weights, write_weights
 from ferrum.codegen.target import GpuTarget
@@ -40,6 +41,7 @@ from ferrum.graphs.text import print_graph
 from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.pack.launches import encode_table
 from ferrum.pack.proof import PROOF_NAME, Proof
+from ferrum.pack.quality import QUALITY_NAME, QualityCard, are_quantized, encode_quality
 from ferrum.pack.schema import STEP, CodeRecord, Manifest, ModelRecord
 from ferrum.pack.writer import PackWriter
 from ferrum.text.template_process import TEMPLATE_MEMBERS
@@ -49,13 +51,16 @@ from ferrum.text.template_process import TEMPLATE_MEMBERS
 class Shared:
     """What targets of one command share: by contract the packs and what the interpreter says of them; proofs of kernels.
 
-    ``ran``: what of packs ran whole in emulation (see ``_emulated``); ``errors``: of kernels that did.
+    ``ran``: what of packs ran whole in emulation (see ``_emulated``); ``errors``: of kernels that did. ``samples``: by graph what
+    the unquantized model says; ``cards``: by contract those of weights alone.
     """
 
     packs: dict[str, Path] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
     ran: set[tuple[str, ...]] = field(default_factory=set)
     errors: Known = field(default_factory=dict)
+    samples: dict[str, Sample | None] = field(default_factory=dict)
+    cards: dict[str, QualityCard] = field(default_factory=dict)
 
 
 class Packing:
@@ -69,6 +74,7 @@ class Packing:
         self.writer = PackWriter(job.output, _manifest_room(plan), expected_bytes=size + code.nbytes)
         self._code_members = list(code.members)
         self._has_constants = self._has_selftest = False
+        self._sample: Sample | None = None  # what the finished pack is to be measured on
 
     def close(self) -> None:
         self.writer.abort()
@@ -114,6 +120,23 @@ class Packing:
             kernels = prove_kernels(gpu_kernels(self.plan), self.job.target, shared.errors)
             self.writer.add(PROOF_NAME, msgspec.json.encode(Proof(kernels=kernels, whole_model=whole), order="sorted"))
             self._code_members.append(PROOF_NAME)
+        formats = {tensor.format for tensor in self.plan.tensors}
+        if are_quantized({*formats, options.kv} if self._runs_here() else formats):
+            self._add_quality(graph)
+
+    def _add_quality(self, graph: Graph) -> None:
+        """The card of weights alone, where the code cannot run here; else what the finished pack is measured on."""
+        shared, text = self.shared, print_graph(graph)
+        if text not in shared.samples:
+            sizes = self.plan.vocab_size, self.job.max_model_len
+            shared.samples[text] = read_sample(graph, self.checkpoint, self.text.tokenizer, *sizes)
+        sample = shared.samples[text]
+        if self._runs_here():
+            self._sample = sample
+        elif sample is not None:
+            if self.contract not in shared.cards:
+                shared.cards[self.contract] = sample.beside_weights(graph, self._stored_weights())
+            self.writer.add(QUALITY_NAME, encode_quality(shared.cards[self.contract]))
 
     def finish(self) -> Path:
         """The finished file runs against its self-test, where it has one and this machine can, before it becomes visible."""
@@ -143,18 +166,25 @@ class Packing:
         with path.open("rb") as file:
             return StoredWeights(self.plan.tensors, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), start)
 
-    def _prover(self) -> Callable[[Path], None] | None:
+    def _runs_here(self) -> bool:
+        return runs_here(self.job.target.arch, self.job.target.requires)
+
+    def _prover(self) -> Callable[[Path], dict[str, bytes]] | None:
         """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
 
         Of packs whose kernels, launches and weights are the same to the letter, one runs whole in emulation.
         """
-        target, emulated = self.job.target, self._emulated()
-        runs = emulated or runs_here(target.arch, target.requires)
-        if not self._has_selftest or emulated in self.shared.ran or not runs:
+        emulated = self._emulated()
+        if not self._has_selftest or emulated in self.shared.ran or not (emulated or self._runs_here()):
             return None
         if emulated:
             self.shared.ran.add(emulated)
-        return lambda path: (prove(path), None)[1]
+        return self._proved
+
+    def _proved(self, path: Path) -> dict[str, bytes]:
+        """The members that only a finished pack can make."""
+        prove(path)
+        return {QUALITY_NAME: encode_quality(self._sample.beside_code(path))} if self._sample else {}
 
     def _emulated(self) -> tuple[str, ...]:
         """All that a run in emulation depends on; nothing where the pack is not emulated."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from ferrum.cli.arguments import add_compile_choices, progress_of
 from ferrum.cli.options import non_negative
 from ferrum.cli.output import print_json, print_notes, size
+from ferrum.cli.quality import quality_note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     if not args.stop_after:
         blocks = dict.fromkeys(read_manifest(path).provenance.blocks for path in paths)
-        print_notes([*(f"weights: {text}" for text in blocks if text), *read_text(source).notes])
+        notes = [*(f"weights: {text}" for text in blocks if text), *read_text(source).notes]
+        print_notes([*notes, *dict.fromkeys(note for path in paths if (note := quality_note(path)))])
     if args.json:
         records = [{"path": str(p), "bytes": p.stat().st_size, "seconds": round(seconds, 3)} for p in paths]
         print_json(records[0] if len(records) == 1 else records)

@@ -217,6 +217,10 @@ ERROR_CODES: dict[str, str] = {
     "pack-unreadable": "The system could not read or map the file. Check permissions, memory and the disk.",
     "pack-verify-failed": "ferrum verify found a check that fails; the table above the message has all of them.",
     "pack-version": "The code inside the pack speaks another version of the interface than this ferrum. Compile the model again.",
+    "packs-incomparable": (
+        "ferrum diff compares the answers of two packs, which must number the same words alike. --static compares what the packs "
+        "hold without running them."
+    ),
     "parameter-external": (
         "A parameter of the model is bound when it is loaded or by each request, and no device of this version does that. Give "
         "it a tensor of the checkpoint."
@@ -232,6 +236,10 @@ ERROR_CODES: dict[str, str] = {
     "proof-failed": (
         "The finished pack computes something else than the graph interpreter, so it was not kept. This is a fault of ferrum "
         "or of the C compiler; report it with the model's config.json."
+    ),
+    "quality-missing": (
+        "The pack says nothing of its quality: nothing in it is quantized, it was compiled with --no-prove or before there were "
+        "cards, or the model has no tokenizer to read a text with."
     ),
     "pull-busy": "Another process downloads the same file. Wait for it, or end it; its bytes are kept.",
     "queue-full": "More requests wait than --max-queue allows. Clients are told to come back later.",

@@ -12,6 +12,7 @@ import msgspec
 
 from ferrum.cli.machine import known_roofs
 from ferrum.cli.output import count, print_json, print_table, size
+from ferrum.cli.quality import show_quality
 from ferrum.errors import FerrumError, one_line
 from ferrum.pack.proof import PROOF_NAME, KernelProof, decode_proof
 from ferrum.pack.schema import KernelRecord, Manifest, ProgramRecord, StateRecord, TuningRecord
@@ -29,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", action="store_true", help="print the generated source (with --kernel: of that kernel)")
     parser.add_argument("--why", action="store_true", help="why each kernel was chosen")
     parser.add_argument("--graph", action="store_true", help="print the final graph's text")
+    parser.add_argument("--quality", action="store_true", help="how far a pack with quantized numbers is from its model")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,7 +72,9 @@ def _explain_pack(args: argparse.Namespace) -> int:
     # Nothing is executed here, so a pack from elsewhere may be looked at before it is trusted.
     with open_pack(args.subject, trust=True) as pack:
         manifest = pack.manifest
-        if args.graph:
+        if args.quality:
+            show_quality(pack, args.json)
+        elif args.graph:
             print(_graph(pack), end="")
         elif args.source:
             source = bytes(pack.member(next(name for name in _SOURCES if name in pack))).decode("utf-8")

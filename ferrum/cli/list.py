@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from ferrum import env
 from ferrum.cli.output import print_json, print_table, size
+from ferrum.cli.quality import short_quality
 from ferrum.cli.stop import running
 from ferrum.errors import FerrumError
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line. ``kind`` is "model" or "pack"; ``bytes`` counts each stored file once."""
+    """One line. ``kind`` is "model" or "pack"; ``bytes`` counts each stored file once; ``quality`` is of packs, with ``-v``."""
 
     name: str
     kind: str
@@ -23,6 +24,7 @@ class Entry:
     status: str
     modified: str
     path: str
+    quality: str = ""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +40,14 @@ def run(args: argparse.Namespace) -> int:
             raise FerrumError("file-missing", "there is no such folder", folder, "check the name")
     folders = [env.packs_dir(), *map(Path, args.folder or ["."])]
     entries = [*hub_models(), *(entry for folder in dict.fromkeys(folders) for entry in packs(folder))]
+    if args.verbose:
+        entries = [replace(e, quality=short_quality(Path(e.path))) if e.kind == "pack" else e for e in entries]
     if args.json:
         print_json([asdict(e) for e in entries])
     elif entries:
-        rows = [(e.name, size(e.bytes), e.status, e.modified) for e in entries]
-        print_table(("NAME", "SIZE", "STATUS", "MODIFIED"), rows)
+        columns = 5 if args.verbose else 4
+        rows = [(e.name, size(e.bytes), e.status, e.modified, e.quality or "-")[:columns] for e in entries]
+        print_table(("NAME", "SIZE", "STATUS", "MODIFIED", "QUALITY")[:columns], rows)
     else:
         print("nothing here yet · ferrum pull MODEL or ferrum compile MODEL")
     return 0

@@ -29,6 +29,7 @@ VERBS = {
     "batch": "answer a file of requests",
     "bench": "measure prefill and decode speed",
     "explain": "show what is in a pack, what a stage does, or what an error code means",
+    "diff": "show where two packs differ, how far apart their answers are and which is faster here",
     "verify": "check a pack's hashes, signature and answers",
     "check": "list everything in a model that cannot be compiled yet",
     "doctor": "show what can be compiled and run on this machine",

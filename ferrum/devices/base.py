@@ -78,6 +78,20 @@ class StepBuffers(StepInputs, Sampling):
         for array in (*INPUTS, *OUTPUTS):
             setattr(self, array.name, np.zeros(shape_of(array, rows), array.dtype))
 
+    def sample(self, rows: Sequence[int]) -> None:
+        """Ask for the logits of ``rows`` of the step, whose tokens are drawn greedily and without penalties."""
+        count = self.num_samples = len(rows)
+        self.sample_rows[:count] = rows
+        for array in (self.top_p, self.repetition_penalty):
+            array[:count] = 1
+        self.num_logprobs[:count] = -1
+        for array in (self.temperature, self.top_k, self.min_p, self.presence_penalty, self.frequency_penalty):
+            array[:count] = 0
+        for array in (self.seed, self.draw, self.use_mask):
+            array[:count] = 0
+        for starts in (self.penalty_start, self.bias_start):
+            starts[: count + 1] = 0
+
 
 def row_limits(limits: Limits) -> RowCounts:
     """The most rows of each kind: what memory is sized with."""

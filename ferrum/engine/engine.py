@@ -223,7 +223,7 @@ class Engine:
                 if states is not None:
                     states.grow(sequence, start + count)
                 fill_step(buffers, [Planned(sequence, count, True)])
-                _sample_every_row(self.executor)
+                buffers.sample(range(count))
                 self.executor.step()
                 result[start : start + count] = self.executor.logits()[:count]
                 sequence.num_computed += count
@@ -422,20 +422,6 @@ class Engine:
         del choices[sequence.index]
         if not choices:
             del self._sequences[sequence.request_id]
-
-
-def _sample_every_row(executor: Executor) -> None:
-    """Turn a filled step of one sequence into one that computes the logits of all its rows, greedily."""
-    buffers = executor.buffers
-    count = buffers.num_samples = buffers.num_tokens
-    buffers.sample_rows[:count] = range(count)
-    buffers.penalty_start[: count + 1] = 0
-    buffers.bias_start[: count + 1] = 0
-    for name in ("temperature", "top_k", "min_p", "presence_penalty", "frequency_penalty", "use_mask", "seed", "draw"):
-        getattr(buffers, name)[:count] = 0
-    buffers.top_p[:count] = 1
-    buffers.repetition_penalty[:count] = 1
-    buffers.num_logprobs[:count] = -1
 
 
 def _too_long(num_prompt: int, max_tokens: int, limit: int) -> FerrumError:

@@ -80,6 +80,15 @@ class AtomicFile:
         self._written += len(self._tail)
         self._tail.clear()
 
+    def cut(self, length: int) -> None:
+        """Take back what lies beyond ``length`` bytes; what is appended next stands there."""
+        self.flush()
+        try:
+            os.ftruncate(self._fd, length)
+        except OSError as error:
+            raise self._explain(error) from None
+        self._written = length
+
     def write_at(self, offset: int, data: Any) -> None:
         """Write all of ``data`` at ``offset``, over what was appended."""
         self.flush()

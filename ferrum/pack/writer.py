@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -141,16 +141,30 @@ class PackWriter:
         self,
         manifest: Manifest,
         *,
-        prove: Callable[[Path], None] | None = None,
+        prove: Callable[[Path], Mapping[str, bytes] | None] | None = None,
         record: bool = True,
         state_dir: Path | None = None,
     ) -> Path:
         """Fill in the manifest, with its ``members`` replaced by what was written, and make the pack visible.
 
-        ``prove`` is called with the path of the finished but still hidden file; if it raises, nothing becomes visible.
+        ``prove`` is called with the path of the finished but still hidden file; if it raises, nothing becomes visible. What it
+        returns are members that the proof adds.
         ``record`` notes in ``state_dir`` (default: this user's) that the pack was built here and may be opened without
         a signature. Returns ``path``. Raises FerrumError for a manifest that a reader would refuse.
         """
+        self._seal(manifest)
+        if prove is not None and (added := prove(self._file.temp)):
+            self._file.cut(self._end)
+            for name, member in added.items():
+                self.add(name, member)
+            self._seal(manifest)
+        if record:  # before the pack is visible: a record without a pack is harmless, the other way round is not
+            record_built(self.manifest_sha256, state_dir or default_state_dir(), self.path.name)
+        self._file.commit()
+        return self.path
+
+    def _seal(self, manifest: Manifest) -> None:
+        """Write what stands around the members, so that a reader can open the hidden file."""
         if self._open is not None:
             raise ValueError(f"member {self._open.name} is still open")
         complete = msgspec.structs.replace(manifest, members=list(self._records))
@@ -163,12 +177,6 @@ class PackWriter:
             self._file.write_at(entry.offset, local_header(entry))
         self._file.write_at(first.data_offset, data)
         self.manifest_sha256 = hashlib.sha256(data).hexdigest()
-        if prove is not None:
-            prove(self._file.temp)
-        if record:  # before the pack is visible: a record without a pack is harmless, the other way round is not
-            record_built(self.manifest_sha256, state_dir or default_state_dir(), self.path.name)
-        self._file.commit()
-        return self.path
 
     def abort(self) -> None:
         """Leave nothing behind; safe to call twice and after ``finish``."""

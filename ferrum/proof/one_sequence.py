@@ -37,17 +37,10 @@ def describe(executor: Executor, tokens: list[int], start: int, table: NDArray[n
     """Fill the buffers; ``start`` is the position of the first token, ``sample`` asks for the last one's logits."""
     b: StepBuffers = executor.buffers
     n = len(tokens)
-    b.num_tokens, b.num_seqs, b.num_samples = n, 1, int(sample)
+    b.num_tokens, b.num_seqs = n, 1
     b.tokens[:n] = tokens
     b.positions[:n] = np.arange(start, start + n, dtype=np.int32)
     b.query_start[:2] = (0, n)
     b.context_len[0] = start + n
     b.block_table[0, :, : table.shape[1]] = table
-    if sample:
-        b.sample_rows[0] = n - 1
-        b.top_p[0] = b.repetition_penalty[0] = 1
-        b.num_logprobs[0] = -1
-        for array in (b.temperature, b.top_k, b.min_p, b.presence_penalty, b.frequency_penalty, b.seed, b.draw, b.use_mask):
-            array[0] = 0
-        b.penalty_start[:2] = 0
-        b.bias_start[:2] = 0
+    b.sample([n - 1] if sample else [])
