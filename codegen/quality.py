@@ -22,7 +22,7 @@ from ferrum.proof.quality import Texts, compare, room_for, text_logits
 from ferrum.text.sample_text import sample_tokens
 from ferrum.text.tokenizer import Tokenizer
 
-_TOKENS = 32  # of each text: a model reads 128 in about a seventh of the time that the rest of a compile takes
+_TOKENS = 32  # of each text, so that the products of 128 rows take less than reading the weights does
 
 
 class CheckpointWeights(SourceWeights):

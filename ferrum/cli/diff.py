@@ -68,7 +68,7 @@ def _measured(first: Pack, second: Pack, threads: int) -> dict[str, Any]:
             both.append(device.load(pack, room_for(pack.manifest, texts, threads)))
             loaded.callback(both[-1].close)
         card = compare(text_logits(both[0], texts), text_logits(both[1], texts), texts)
-        speeds = _speeds(both, texts.read[0])
+        speeds = _speeds(both, max(texts.read, key=len))
     quality = {
         "positions": card.positions,
         "kl_mean": card.kl_mean,
@@ -101,8 +101,11 @@ def _common_texts(first: Pack, second: Pack) -> Texts:
     return Texts(ids[0])
 
 
-def _speeds(both: list[Executor], prompt: list[int]) -> dict[str, Any]:
-    """Tokens/s of one sequence, the packs in turns so that what else the machine does meets both alike."""
+def _speeds(both: list[Executor], prompt: list[int]) -> dict[str, Any] | None:
+    """Tokens/s of one sequence, the packs in turns so that what else the machine does meets both alike; None for a context that
+    has no room for three tokens."""
+    if len(prompt) < 3:
+        return None
     samples = [[_tokens_per_s(executor, prompt) for executor in both] for _ in range(_ROUNDS)]
     a, b = (statistics.median(pair[side] for pair in samples) for side in (0, 1))
     ratio = statistics.median(pair[1] / pair[0] for pair in samples)
@@ -110,7 +113,7 @@ def _speeds(both: list[Executor], prompt: list[int]) -> dict[str, Any]:
 
 
 def _tokens_per_s(executor: Executor, prompt: list[int]) -> float:
-    """Decoding behind half of the prompt, by its own next tokens; the first step, which wakes threads, is not timed."""
+    """Decoding the last tokens of a prompt, which are known; the first step, which wakes threads, is not timed."""
     from ferrum.proof.one_sequence import block_table, describe
 
     known = max(1, len(prompt) - _STEPS - 1)
@@ -122,15 +125,17 @@ def _tokens_per_s(executor: Executor, prompt: list[int]) -> float:
         describe(executor, [prompt[at]], at, table, sample=True)
         executor.step()
         started = started or time.perf_counter()
-    steps = len(prompt) - known - 1
-    return steps / (time.perf_counter() - started) if steps > 0 else 0.0
+    return (len(prompt) - known - 1) / (time.perf_counter() - started)
 
 
 def _rows(result: dict[str, Any]) -> list[tuple[str, str]]:
     quality, speed = result["quality"], result["speed"]
-    return [
+    rows = [
         ("KL(A || B)", f"{quality['kl_mean']:.3g} nats a token, {quality['kl_p99']:.3g} at the 99th percentile"),
         ("top-1 agreement", f"{100 * quality['top1']:.1f} % of {quality['positions']} positions"),
         ("perplexity", f"A {quality['perplexity_a']:.4g}, B {quality['perplexity_b']:.4g}"),
-        ("decode", f"A {speed['a_tokens_per_s']:.1f}, B {speed['b_tokens_per_s']:.1f} tokens/s: B is {speed['b_over_a']:.2f} of A"),
     ]
+    if speed:
+        rates = f"A {speed['a_tokens_per_s']:.1f}, B {speed['b_tokens_per_s']:.1f} tokens/s"
+        rows.append(("decode", f"{rates}: B is {speed['b_over_a']:.2f} of A"))
+    return rows

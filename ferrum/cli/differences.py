@@ -13,6 +13,7 @@ from ferrum.pack.reader import Pack
 from ferrum.pack.schema import KernelRecord, Manifest, TensorRecord
 
 Differences = list[tuple[str, str, str]]
+_AROUND = 40  # characters on each side of a difference
 
 
 def differences(first: Pack, second: Pack) -> Differences:
@@ -63,10 +64,22 @@ def _firsts(first: Pack, second: Pack) -> Differences:
     for what, (left, right) in texts.items():
         pair = next((pair for pair in zip_longest(left, right, fillvalue="-") if pair[0] != pair[1]), None)
         if pair is not None:
-            found.append((what, *(text if len(text) <= 100 else f"{text[:99]}…" for text in pair)))
+            found.append((what, *_clipped(*pair)))
     if len(kernels[0]) != len(kernels[1]):
         found.append(("kernels", str(len(kernels[0])), str(len(kernels[1]))))
     return found
+
+
+def _clipped(left: str, right: str) -> tuple[str, str]:
+    """Both cut to what is around their first difference, with the beginning, which names what they are of."""
+    same = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))
+    begin, end = (0, same + _AROUND) if same <= 2 * _AROUND else (same - _AROUND // 2, same + _AROUND)
+
+    def cut(text: str) -> str:
+        head = f"{text[:_AROUND]}…" if begin else ""
+        return f"{head}{text[begin:end]}{'…' if len(text) > end else ''}"
+
+    return cut(left), cut(right)
 
 
 def _tensor(tensor: TensorRecord) -> str:
@@ -81,4 +94,4 @@ def _sizes(first: Pack, second: Pack) -> Differences:
     files = [pack.path.stat().st_size for pack in (first, second)]
     weights = [pack.manifest.weights_bytes for pack in (first, second)]
     pairs = {"size": files, "weights' size": weights}
-    return [(what, *map(size, pair)) for what, pair in pairs.items() if pair[0] != pair[1]]
+    return [(what, size(left), size(right)) for what, (left, right) in pairs.items() if left != right]

@@ -82,13 +82,11 @@ class StepBuffers(StepInputs, Sampling):
         """Ask for the logits of ``rows`` of the step, whose tokens are drawn greedily and without penalties."""
         count = self.num_samples = len(rows)
         self.sample_rows[:count] = rows
-        for array in (self.top_p, self.repetition_penalty):
-            array[:count] = 1
+        self.top_p[:count] = self.repetition_penalty[:count] = 1
         self.num_logprobs[:count] = -1
-        for array in (self.temperature, self.top_k, self.min_p, self.presence_penalty, self.frequency_penalty):
-            array[:count] = 0
-        for array in (self.seed, self.draw, self.use_mask):
-            array[:count] = 0
+        self.temperature[:count] = self.top_k[:count] = self.min_p[:count] = 0
+        self.presence_penalty[:count] = self.frequency_penalty[:count] = 0
+        self.seed[:count] = self.draw[:count] = self.use_mask[:count] = 0
         for starts in (self.penalty_start, self.bias_start):
             starts[: count + 1] = 0
 

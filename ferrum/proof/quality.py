@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,6 +59,7 @@ def room_for(manifest: Manifest, texts: Texts, threads: int = 0) -> DeviceOption
 def text_logits(executor: Executor, texts: Texts) -> NDArray[np.float32]:
     """Logits ``[positions, vocab]`` of a pack that was loaded with ``room_for``, in one step; a view, until the next one."""
     b, starts = executor.buffers, texts.starts
+    blocks = -(-max(map(len, texts.read)) // executor.limits.block_size)
     b.num_tokens, b.num_seqs = starts[-1], len(texts.ids)
     b.query_start[: len(starts)] = starts
     for s, tokens in enumerate(texts.read):
@@ -66,7 +67,6 @@ def text_logits(executor: Executor, texts: Texts) -> NDArray[np.float32]:
         b.tokens[at] = tokens
         b.positions[at] = np.arange(len(tokens))
         b.context_len[s] = len(tokens)
-        blocks = -(-len(tokens) // executor.limits.block_size)
         for group, places in enumerate(_places(executor, s, blocks)):
             b.block_table[s, group, : len(places)] = places
     b.sample(range(starts[-1]))
@@ -75,7 +75,7 @@ def text_logits(executor: Executor, texts: Texts) -> NDArray[np.float32]:
 
 
 def _places(executor: Executor, s: int, blocks: int) -> Iterable[NDArray[np.int32]]:
-    """What sequence ``s`` has of each group: as many blocks as any other, or one slot."""
+    """What sequence ``s`` has of each group: as many ``blocks`` as any other, or one slot."""
     limits = executor.limits
     own = np.arange(s * blocks, (s + 1) * blocks, dtype=np.int32)
     for kind, count in (("paged", limits.num_blocks), *((group.kind, group.count) for group in limits.groups)):

@@ -20,6 +20,7 @@ from ferrum.codegen.stages import trace
 from ferrum.graphs.interpret import SourceWeights, interpret
 from ferrum.graphs.model_files import open_files
 from ferrum.graphs.weights import open_checkpoint
+from ferrum.pack.quality import read_quality
 from ferrum.pack.reader import open_pack
 from ferrum.text.tokenizer import Tokenizer
 from tests.gguf.smollm2 import medium, reference, smollm2
@@ -129,9 +130,25 @@ def test_its_blocks_are_kept(path: Path, model: Any, tokenizer: Tokenizer, tmp_p
     assert change <= (0.06 if made == "as it is" else 0.07)
     assert (found.argmax(-1) == wanted.argmax(-1)).mean() >= 0.95
     with open_pack(pack, trust=True) as opened:
+        card = read_quality(opened)
+        assert card is not None and card.kl_mean < 0.01 and not card.bad
         assert "becomes" not in opened.manifest.provenance.blocks
         kinds = "q4_1+q8_0" if made == "as it is" else "q4_k+q6_k+q5_0+q8_0"
         assert set(opened.manifest.model.quant.split("+")) == set(kinds.split("+"))
+
+
+def test_four_bits_rounded_to_nearest_are_called_bad(path: Path, tmp_path: Path) -> None:
+    """One and one is one, and the card says it: neither known answers of random tokens nor the proof can see it."""
+    said = {}
+    for quant, activations in (("int8", "f32"), ("int4-g32", "auto")):
+        options = CompileOptions(str(path), quant=quant, activations=activations, max_model_len=256, output=tmp_path / "x.fpk")
+        with open_pack(compile_model(options), trust=True) as pack:
+            said[quant] = read_quality(pack)
+    print(said)
+    int8, int4 = said["int8"], said["int4-g32"]
+    assert int8 is not None and int4 is not None
+    assert int8.kl_mean < 0.01 and int8.top1 > 0.95 and not int8.bad
+    assert int4.kl_mean > 0.15 and int4.perplexity > 1.1 * int4.perplexity_unquantized and int4.bad
 
 
 def test_its_configuration_is_the_model_s(path: Path) -> None:

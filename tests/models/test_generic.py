@@ -11,9 +11,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ferrum import LLM
+from ferrum.devices.cpu import CpuDevice
 from ferrum.pack.reader import open_pack
+from ferrum.proof.quality import Texts, room_for, text_logits
 from tests.coverage.outcomes import RUNS
 from tests.coverage.trial import tried
 
@@ -46,3 +50,19 @@ def test_a_traced_type_is_a_pack_that_says_what_transformers_says(kind: str, tmp
         with open_pack(tmp_path / "model.fpk", trust=True) as pack:
             kernels = pack.manifest.programs[0].kernels
         assert {kernel.spec for kernel in kernels if kernel.why.startswith("generic: ")} >= {"map", "paged_attention"}
+    if kind in QUICK:
+        check_texts_in_one_step(tmp_path / "model.fpk")
+
+
+def check_texts_in_one_step(path: Path) -> None:
+    """What a quality card is measured by: texts side by side say what each says alone, whatever a model keeps of them."""
+    with LLM(str(path), trust=True, max_num_seqs=1) as llm:
+        random, vocab = np.random.default_rng(11), llm.info.vocab_size
+        texts = Texts([random.integers(3, vocab, n).tolist() for n in (25, 2, 18, 33)])
+        alone = np.concatenate([llm.logits(tokens) for tokens in texts.read])
+    with open_pack(path, trust=True) as pack:
+        executor = CpuDevice().load(pack, room_for(pack.manifest, texts))
+        try:
+            np.testing.assert_allclose(text_logits(executor, texts), alone, rtol=1e-4, atol=1e-4 * np.abs(alone).max())
+        finally:
+            executor.close()
