@@ -35,8 +35,8 @@ class Finite:
 
     def blocks(self, rows: slice) -> QuantBlocks:
         found = self.source.blocks(rows)
-        for name, part in found.parts().items():
-            if name not in ("codes", "zeros"):
+        for part in found.parts().values():
+            if part.dtype.kind == "f":
                 self._checked(part)
         return found
 

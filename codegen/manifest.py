@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 
 from ferrum.codegen.kept import kept_note
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
@@ -194,9 +195,11 @@ def make_manifest(
     source_sha256: str,
     has_text: bool,
     traced_by: str = "",
+    unused: Collection[str] = (),
 ) -> Manifest:
-    """Everything but the members, which the writer fills in. ``traced_by``: whose module it is, if it is no record's."""
-    blocks = kept_note(plan.graph)
+    """Everything but the members, which the writer fills in. ``traced_by``: whose module it is, if it is no record's;
+    ``unused``: tensors of the checkpoint that nothing is done with."""
+    blocks = kept_note(plan.graph, unused)
     chosen = {
         "quant": options.quant,
         **({"blocks": blocks} if blocks else {}),

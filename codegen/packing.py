@@ -158,6 +158,7 @@ class Packing:
             source_sha256=self.checkpoint.digest(),
             has_text=bool(self.text.tokenizer),
             traced_by=tracer() if isinstance(job.config, TracedConfig) else "",
+            unused=self.checkpoint.unused,
         )
 
     def _stored_weights(self) -> StoredWeights:

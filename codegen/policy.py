@@ -15,10 +15,10 @@ from ferrum.graphs.passes.layout import EMBEDDING, HEAD, Choice
 
 # The user's word for a checkpoint's own blocks, and the formats of a target that hold some exactly, the fewest bits first.
 KEEP = "keep"
-_EXACT_ON_GPUS = ("int4s", "int4a", "int8")
+_EXACT_ON_GPUS = ("int4s", "int4a", "int8", "fp8")
 _EXACT_ON_CPUS = ("int4s", "int4a", "int4k", "int4m", "int5", "int5k", "int5m", "int6", "int6k", "int8")
 _EXACT = {"cpu": _EXACT_ON_CPUS, "cuda": _EXACT_ON_GPUS, "metal": _EXACT_ON_GPUS}
-_GROUPS = {"cpu": (16, 32, 64, 128), "cuda": (32, 64, 128), "metal": (32, 64, 128)}  # that kernels have steps for
+_GROUPS = {"cpu": (16, 32, 64, 128), "cuda": (0, 32, 64, 128), "metal": (0, 32, 64, 128)}  # that kernels have steps for
 
 
 @dataclass(frozen=True)

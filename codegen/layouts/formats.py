@@ -22,18 +22,20 @@ NUMBERS = 16
 @dataclass(frozen=True)
 class _Kind:
     """``zero``: the code that means 0. ``offsets``: what groups have beside a scale, ``zeros`` or ``mins``. ``scales``: f16, or
-    whole numbers of so many bits that multiply a step: u4 the codes themselves, u6 and i8 (with a sign) sums of a group."""
+    whole numbers of so many bits that multiply a step: u4 the codes themselves, u6 and i8 (with a sign) sums of a group.
+    ``codes``: whole numbers, or the floats that they are."""
 
     bits: int
     zero: int = 0
     offsets: str = ""
     scales: str = ""
+    codes: str = "int"
 
 
 _KINDS = {
     "f32": _Kind(32),
     "bf16": _Kind(16),
-    "fp8": _Kind(8),
+    "fp8": _Kind(8, scales="f32", codes="e4m3"),
     "int8": _Kind(8, 128, "", "f16"),
     "int6": _Kind(6, 32, "", "f16"),
     "int6k": _Kind(6, 32, "", "i8"),
@@ -111,10 +113,11 @@ class Format:
 
     def holds(self, blocked: Blocked | None) -> bool:
         """Whether codes of a checkpoint's blocks along rows are codes of this format, with the same scales."""
-        if blocked is None or blocked.axis != 1 or blocked.bits > self.bits:
+        if blocked is None or blocked.axis != 1 or blocked.bits > self.bits or blocked.codes != _KINDS[self.kind].codes:
             return False
         shared = self._widest if self.stepped else 0
-        wanted = (_KINDS[self.kind].scales, self.group, shared, self.zeros, self.mins)
+        group = 0 if self.per_row else self.group
+        wanted = (_KINDS[self.kind].scales, group, shared, self.zeros, self.mins)
         return (blocked.scales, blocked.size, blocked.span, blocked.zeros, blocked.mins) == wanted
 
     def span(self, k: int) -> int:

@@ -118,6 +118,10 @@ class RowLayout(MatrixLayout):
         if fmt.group:
             q, scale, zero = self.quantized(source, first, count)
             return _permute(q, fmt), scale, zero
+        if fmt.holds(source.blocked):
+            part = self._parts(source, first, count)
+            bits = float8.bits_of(part("codes", self.padded_k, np.float32))
+            return _permute(bits, fmt), part("scales", 1, np.float32)[:, 0], None
         rows = self.floats(source, first, count)
         if fmt.per_row:
             bits, row_scale = float8.quantize_rows(rows)

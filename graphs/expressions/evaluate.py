@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from ferrum.errors import FerrumError
 from ferrum.graphs.expressions.expression import (
-    FUNCTIONS,
     Blocked,
     Cat,
     Components,
@@ -26,6 +25,8 @@ from ferrum.graphs.expressions.expression import (
     Ints,
     Map,
     Permute,
+    Pick,
+    Repeat,
     Reshape,
     Rows,
     Stack,
@@ -35,6 +36,7 @@ from ferrum.graphs.expressions.expression import (
     element,
     inputs,
 )
+from ferrum.graphs.expressions.functions import FUNCTIONS
 from ferrum.graphs.expressions.ggml.table import BLOCKS
 
 Array: TypeAlias = NDArray[Any]
@@ -221,13 +223,14 @@ def _permute(expr: Permute, reader: Reader, box: Box) -> Array:
 
 
 def _map(expr: Map, reader: Reader, box: Box) -> Array:
-    return FUNCTIONS[expr.function](evaluate(expr.source, reader, box), expr.value)
+    return FUNCTIONS[expr.function].apply(evaluate(expr.source, reader, box), expr.value)
 
 
 def _dequant(expr: Dequant, reader: Reader, box: Box) -> Array:
     blocked = expr.type.blocked
     assert blocked is not None
     axis, size, unit = blocked.axis, expr.type.shape[blocked.axis], blocked.span or blocked.size
+    unit = unit or size
     low, high = box[axis].start // unit * unit, (last(box[axis]) // unit + 1) * unit
     found = _blocks_of(expr.scheme.components(expr.parts), blocked, reader, box, (low, high))
     inside = slice(box[axis].start - low, min(box[axis].stop, size) - low, box[axis].step)
@@ -250,26 +253,58 @@ def _view(expr: View, reader: Reader, box: Box) -> Array:
 
 
 def _unpack(expr: Unpack, reader: Reader, box: Box) -> Array:
-    axis, per_word = expr.axis, 32 // expr.bits
-    low, high = box[axis].start // per_word, last(box[axis]) // per_word + 1
-    words = np.moveaxis(evaluate(expr.source, reader, (*box[:axis], slice(low, high, 1), *box[axis + 1 :])), axis, 0)
-    places = np.array(expr.places or range(per_word), words.dtype)
-    shifts = (places * expr.bits).reshape(-1, *[1] * (words.ndim - 1)).astype(words.dtype)
-    values = (words[:, None] >> shifts & ((1 << expr.bits) - 1)).astype(np.uint8).reshape(-1, *words.shape[1:])
-    values += np.uint8(expr.plus)
-    inside = slice(box[axis].start - low * per_word, box[axis].stop - low * per_word, box[axis].step)
-    return np.moveaxis(values[inside], 0, axis)
+    axis, run = expr.axis, math.lcm(expr.width, expr.bits)
+    per_run, words_per_run = run // expr.bits, run // expr.width
+    low, high = box[axis].start // per_run, last(box[axis]) // per_run + 1
+    here = slice(low * words_per_run, min(high * words_per_run, expr.source.type.shape[axis]), 1)
+    words = np.moveaxis(evaluate(expr.source, reader, (*box[:axis], here, *box[axis + 1 :])), axis, 0)
+    runs = _whole_runs(words, words_per_run, expr.width)
+    bits = np.array(expr.places or range(per_run), np.uint64) * np.uint64(expr.bits)
+    first, shifts = bits // np.uint64(expr.width), bits % np.uint64(expr.width)
+    shifts = shifts.astype(runs.dtype).reshape(-1, *[1] * (words.ndim - 1))
+    picked = runs if words_per_run == 1 else runs[:, first]
+    values = (picked >> shifts & runs.dtype.type((1 << expr.bits) - 1)).reshape(-1, *words.shape[1:])
+    whole = values.astype(np.int16 if expr.plus and expr.bits == 8 else np.int8 if expr.plus < 0 else np.uint8)
+    whole += whole.dtype.type(expr.plus)
+    inside = slice(box[axis].start - low * per_run, box[axis].stop - low * per_run, box[axis].step)
+    return np.moveaxis(whole[inside], 0, axis)
+
+
+def _whole_runs(words: Array, count: int, width: int) -> Array:
+    """``[runs, count, ..]`` of words, each with the lowest bits of the next one above its own where numbers cross words."""
+    plain = words.view(np.uint32) if width == 32 else words
+    if count == 1:
+        return plain[:, None]
+    wide = np.zeros((-(-len(plain) // count) * count, *plain.shape[1:]), np.uint64)
+    wide[: len(plain)] = plain
+    wide[:-1] |= wide[1:] << np.uint64(width)
+    return wide.reshape(-1, count, *plain.shape[1:])
+
+
+def _repeat(expr: Repeat, reader: Reader, box: Box) -> Array:
+    axis, here = expr.axis, box[expr.axis]
+    low, high = here.start // expr.times, last(here) // expr.times + 1
+    found = evaluate(expr.source, reader, (*box[:axis], slice(low, high, 1), *box[axis + 1 :]))
+    inside = slice(here.start - low * expr.times, here.stop - low * expr.times, here.step)
+    return np.repeat(found, expr.times, axis)[(*[slice(None)] * axis, inside)]
+
+
+def _pick(expr: Pick, reader: Reader, box: Box) -> Array:
+    axis, axes = expr.axis, len(expr.index.type.shape)
+    index = evaluate(expr.index, reader, box[axis : axis + axes])
+    here = slice(0, expr.source.type.shape[axis], 1)
+    return np.take(evaluate(expr.source, reader, (*box[:axis], here, *box[axis + axes :])), index, axis)
 
 
 _EVALUATE: dict[type, Callable[[Any, Reader, Box], Array]] = {
     Tensor: _tensor, Rows: _rows, Cat: _cat, Stack: _stack, Reshape: _reshape, Permute: _permute, Map: _map,
-    Dequant: _dequant, View: _view, Unpack: _unpack, Field: _field,
+    Dequant: _dequant, View: _view, Unpack: _unpack, Repeat: _repeat, Pick: _pick, Field: _field,
 }  # fmt: skip
 
 
 def _blocks_of(found: Components, blocked: Blocked, reader: Reader, box: Box, run: tuple[int, int]) -> QuantBlocks:
     """Values ``run[0]:run[1]`` along the blocks' axis, whole blocks and spans, and ``box`` along the others."""
-    axis, size = blocked.axis, blocked.size
+    axis, size = blocked.axis, blocked.size or run[1]
     lengths = {"codes": 1, "steps": blocked.span, "min_steps": blocked.span}
 
     def part(name: str) -> Any:

@@ -11,23 +11,14 @@ cuts, pieces that were cut from one tensor and joined again are the tensor. The 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeAlias
 
-import numpy as np
-
+from ferrum.graphs.expressions.functions import FUNCTIONS
 from ferrum.graphs.expressions.ggml.table import BLOCKS, Part
 
 Ints: TypeAlias = tuple[int, ...]
-
-# Elementwise functions of a value and a constant; ``exp`` has no use for the constant.
-FUNCTIONS: Mapping[str, Callable[[np.ndarray, float], np.ndarray]] = {
-    "add": lambda x, value: x + x.dtype.type(value),
-    "mul": lambda x, value: x * x.dtype.type(value),
-    "exp": lambda x, value: np.exp(x),
-}
-
 
 class ExpressionFault(ValueError):
     """An expression without a type: one line that says which rule it breaks."""
@@ -39,7 +30,8 @@ class Blocked:
     ``mins`` a least value. ``bits``: of a code; those with neither are signed.
 
     ``scales`` is their dtype, ``f32`` where the checkpoint may store any float. ``span``: that many neighbours share a step that
-    their scales, and one that their least values, are multiples of; 0 where they are numbers by themselves.
+    their scales, and one that their least values, are multiples of; 0 where they are numbers by themselves. A ``size`` of 0 is
+    the whole axis. ``codes``: whole numbers, e4m3 or other floats.
     """
 
     scheme: str
@@ -50,6 +42,7 @@ class Blocked:
     scales: str
     mins: bool = False
     span: int = 0
+    codes: str = "int"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +183,7 @@ class Permute:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """An elementwise function with a constant: ``add`` and ``mul``, or ``exp`` (whose value is 0)."""
+    """An elementwise function with a constant, which is 0 where it has no use for one."""
 
     source: Expr
     function: str
@@ -200,8 +193,10 @@ class Map:
     def type(self) -> Type:
         inner = self.source.type
         check(self.function in FUNCTIONS, f"map by {self.function!r}, which is not one of {', '.join(FUNCTIONS)}")
-        check(inner.dtype == "f32", f"map of {inner.dtype}, which is not float")
-        return Type(inner.shape)
+        takes, gives = FUNCTIONS[self.function].takes, FUNCTIONS[self.function].gives
+        wanted = "float" if takes == ("f32",) else " or ".join(takes)
+        check(inner.dtype in takes, f"map of {inner.dtype}, which is not {wanted}")
+        return Type(inner.shape, gives)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +227,8 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Unpack:
-    """32-bit words along an axis as whole numbers of a few bits, the lowest first or in the order of ``places``, each ``plus``
-    more. Only components of schemes hold it."""
+    """Words (i32, or u8) along an axis as whole numbers of a few bits that lie side by side, the lowest first or in the order of
+    ``places``, each ``plus`` more. Only components of schemes hold it."""
 
     source: Expr
     axis: int
@@ -242,9 +237,43 @@ class Unpack:
     plus: int = 0
 
     @property
+    def width(self) -> int:
+        """Bits of a word."""
+        return 8 if self.source.type.dtype == "u8" else 32
+
+    @property
     def type(self) -> Type:
         shape = self.source.type.shape
-        return Type(_with_axis(shape, self.axis, shape[self.axis] * (32 // self.bits)), "u8")
+        dtype = "i8" if self.plus < 0 else "u8"
+        return Type(_with_axis(shape, self.axis, shape[self.axis] * self.width // self.bits), dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Each element of an axis ``times`` times, ``size`` in all. Only components of schemes hold it."""
+
+    source: Expr
+    axis: int
+    times: int
+    size: int
+
+    @property
+    def type(self) -> Type:
+        return replace(self.source.type, shape=_with_axis(self.source.type.shape, self.axis, self.size))
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """What is at each ``index`` of an axis, in whose place the index's axes are. Only components of schemes hold it."""
+
+    source: Expr
+    index: Expr
+    axis: int
+
+    @property
+    def type(self) -> Type:
+        shape = self.source.type.shape
+        return replace(self.source.type, shape=(*shape[: self.axis], *self.index.type.shape, *shape[self.axis + 1 :]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +292,14 @@ class Field:
         return Type((*shape[:-1], shape[-1] // block.nbytes * block.count(self.part)), dtype)
 
 
-Expr: TypeAlias = Tensor | Rows | Cat | Stack | Reshape | Permute | Map | Dequant | View | Unpack | Field
+Expr: TypeAlias = Tensor | Rows | Cat | Stack | Reshape | Permute | Map | Dequant | View | Unpack | Repeat | Pick | Field
 
 
 def inputs(expr: Expr) -> tuple[Expr, ...]:
     if isinstance(expr, Tensor):
         return ()
+    if isinstance(expr, Pick):
+        return (expr.source, expr.index)
     return expr.parts if isinstance(expr, Cat | Stack | Dequant) else (expr.source,)
 
 
@@ -299,18 +330,6 @@ def substituted(expr: Expr, found: Mapping[str, Expr]) -> Expr:
     if isinstance(expr, Permute):
         return permute(part, expr.order)
     return replace(expr, source=part)
-
-
-def why_floats(expr: Expr) -> str:
-    """Which step takes the blocks of a quantized tensor away; empty when they are kept or there are none."""
-    if expr.type.blocked or not any(_holds_blocks(part) for part in inputs(expr)):
-        return ""
-    found = next((reason for part in inputs(expr) if (reason := why_floats(part))), "")
-    return found or f"{type(expr).__name__.lower()} makes floats of blocks"
-
-
-def _holds_blocks(expr: Expr) -> bool:
-    return isinstance(expr, Dequant) or any(map(_holds_blocks, inputs(expr)))
 
 
 def _with_axis(shape: Ints, axis: int, size: int) -> Ints:
@@ -424,7 +443,7 @@ def element(expr: Expr, index: int, axis: int = 0) -> Expr:
 
 
 def mapped(expr: Expr, function: str, value: float = 0.0) -> Expr:
-    """Raises ExpressionFault for a function that is not one of ``FUNCTIONS``, or a source that is not float."""
+    """Raises ExpressionFault for a function that is not one of ``FUNCTIONS``, or a source that it does not take."""
     made = Map(expr, function, value)
     made.type  # noqa: B018 - its faults
     return expr if (function, value) == ("mul", 1.0) else made

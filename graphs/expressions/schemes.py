@@ -5,11 +5,8 @@ scheme  parts
 ======  =======================================================================================================
 q8      one of bytes ``[.., K / size * (2 + size)]``: for each block along the last axis a float16 scale, then its
         signed bytes
-int4    words ``[K / 8, N]`` of eight values along K, scales ``[K / size, N]``, words ``[K / size, N / 8]`` of zero
-        points along N: values ``[K, N]`` in blocks along the first axis
-gptq    the same with zero points that are one more than they are stored
-awq     words ``[K, N / 8]`` along N with columns 0 2 4 6 1 3 5 7 from the lowest, scales ``[K / size, N]``, zero points
-        ``[K / size, N / 8]`` like the words
+others  of GGUF's types: ``ggml/table.py``; whole numbers in words: ``words.py``; bytes, and numbers of four or eight bits
+        that are floats: ``coded.py``
 ======  =======================================================================================================
 """
 
@@ -20,6 +17,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
+from ferrum.graphs.expressions.coded import CODEBOOKS, SCALED, Codebook, Fp4, Scaled
 from ferrum.graphs.expressions.expression import (
     Blocked,
     Components,
@@ -30,16 +28,13 @@ from ferrum.graphs.expressions.expression import (
     Rows,
     Scheme,
     Type,
-    Unpack,
     View,
     check,
 )
 from ferrum.graphs.expressions.ggml.table import BLOCKS, Part
+from ferrum.graphs.expressions.words import WORDS, Words
 
 _TAKEN: tuple[Part, ...] = get_args(Part)
-_WORD = 8  # values of four bits in 32
-_WORDS = (f"[K / {_WORD}, N]", f"[K, N / {_WORD}]")
-_AWQ = (0, 4, 1, 5, 2, 6, 3, 7)  # where in a word the columns are
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,33 +59,6 @@ class Q8:
         codes = View(Rows(units, axis, 2, unit), "i8", 1)
         scales = View(Rows(units, axis, 0, 2), "f16", 2)
         return Components(Reshape(codes, (*outer, blocks * self.size)), Reshape(scales, (*outer, blocks)), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Int4:
-    size: int
-    name: str = "int4"
-
-    def type_of(self, parts: Sequence[Type]) -> Type:
-        check(len(parts) == 3, f"{self.name} has words, scales and zero points, not {len(parts)} parts")
-        words, scales, zeros = parts
-        known = words.dtype == zeros.dtype == "i32" and scales.dtype in ("f16", "f32")
-        found = f"{words.dtype}, {scales.dtype}, {zeros.dtype}"
-        check(known, f"{self.name} is made of i32 words, float scales and i32 words, not {found}")
-        across = self.name == "awq"
-        check(len(words.shape) == 2, f"int4 words of shape {list(words.shape)}, not {_WORDS[across]}")
-        k, n = words.shape[0] * (1 if across else _WORD), words.shape[1] * (_WORD if across else 1)
-        check(self.size >= 1 and k % self.size == 0 and n % _WORD == 0, f"int4 of [{k}, {n}] in blocks of {self.size}")
-        groups = k // self.size
-        check(scales.shape == (groups, n), f"int4 scales of shape {list(scales.shape)}, not {[groups, n]}")
-        check(zeros.shape == (groups, n // _WORD), f"int4 zero points of shape {list(zeros.shape)}, not {[groups, n // _WORD]}")
-        return Type((k, n), "f32", Blocked(self.name, self.size, 0, 4, True, scales.dtype))
-
-    def components(self, parts: Sequence[Expr]) -> Components:
-        words, scales, zeros = parts
-        if self.name == "awq":
-            return Components(Unpack(words, 1, 4, _AWQ), scales, Unpack(zeros, 1, 4, _AWQ))
-        return Components(Unpack(words, 0, 4), scales, Unpack(zeros, 1, 4, plus=int(self.name == "gptq")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +87,10 @@ class Ggml:
 
 SCHEMES: dict[str, Callable[[int], Scheme]] = {
     "q8": Q8,
-    "int4": Int4,
-    "gptq": partial(Int4, name="gptq"),
-    "awq": partial(Int4, name="awq"),
+    **{name: partial(Words, name=name) for name in WORDS},
+    **{name: partial(Scaled, name=name) for name in SCALED},
+    **{name: partial(Codebook, name=name) for name in CODEBOOKS},
+    "fp4": Fp4,
     **{name: partial(Ggml, name=name) for name in BLOCKS if name != "q8_0"},
 }
 

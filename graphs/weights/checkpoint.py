@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.errors import FerrumError
-from ferrum.graphs.expressions.expression import Expr
+from ferrum.graphs.expressions.expression import Expr, Tensor
 from ferrum.graphs.weights.inside import inside
 from ferrum.graphs.weights.safetensors import SafetensorsFile, TensorInfo, occurrences
 from ferrum.pack.names import check_relative_path
@@ -44,7 +44,8 @@ class Checkpoint:
     """All tensors of a model, mapped. ``files`` are the shards in name order; ``where`` says which shard has a tensor.
 
     ``meanings``: where the model's tensors are not stored under their own names and as they are, what each is of those stored;
-    ``aside``: stored tensors that are none of the model's, but say something of it that was read when it was opened.
+    ``aside``: stored tensors that are none of the model's, but say something of it that was read when it was opened; ``unused``:
+    those of them that nothing is done with.
     """
 
     folder: Path
@@ -52,6 +53,7 @@ class Checkpoint:
     where: Mapping[str, MappedFile]
     meanings: Mapping[str, Expr] = field(default_factory=dict)
     aside: frozenset[str] = frozenset()
+    unused: frozenset[str] = frozenset()
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.where))
@@ -105,7 +107,7 @@ class Checkpoint:
     def model_shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors that the model knows."""
         if self.meanings:
-            return {name: expr.type.shape for name, expr in self.meanings.items()}
+            return {name: e.shape if isinstance(e, Tensor) else e.type.shape for name, e in self.meanings.items()}
         return {name: self.info(name)[1] for name in self.names()}
 
     def _file(self, name: str) -> MappedFile:

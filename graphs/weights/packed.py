@@ -1,9 +1,4 @@
-"""Folders whose linear layers are packed four bits to a value: what a ``quantization_config`` says, and what the tensors mean.
-
-GPTQ stores ``[K, N]`` as words of eight values along K, a zero point less one (``gptq``) or as it is (``gptq_v2``); AWQ as words
-of eight columns in an order of its own. Which layers are packed their tensors say. Sources: AutoGPTQ and GPTQModel
-(``QuantLinear.pack``), AutoAWQ (``WQLinear_GEMM.from_linear``).
-"""
+"""Folders whose linear layers are quantized: what a ``quantization_config`` says, and what the tensors mean."""
 
 from __future__ import annotations
 
@@ -11,15 +6,27 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from ferrum.errors import FerrumError
-from ferrum.graphs.expressions.expression import Dequant, Expr, ExpressionFault, Tensor, permute
-from ferrum.graphs.expressions.schemes import scheme_of
+from ferrum.graphs.expressions.expression import Expr, ExpressionFault, Tensor, tensors
 from ferrum.graphs.weights.checkpoint import Checkpoint
+from ferrum.graphs.weights.methods.bitsandbytes import BITSANDBYTES
+from ferrum.graphs.weights.methods.compressed import COMPRESSED
+from ferrum.graphs.weights.methods.fp4 import MXFP4
+from ferrum.graphs.weights.methods.layers import Layers, Method
+from ferrum.graphs.weights.methods.modelopt import MODELOPT
+from ferrum.graphs.weights.methods.scaled import FP8
+from ferrum.graphs.weights.methods.words import AUTO_ROUND, AWQ, GPTQ
 
-GROUPS = (32, 64, 128)
-_METHODS = ("gptq", "awq")
+METHODS: Mapping[str, Method] = {
+    "gptq": GPTQ,
+    "awq": AWQ,
+    "compressed-tensors": COMPRESSED,
+    "fp8": FP8,
+    "mxfp4": MXFP4,
+    "bitsandbytes": BITSANDBYTES,
+    "modelopt": MODELOPT,
+    "auto-round": AUTO_ROUND,
+    "intel/auto-round": AUTO_ROUND,
+}
 
 
 def packing_fault(config: Mapping[str, Any]) -> str:
@@ -28,73 +35,31 @@ def packing_fault(config: Mapping[str, Any]) -> str:
     if given is None:
         return ""
     values = given if isinstance(given, Mapping) else {}
-    method, bits = values.get("quant_method", "no named method"), values.get("bits", values.get("w_bit"))
+    named, bits = values.get("quant_method", "no named method"), values.get("bits", values.get("w_bit"))
     details = [values.get("quant_type"), values.get("format"), values.get("bnb_4bit_quant_type")]
     details += [f"{bits} bits"] if isinstance(bits, int) else []
-    reasons = _reasons(values, bits) if method in _METHODS else ["not read yet"]
-    named = ", ".join(str(word)[:40] for word in (method, *details) if isinstance(word, str) and word)
-    return f"quantization_config: {named} ({', '.join(reasons)})" if reasons else ""
-
-
-def _reasons(values: Mapping[str, Any], bits: object) -> list[str]:
-    group, version = values.get("group_size", values.get("q_group_size")), values.get("version", "gemm")
-    layout = values.get("checkpoint_format", "gptq")
-    wrong = {
-        "4 bits are read": bits != 4 or isinstance(bits, bool),
-        f"groups of {group!s:.20} are not read yet": group not in GROUPS or isinstance(group, bool),
-        "desc_act is not read yet": values.get("desc_act", False) is not False,
-        "modules of other formats (dynamic) are not read yet": bool(values.get("dynamic")),
-        f"checkpoint_format {layout!s:.20} is not read yet": layout not in ("gptq", "gptq_v2"),
-        f"version {version!s:.20} is not read yet": str(version).lower() != "gemm",
-        "zero_point = false is not read yet": values.get("zero_point", True) is not True,
-    }
-    return [reason for reason, is_so in wrong.items() if is_so]
+    method = METHODS.get(named) if isinstance(named, str) else None
+    reasons = method.faults(values) if method else ["not read yet"]
+    words = ", ".join(word[:40] for word in (named, *details) if isinstance(word, str) and word)
+    text = f"quantization_config: {words} ({', '.join(reasons)})" if reasons else ""
+    return " ".join(text.split())
 
 
 def unpacked(checkpoint: Checkpoint, config: Mapping[str, Any]) -> Checkpoint:
     """The same with what the model's tensors are of those stored.
 
-    Raises FerrumError: format-unsupported for groups that are no neighbours, checkpoint-corrupt for tensors that do not belong
+    Raises FerrumError: format-unsupported for what of the tensors is not read, checkpoint-corrupt for tensors that do not belong
     together.
     """
     values = config.get("quantization_config")
     if not isinstance(values, Mapping) or packing_fault(config):
         return checkpoint
-    group = int(values.get("group_size", values.get("q_group_size", 0)))
-    plain = values.get("checkpoint_format", "gptq") == "gptq_v2"
-    kind = "awq" if values["quant_method"] == "awq" else "int4" if plain else "gptq"
-    meanings: dict[str, Expr] = {}
-    aside = set()
-    for name in checkpoint.names():
-        stem, _, part = name.rpartition(".")
-        if part == "qweight":
-            meanings[f"{stem}.weight"] = _weight(checkpoint, stem, kind, group)
-        elif part == "g_idx":
-            _check_order(checkpoint, name, group)
-            aside.add(name)
-        elif part not in ("qzeros", "scales"):
-            meanings[name] = Tensor(name, checkpoint.info(name)[1])
-    return replace(checkpoint, meanings=meanings, aside=frozenset(aside))
-
-
-def _weight(checkpoint: Checkpoint, stem: str, kind: str, group: int) -> Expr:
-    parts = []
-    for part in ("qweight", "scales", "qzeros"):
-        dtype, shape = checkpoint.info(f"{stem}.{part}")
-        parts.append(Tensor(f"{stem}.{part}", shape, "f32" if part == "scales" and dtype != "f16" else dtype))
-    scheme = scheme_of(kind, group)
-    assert scheme is not None
+    layers = Layers(checkpoint)
     try:
-        made = permute(Dequant(scheme, tuple(parts)), (1, 0))
-        made.type  # noqa: B018 - its faults
+        METHODS[values["quant_method"]].read(layers, values)
     except ExpressionFault as fault:
-        where = checkpoint.folder.name
-        raise FerrumError("checkpoint-corrupt", f"{stem}: {fault}", where, "check config.json and the weights") from None
-    return made
-
-
-def _check_order(checkpoint: Checkpoint, name: str, group: int) -> None:
-    groups = checkpoint.read(name).reshape(-1)
-    if not np.array_equal(groups, np.arange(len(groups)) // group):
-        what = f"{name} groups values that are no neighbours (desc_act), which is not read yet"
-        raise FerrumError("format-unsupported", what, checkpoint.folder.name, "use a version without desc_act")
+        raise layers.corrupt(str(fault)) from None
+    taken = {tensor.name for expr in layers.meanings.values() for tensor in tensors(expr)} | layers.aside | layers.unused
+    plain: dict[str, Expr] = {name: Tensor(name, checkpoint.info(name)[1]) for name in checkpoint.names() if name not in taken}
+    meanings = plain | layers.meanings
+    return replace(checkpoint, meanings=meanings, aside=frozenset(layers.aside | layers.unused), unused=frozenset(layers.unused))

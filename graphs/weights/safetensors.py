@@ -35,6 +35,7 @@ DTYPES: dict[str, tuple[str, type[np.generic]]] = {
     "BF16": ("bf16", np.uint16),
     "F8_E4M3": ("f8e4m3", np.uint8),
     "F8_E5M2": ("f8e5m2", np.uint8),
+    "F8_E8M0": ("f8e8m0", np.uint8),
     "I64": ("i64", np.int64),
     "I32": ("i32", np.int32),
     "I16": ("i16", np.int16),

@@ -19,8 +19,9 @@ from ferrum.codegen.target import parse_target
 from ferrum.errors import FerrumError
 from ferrum.graphs.expressions import expression as e
 from ferrum.graphs.expressions.evaluate import Arrays, ExprRows
-from ferrum.graphs.expressions.schemes import Q8, Int4
+from ferrum.graphs.expressions.schemes import Q8
 from ferrum.graphs.expressions.wide import Wide
+from ferrum.graphs.expressions.words import Words
 from ferrum.graphs.frontend.torch_export import import_module
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.config import from_hf
@@ -144,7 +145,7 @@ def int4_matrix(n: int, k: int, scales: str = "f16") -> tuple[e.Expr, dict[str, 
     }
     dtypes = ("i32", scales, "i32")
     parts = [e.Tensor(name, array.shape, dtype) for (name, array), dtype in zip(arrays.items(), dtypes, strict=True)]
-    return e.permute(e.Dequant(Int4(32), tuple(parts)), (1, 0)), arrays
+    return e.permute(e.Dequant(Words(32, "gptq4v2"), tuple(parts)), (1, 0)), arrays
 
 
 @pytest.mark.parametrize(("kind", "make"), [("int8-g32", q8_matrix), ("int4a-g32", int4_matrix)])

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from gguf.constants import GGMLQuantizationType
-from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,7 +18,8 @@ from ferrum.graphs.constants import read_graph, save_graph
 from ferrum.graphs.expression_text import parse_expression, print_expression
 from ferrum.graphs.expressions import expression as e
 from ferrum.graphs.expressions.evaluate import Arrays, ExprRows, evaluate, length, lies_across, pick, to_float
-from ferrum.graphs.expressions.schemes import Q8, Ggml, Int4, dequantized
+from ferrum.graphs.expressions.floats import why_floats
+from ferrum.graphs.expressions.schemes import Q8
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.expressions.wide import Wide
 from ferrum.graphs.interpret import ArrayWeights, interpret
@@ -29,129 +28,9 @@ from ferrum.graphs.lines import tokenize
 from ferrum.graphs.passes import canonicalize, fuse_norm, merge_linear
 from ferrum.graphs.text import parse_graph, print_graph
 from ferrum.graphs.verify import faults
-from tests.gguf.maker import random_blocks
+from tests.graphs.drawn_expressions import Made, whole
 
-Tensors = dict[str, NDArray[Any]]
 SETTINGS = settings(max_examples=150, deadline=None)
-
-
-def whole(expr: e.Expr, arrays: Tensors) -> NDArray[Any]:
-    """What an expression means, with plain numpy and nothing of the evaluator."""
-    match expr:
-        case e.Tensor():
-            data = arrays[expr.name]
-            return data if data.dtype != np.float16 else data.astype(np.float32)
-        case e.Rows():
-            return whole(expr.source, arrays)[(slice(None),) * expr.axis + (slice(expr.start, expr.stop, expr.step),)]
-        case e.Cat():
-            return np.concatenate([whole(part, arrays) for part in expr.parts], expr.axis)
-        case e.Stack():
-            return np.stack([whole(part, arrays) for part in expr.parts])
-        case e.Reshape():
-            return whole(expr.source, arrays).reshape(expr.shape)
-        case e.Permute():
-            return whole(expr.source, arrays).transpose(expr.order)
-        case e.Map():
-            x, value = whole(expr.source, arrays), np.float32(expr.value)
-            return {"add": lambda: x + value, "mul": lambda: x * value, "exp": lambda: np.exp(x)}[expr.function]()
-        case e.Dequant(Q8(size=size)):
-            units = whole(expr.parts[0], arrays)
-            units = units.reshape(*units.shape[:-1], -1, size + 2)
-            scale = np.ascontiguousarray(units[..., :2]).view(np.float16).astype(np.float32)
-            values = np.ascontiguousarray(units[..., 2:]).view(np.int8).astype(np.float32) * scale
-            return values.reshape(*values.shape[:-2], -1)
-        case e.Dequant(Ggml(name=name)):
-            return dequantize(whole(expr.parts[0], arrays), GGMLQuantizationType[name.upper()])
-        case e.Dequant(Int4(size=size)):
-            words, scales, zeros = (whole(part, arrays) for part in expr.parts)
-            codes = np.array([[int(words[k // 8, n]) >> 4 * (k % 8) & 15 for n in range(words.shape[1])]
-                              for k in range(8 * words.shape[0])])  # fmt: skip
-            points = np.array([[int(row[n // 8]) >> 4 * (n % 8) & 15 for n in range(words.shape[1])] for row in zeros])
-            spread = [np.repeat(part, size, 0).astype(np.float32) for part in (points, scales)]
-            return (codes.astype(np.float32) - spread[0]) * spread[1]
-    raise AssertionError(expr)
-
-
-class Made:
-    """Expressions as hypothesis draws them, and the tensors that they read."""
-
-    def __init__(self, data: st.DataObject, quantized: bool) -> None:
-        self.draw = data.draw
-        self.quantized = quantized
-        self.random = np.random.default_rng(data.draw(st.integers(0, 1000)))
-        self.arrays: Tensors = {}
-
-    def integer(self, low: int, high: int) -> int:
-        return self.draw(st.integers(low, high))
-
-    def add(self, array: NDArray[Any], dtype: str) -> e.Tensor:
-        name = f"t{len(self.arrays)}"
-        self.arrays[name] = array
-        return e.Tensor(name, array.shape, dtype)
-
-    def leaf(self) -> e.Expr:
-        kind = self.draw(st.sampled_from(["q8", "int4", "ggml", "float"])) if self.quantized else "float"
-        if kind == "q8":
-            size, outer = self.draw(st.sampled_from([2, 4])), [self.integer(1, 3) for _ in range(self.integer(1, 2))]
-            units = self.random.integers(0, 256, (*outer, self.integer(1, 2), size + 2), np.uint8)
-            units[..., :2] = self.random.normal(size=units.shape[:-1]).astype(np.float16)[..., None].view(np.uint8)
-            return e.Dequant(Q8(size), (self.add(units.reshape(*outer, -1), "u8"),))
-        if kind == "ggml":
-            block, outer = (
-                self.draw(st.sampled_from(["q4_0", "q4_1", "iq4_nl"])),
-                [self.integer(1, 3) for _ in range(self.integer(1, 2))],
-            )
-            raw = random_blocks(block, math.prod(outer), 32 * self.integer(1, 2), self.integer(0, 99))
-            return dequantized(block, self.add(raw.reshape(*outer, -1), "u8"))
-        if kind == "int4":
-            k, n, size = 8 * self.integer(1, 2), 8, self.draw(st.sampled_from([4, 8]))
-            low, high = np.iinfo(np.int32).min, np.iinfo(np.int32).max
-            words, zeros = (self.random.integers(low, high, shape, np.int32) for shape in ((k // 8, n), (k // size, n // 8)))
-            scales = self.random.normal(size=(k // size, n)).astype(np.float16)
-            scale = self.add(scales, self.draw(st.sampled_from(["f16", "f32"])))
-            return e.Dequant(Int4(size), (self.add(words, "i32"), scale, self.add(zeros, "i32")))
-        shape = tuple(self.integer(1, 5) for _ in range(self.integer(1, 3)))
-        return self.add(self.random.normal(size=shape).astype(self.draw(st.sampled_from([np.float16, np.float32]))), "f32")
-
-    def like(self, expr: e.Expr) -> e.Expr:
-        """The same steps of other tensors."""
-        if isinstance(expr, e.Tensor):
-            return self.add(self.random.permutation(self.arrays[expr.name].reshape(-1)).reshape(expr.shape), expr.dtype)
-        if isinstance(expr, e.Cat | e.Stack | e.Dequant):
-            return replace(expr, parts=tuple(map(self.like, expr.parts)))
-        return replace(expr, source=self.like(expr.source))
-
-    def step(self, expr: e.Expr, build: bool) -> e.Expr:
-        """One more step: by the class, or by the function that simplifies."""
-        shape = expr.type.shape
-        axis = self.integer(0, len(shape) - 1)
-        match self.draw(st.sampled_from(["rows", "rows", "cat", "stack", "reshape", "permute", "map"])):
-            case "rows":
-                start = self.integer(0, shape[axis] - 1)
-                stop, step = self.integer(start + 1, shape[axis]), self.integer(1, 3)
-                return (e.rows if build else e.Rows)(expr, axis, start, stop, step)
-            case "cat":
-                cut = e.Rows(expr, axis, 0, self.integer(1, shape[axis]))
-                rest = [e.Rows(expr, axis, cut.stop, shape[axis])] if cut.stop < shape[axis] and self.draw(st.booleans()) else []
-                parts = (cut, *rest, self.like(expr))
-                return e.cat(parts, axis) if build else e.Cat(parts, axis)
-            case "stack" if len(shape) < 4:
-                return e.Stack((expr, self.like(expr)))
-            case "reshape":
-                dims = self.draw(st.permutations([*shape[:2], 1] if len(shape) < 3 else [shape[0] * shape[1], *shape[2:]]))
-                new = (*dims, *shape[2:]) if len(shape) < 3 else tuple(dims)
-                return (e.reshape if build else e.Reshape)(expr, new)
-            case "map" if not self.quantized:
-                function, value = self.draw(st.sampled_from(["add", "mul", "exp"])), self.draw(st.sampled_from([1.0, -0.5]))
-                return (e.mapped if build else e.Map)(expr, function, 0.0 if function == "exp" else value)
-        order = tuple(self.draw(st.permutations(range(len(shape)))))
-        return (e.permute if build else e.Permute)(expr, order)
-
-    def tree(self, build: bool = False) -> e.Expr:
-        expr = self.leaf()
-        for _ in range(self.integer(0, 5)):
-            expr = self.step(expr, build)
-        return expr
 
 
 def same(a: NDArray[Any], b: NDArray[Any]) -> None:
@@ -224,7 +103,7 @@ def test_blocks_mean_the_values(data: st.DataObject) -> None:
     expr = made.tree()
     kept = expr.type.blocked
     has = any("Dequant" in type(part).__name__ for part in walk(expr))
-    assert bool(e.why_floats(expr)) == (has and kept is None)
+    assert bool(why_floats(expr)) == (has and kept is None)
     if kept is None or kept.axis == 0:
         return
     source = ExprRows(expr, Arrays(made.arrays))
@@ -276,8 +155,8 @@ def test_what_takes_blocks_away_is_named() -> None:
         (e.Permute(e.Map(leaf, "mul", 2.0), (1, 0)), "map"),
         (e.Reshape(leaf, (256,)), "reshape"),
     ):
-        assert expr.type.blocked is None and e.why_floats(expr) == f"{word} makes floats of blocks"
-    assert e.why_floats(leaf) == e.why_floats(e.Permute(leaf, (1, 0))) == e.why_floats(e.Tensor("f", (2,))) == ""
+        assert expr.type.blocked is None and why_floats(expr) == f"{word} makes floats of blocks"
+    assert why_floats(leaf) == why_floats(e.Permute(leaf, (1, 0))) == why_floats(e.Tensor("f", (2,))) == ""
 
 
 def test_pieces_of_one_tensor_become_the_tensor() -> None:
