@@ -34,6 +34,9 @@ _QUANTIZED_TOLERANCE = 1.5e-1
 # Of the same tolerance, for values inside of the model: where a fault is looked for when logits are wrong, and what
 # rounding never reaches where they are right.
 _SUSPECT, _LIMIT = 0.5, 5
+# Where activations are bytes, one token of a short prompt may be quite another inside of a model whose residual stream is
+# ruled by a few huge values, and all end as they should: only a value that is no more like its reference than zeros is a fault.
+_ALL_WRONG = 1.0
 _TOP = 16
 _SMALL_MODEL = 100_000_000  # parameters; of larger ones fewer tokens are followed, since each step decodes all weights
 _EMULATED_MODEL = 20_000_000  # parameters; a step of larger ones takes minutes in emulation
@@ -85,10 +88,9 @@ class Reference:
     def layers(self, points: Mapping[str, LayerPoint]) -> LayerTest:
         """The test of the layers where a target shows them."""
         allowed = self.test.tolerance
+        limit = _LIMIT * allowed if allowed < TOLERANCE["int8"] else _ALL_WRONG
         chosen = [[case[name] for name in points] for case in self.sketches]
-        return LayerTest(
-            tolerance=_SUSPECT * allowed, limit=min(_LIMIT * allowed, 0.5), points=list(points.values()), sketches=chosen
-        )
+        return LayerTest(tolerance=_SUSPECT * allowed, limit=limit, points=list(points.values()), sketches=chosen)
 
 
 def make_reference(
