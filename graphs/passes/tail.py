@@ -18,6 +18,7 @@ from ferrum.graphs.step_arrays import step_value
 from ferrum.pack.step import INPUTS, OUTPUTS, SAMPLING
 
 NORMS = ("rms_norm", "layer_norm")
+CHOICES = ("where", "cast", "map")  # what gives other ids for some tokens, those of pictures say
 TAIL = frozenset({"linear", *NORMS, *POINTWISE})
 PICKED = step_value(next(array for array in INPUTS if array.name == "sample_rows"))
 
@@ -56,9 +57,15 @@ def form_findings(graph: Graph) -> list[Finding]:
     drawn = next((node for node in graph.nodes if node.op == "sample"), None)
     if drawn is None:
         return [Finding("a graph that draws no tokens", "", "", "the stage tail")]
-    shapes = {name: value.shape for name, value in graph.values().items()}
-    tables = [shapes[node.inputs[1]][0] for node in graph.nodes if node.op == "embedding" and node.inputs[0] == "tokens"]
-    odd = [rows for rows in tables if rows != shapes[drawn.inputs[0]][1]]
+    values = graph.values()
+    wanted, made = int(values[drawn.inputs[0]].shape[1]), {"tokens"}
+    odd: list[int] = []
+    for node in graph.nodes:
+        if node.op in CHOICES and made & set(node.inputs) and values[node.output.name].dtype in ("i32", "i64"):
+            made.add(node.output.name)
+        elif node.op == "embedding" and node.inputs[0] in made:
+            rows = int(values[node.inputs[1]].shape[0])
+            odd += [rows] if rows < wanted or (rows > wanted and node.inputs[0] == "tokens") else []
     return [Finding(f"logits of other tokens than the {odd[0]} of the embedding", "", "", "one vocabulary")] if odd else []
 
 

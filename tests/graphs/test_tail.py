@@ -18,7 +18,7 @@ from ferrum.errors import FerrumError
 from ferrum.graphs.findings import UnsupportedOps
 from ferrum.graphs.interpret import ArrayWeights, interpret
 from ferrum.graphs.ir import Graph
-from ferrum.graphs.passes import layout, page_attention, tail
+from ferrum.graphs.passes import fuse_maps, layout, page_attention, tail
 from ferrum.graphs.pipeline import check_finished, load_graph
 from ferrum.graphs.text import parse_graph, print_graph
 from ferrum.graphs.verify import faults, verify
@@ -150,3 +150,32 @@ def test_a_dump_of_a_step_must_draw_tokens() -> None:
     other = other.replace("embedding(tokens, embed_tokens.weight)", "embedding(tokens, other.weight)")
     with pytest.raises(FerrumError, match="other tokens than the 39"):
         check_finished(verify(parse_graph(other)))
+
+
+def chosen_ids(rows: int) -> Graph:
+    """A step that looks some tokens up as others, in a table of ``rows``, and whose logits have a matrix of their own."""
+    graph = parse_graph(
+        f"""graph chosen
+input tokens: i32[tokens]
+param table: f32[{rows}, 8] from(table)
+param head: f32[{VOCAB}, 8] from(head)
+pad: i32[] = full() {{value=39.0}}
+one: i32[] = full() {{value=1.0}}
+same: bool[tokens] = eq(tokens, pad)
+ids: i32[tokens] = where(same, one, tokens)
+x: f32[tokens, 8] = embedding(ids, table) {{scale=1.0}}
+logits: f32[tokens, {VOCAB}] = linear(x, head) {{activation="", has_bias=false, has_residual=false}}
+return logits
+"""
+    )
+    return fuse_maps.run(tail.run(graph))
+
+
+def test_the_vocabulary_of_tokens_that_are_looked_up_as_others_is_that_of_the_logits() -> None:
+    target = parse_target("cpu-avx2")
+    backend = backend_of(target, "f32", "f32", {})
+    graph = layout.run(chosen_ids(VOCAB), backend.policy())
+    assert plan(graph, backend.select(graph), target, "f32").vocab_size == VOCAB
+    assert not tail.form_findings(chosen_ids(VOCAB)) and not tail.form_findings(chosen_ids(VOCAB + 8))
+    found = [finding.what for finding in tail.form_findings(chosen_ids(VOCAB - 1))]
+    assert found == ["logits of other tokens than the 39 of the embedding"]

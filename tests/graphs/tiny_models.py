@@ -37,7 +37,8 @@ def tiny_model(kind: str, seed: int = 0) -> torch.nn.Module:
 
 
 def random_model(config: Any, seed: int = 0) -> torch.nn.Module:
-    """With weights that are far enough from their initial values to tell one from another; buffers of a checkpoint as well."""
+    """With weights that are far enough from their initial values to tell one from another; rows in a checkpoint's buffers as
+    well, not tables there that a module computes from each other, decays by place say: they only mean something together."""
     torch.manual_seed(seed)
     model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     held = model.state_dict()
@@ -48,7 +49,7 @@ def random_model(config: Any, seed: int = 0) -> torch.nn.Module:
             else:
                 parameter.copy_(torch.randn_like(parameter) * 0.15)
         for name, buffer in model.named_buffers():
-            if name in held and buffer.is_floating_point():
+            if name in held and buffer.is_floating_point() and buffer.ndim < 2:
                 buffer.add_(torch.randn_like(buffer) * 0.1)
     return model
 
