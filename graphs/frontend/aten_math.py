@@ -224,12 +224,16 @@ def log_softmax(imp: Importer, node: fx.Node) -> str:
 
 
 def vector_norm(imp: Importer, node: fx.Node) -> str:
-    if arguments(node).get("ord", arguments(node).get("p")) not in (2, None):
-        raise Unsupported("a norm that is not Euclidean", "ord=2")
-    x = imp.emit("pow_scalar", own(imp, node), value=2.0)
+    """Of order 1, 2 or infinity: sums of absolute values, of squares, the largest absolute value."""
+    args, x = arguments(node), own(imp, node)
+    order = args.get("ord", args.get("p"))
+    if order not in (1, 2, None, math.inf):
+        raise Unsupported(f"a norm of order {order}", "ord=1, 2 or inf")
+    euclidean = order in (2, None)
+    x = imp.emit("pow_scalar", x, value=2.0) if euclidean else imp.emit("abs", x)
     for axis in axes_of(imp, node):
-        x = imp.emit("sum", x, axis=axis, keepdim=True)
-    return imp.reshape(imp.emit("sqrt", x), imp.shape(node))
+        x = imp.emit("max" if order == math.inf else "sum", x, axis=axis, keepdim=True)
+    return imp.reshape(imp.emit("sqrt", x) if euclidean else x, imp.shape(node))
 
 
 def layer_norm(imp: Importer, node: fx.Node) -> str:

@@ -9,13 +9,11 @@ for each head, with a state [key width, value width]. What a function computes b
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from ferrum.graphs.frontend.registered import Untraced
@@ -160,24 +158,3 @@ TABLE: Mapping[str, Callable[..., Any]] = {
     "RecurrentGemmaRglru._rnn_scan": gated_scan,
     "MiniMaxLightningAttention.forward": lightning_attention,
 }
-
-
-@contextmanager
-def recurrences_of_ours(model: nn.Module) -> Iterator[None]:
-    """The files of ``model``'s modules call the table's functions; afterwards their own."""
-    files = {type(module).__module__ for module in model.modules()} & sys.modules.keys()
-    before: list[tuple[Any, str, Any]] = []
-    for file in sorted(files):
-        for path, ours in TABLE.items():
-            *owners, name = path.split(".")
-            owner: Any = sys.modules[file]
-            for part in owners:
-                owner = getattr(owner, part, None)
-            if hasattr(owner, name):
-                before.append((owner, name, getattr(owner, name)))
-                setattr(owner, name, ours)
-    try:
-        yield
-    finally:
-        for owner, name, own in before:
-            setattr(owner, name, own)

@@ -7,7 +7,7 @@ exported program run, and are what the nodes mean.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +27,7 @@ SILENT = frozenset({
     "dropout", "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "position_embeddings",
     "past_key_values", "past_key_value", "return_dict", "num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q",
     "max_length_k", "sliding_window", "is_causal", "token_type_ids", "layer_idx", "output_router_logits", "logits_to_keep",
+    "indices", "block_indices",
 })  # fmt: skip
 
 
@@ -233,6 +234,7 @@ def attention_function(
     unknown = sorted(name for name, option in options.items() if option is not None and name not in SILENT)
     if unknown:
         raise Untraced(f"attention with {', '.join(unknown)}")
+    all_chosen(module, key, options)
     causal = options.get("is_causal")
     mask = Mask(bool(getattr(module, "is_causal", True) if causal is None else causal), 0)
     bias = position_bias
@@ -251,6 +253,19 @@ def attention_function(
         query, key = apart(query, key, mask.window, scale)
     out = torch.ops.ferrum.attend(query, key, value, s_aux, bias, scale, float(softcap or 0), mask.window, mask.causal)
     return out, None
+
+
+def all_chosen(module: Any, key: Tensor, options: Mapping[str, Any]) -> None:
+    """Where a model attends to the keys that an indexer has chosen: it chooses all of a sequence that is short enough. The trace
+    holds for those, and what the indexer computes leaves no node in it. Raises ``Untraced`` if the trace itself is longer."""
+    if options.get("indices") is not None:
+        most = module.config.index_topk
+    elif options.get("block_indices") is not None:
+        most = module.config.index_topk_blocks * module.config.index_block_size
+    else:
+        return
+    if key.shape[2] > most:
+        raise Untraced(f"attention to {most} chosen tokens")
 
 
 def apart(query: Tensor, key: Tensor, chunk: int, scale: float) -> tuple[Tensor, Tensor]:

@@ -122,6 +122,22 @@ def is_empty(node: fx.Node) -> bool:
     return isinstance(value, torch.Tensor) and any(isinstance(dim, int) and dim == 0 for dim in value.shape)
 
 
+def needed_nodes(graph: fx.Graph) -> set[fx.Node]:
+    """Those that the output depends on, and what writes into a tensor: what a model computes for another caller is no matter."""
+    found: set[fx.Node] = set()
+    waiting = [node for node in graph.nodes if node.op == "output" or writes(node)]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
+
+
+def writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
 class Consequence(Unsupported):
     """A node that reads a value which no graph can hold; that value's maker has been reported."""
 
@@ -167,7 +183,10 @@ class Importer:
                     node,
                     lambda node: self.add_parameter(node, parameters[node.name], node.name in signature.inputs_to_parameters),
                 )
+        needed = needed_nodes(self.program.graph)
         for node in self.program.graph.nodes:
+            if node not in needed:
+                continue
             if node.op == "call_function" and self.target(node) not in IGNORED and self.has_tensor(node) and not is_empty(node):
                 self.guarded(node, self.call)
             elif node.op not in ("call_function", "placeholder", "output"):

@@ -19,8 +19,8 @@ from ferrum.graphs.expressions.expression import Expr
 from ferrum.graphs.expressions.expression import Tensor as Weight
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.conversions import parameter_sources
-from ferrum.graphs.frontend.recurrences import recurrences_of_ours
 from ferrum.graphs.frontend.registered import NAME, Untraced, registered
+from ferrum.graphs.frontend.replaced import functions_of_ours
 from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program, most_tokens
 from ferrum.graphs.ir import Graph, Node
 from ferrum.graphs.models.traced_config import TracedConfig
@@ -146,7 +146,7 @@ def trace_module(model: nn.Module, name: str = "model", checkpoint_name: Names |
     Raises ``UnsupportedOps`` with what has no form in the graph, ``FerrumError`` (export-failed).
     """
     module = Logits(model.eval())
-    with registered(), attention_of_ours(model), recurrences_of_ours(model):
+    with registered(), attention_of_ours(model), functions_of_ours(model):
         program = exported(module, name)
     if 0 < (most := most_tokens(program)) < longest:
         what = f"another computation for sequences of more than {most} tokens"

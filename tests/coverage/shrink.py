@@ -17,7 +17,8 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "embedding_vocab_size", "audio_vocab_size"), VOCAB),
     **dict.fromkeys(
         ("hidden_size", "d_model", "n_embd", "emb_dim", "embedding_size", "input_embedding_size", "output_embedding_size",
-         "word_embed_proj_dim", "hidden_size_global", "backbone_hidden_size", "attention_hidden_size", "lru_width"), WIDTH,
+         "word_embed_proj_dim", "hidden_size_global", "backbone_hidden_size", "attention_hidden_size", "lru_width",
+         "adapter_in_dim"), WIDTH,
     ),
     **dict.fromkeys(
         ("intermediate_size", "ffn_dim", "encoder_ffn_dim", "decoder_ffn_dim", "ffn_hidden_size", "dim_ff", "dff", "d_ff",
@@ -49,7 +50,7 @@ SIZES: dict[str, int] = {
     **dict.fromkeys(("n_group", "num_shared_experts", "n_shared_experts", "num_dense_layers", "zero_expert_num"), 2),
     **dict.fromkeys(("topk_group", "first_k_dense_replace", "num_kv_shared_layers"), 1),
     "kv_lora_rank": 16, "q_lora_rank": 24, "qk_rope_head_dim": HEAD, "qk_nope_head_dim": 8, "v_head_dim": 10,
-    "index_topk": 8, "index_head_dim": 8, "index_n_heads": 2, "o_lora_rank": 16, "hidden_size_per_layer_input": 8,
+    "index_topk": LONGEST, "index_head_dim": 8, "index_n_heads": 2, "o_lora_rank": 16, "hidden_size_per_layer_input": 8,
     "rotary_dim": 4, "relative_max_distance": LONGEST, "query_pre_attn_scalar": 8, "laurel_rank": 8, "n_rank": 8,
     "num_hash_layers": 1, "image_size": 32, "patch_size": 16, "mamba_d_ssm": 64, "num_expert_group": 2,
     **dict.fromkeys(("mamba_n_heads", "mamba_num_heads", "mamba_d_head", "mamba_head_dim", "mamba_headdim", "mamba_d_state",
@@ -73,6 +74,11 @@ MORE: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("hunyuan_v1_dense", "hunyuan_v1_moe", "ministral"), {"head_dim": HEAD}),
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_hidden_layers": 2, "num_dense_layers": 1},
     "cohere_compass_text": {"rope_parameters": dict.fromkeys(("full_attention", "sliding_attention"), ROPE)},
+    "nemotron": {"num_key_value_heads": KV_HEADS},
+    "dots3_note_text": {
+        "swa_num_attention_heads": HEADS, "swa_num_key_value_heads": HEADS, "swa_q_lora_rank": 24, "swa_kv_lora_rank": 16,
+        "swa_head_dim": 2 * HEAD, "swa_qk_nope_head_dim": HEAD, "swa_v_head_dim": 10, "sliding_window": WINDOW,
+    },
     "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10000.0}},
     **dict.fromkeys(("zamba", "zamba2"), {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16}),
 }
@@ -104,7 +110,7 @@ def small_values(default: Any) -> dict[str, Any]:
         if key == "is_decoder":
             found[key] = True  # what is made of an encoder sees what came before
         elif isinstance(value, transformers.PretrainedConfig):
-            found[key] = type(value)(**(small_values(value) | layers(value)))
+            found[key] = type(value)(**(small_values(value) | layers(value) | MORE.get(value.model_type, {})))
         elif key in TOKENS and isinstance(value, int):
             found[key] = TOKENS[key]
         elif key in TOKENS and isinstance(value, list):
@@ -113,7 +119,7 @@ def small_values(default: Any) -> dict[str, Any]:
             found[key] = min(value, SIZES[key])
         elif key in SIZES and isinstance(value, list | tuple) and value and all(isinstance(n, int) for n in value):
             found[key] = [min(n, SIZES[key]) for n in value]
-    heads = getattr(default, "num_attention_heads", None)
+    heads = values.get(default.attribute_map.get("num_attention_heads", "num_attention_heads"))  # of all layers together
     return found | {key: HEADS for key in KV_NAMES if key in found and values[key] == heads}  # shared by no heads, as before
 
 

@@ -171,6 +171,19 @@ def test_a_fault_in_every_layer_is_one_finding() -> None:
     assert [(f.what, f.module, f.count) for f in caught.value.findings] == [("aten.erfinv.default", "layers.0", 5)]
 
 
+class Aside(Layered):
+    """Computes what no output depends on, by an op without a form in the graph."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x: Tensor = self.embedding(tokens)
+        x.cummax(1)
+        return x
+
+
+def test_what_no_output_depends_on_needs_no_form() -> None:
+    assert [node.op for node in import_module(Aside(0)).nodes] == ["embedding"]
+
+
 def test_in_place_ops_are_made_functional() -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ferrum.graphs.frontend.recurrences import TABLE, recurrences_of_ours
+from ferrum.graphs.frontend.recurrences import TABLE
 from ferrum.graphs.frontend.registered import Untraced
+from ferrum.graphs.frontend.replaced import functions_of_ours
 from ferrum.graphs.frontend.torch_export import import_module
 from ferrum.graphs.interpret import ArrayWeights, KvState, interpret, reference_logits
 from ferrum.graphs.numpy_recur import recurred
@@ -102,7 +103,7 @@ def test_a_scan_that_goes_on_is_refused() -> None:
 def test_files_have_their_own_functions_again() -> None:
     file = importlib.import_module("transformers.models.mamba2.modeling_mamba2")
     model, own = file.MambaRMSNormGated(4, 2), file.mamba2_chunk_scan
-    with recurrences_of_ours(model):
+    with functions_of_ours(model):
         assert file.mamba2_chunk_scan is TABLE["mamba2_chunk_scan"]
     assert file.mamba2_chunk_scan is own
 

@@ -6,6 +6,8 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -88,3 +90,26 @@ class Odd(torch.nn.Module):
 def test_attention_of_another_form_is_a_finding() -> None:
     with pytest.raises(UnsupportedOps, match="attention with head_mask"):
         trace_module(Odd())
+
+
+class Chosen(torch.nn.Module):
+    """A model whose attention is to the keys that it has chosen."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.embedding, self.config = torch.nn.Embedding(9, 8), SimpleNamespace(index_topk=most)
+
+    def forward(self, input_ids: torch.Tensor, use_cache: bool) -> object:
+        x = self.embedding(input_ids)[:, None]
+        best = (x @ x.transpose(2, 3)).topk(min(self.config.index_topk, x.shape[2]))[1]
+        out, _ = registered.attention_function(self, x, x, x, None, indices=best[:, 0])
+        return SimpleNamespace(logits=out[:, :, 0])
+
+
+def test_attention_to_chosen_keys_is_attention_for_as_long_as_all_are_chosen() -> None:
+    graph = trace_module(Chosen(40), longest=40)
+    assert [node.op for node in graph.nodes if node.op in ("topk", "attend")] == ["attend"]
+    with pytest.raises(UnsupportedOps, match="sequences of more than 40 tokens, nearest: --max-model-len 40"):
+        trace_module(Chosen(40), longest=41)
+    with pytest.raises(UnsupportedOps, match="attention to 4 chosen tokens"):
+        trace_module(Chosen(4))
