@@ -73,6 +73,48 @@ def biased(s: Scope, m: Match) -> str | None:
     return general(s, *names[:3], scale=scale, found=found, softcap=softcap, sinks=tuple(names[3:]))
 
 
+def numbers_of_keys(s: Scope, bias: str) -> tuple[str, str] | None:
+    """``bias`` [batch, heads, seq, keys] as numbers of keys [batch, heads, 1, keys] that are the same for each query, and a table
+    that is added to them ("": none)."""
+    node = s.node(bias)
+    if node is None or bias in s.tables:
+        return None
+    if node.op == "expand" and s.shape(node.inputs[0])[-2:-1] == (1,) and len(s.shape(node.inputs[0])) == 4:
+        return node.inputs[0], ""
+    if node.op == "repeat" and node.attrs["axis"] == 1:  # as keys are: shared by as many heads
+        return numbers_of_keys(s, node.inputs[0])
+    split = table_and_rest(s, bias) if node.op in ("add", "where") else None
+    found = None if split is None else numbers_of_keys(s, split[1])
+    if split is None or found is None:
+        return None
+    return found[0], s.emit("add", found[1], split[0]) if found[1] else split[0]
+
+
+def key_biased(s: Scope, m: Match) -> str | None:
+    """An ``attend`` whose bias has a number for each key: a column more of queries, which have 1 / scale there, and of keys."""
+    node = s.nodes[m["root"]]
+    if node.attrs["operands"] != ("bias",) or node.attrs["causal"] or node.attrs["window"] or node.attrs["softcap"]:
+        return None
+    q, k, v, bias = node.inputs
+    found = numbers_of_keys(s, bias)
+    meant = meaning(s, found[1]) if found is not None and found[1] else None
+    if found is None or meant is None or s.shape(found[0])[:2] != (s.shape(k)[0], s.shape(k)[2]):
+        return None
+    scale = s.number(m["root"], "scale")
+    one = s.emit("full", shape=(*s.shape(q)[:3], 1), dtype="f32", value=1.0 / scale)
+    wide = [wider(s, rows, column) for rows, column in ((q, one), (k, s.emit("permute", found[0], order=(0, 3, 1, 2))))]
+    return general(s, *wide, v, scale=scale, found=meant)
+
+
+def wider(s: Scope, rows: str, column: str) -> str:
+    """``rows`` and ``column`` side by side, and zeros up to what vectors of any cache's numbers take."""
+    *lead, width = s.shape(rows)
+    assert isinstance(width, int)
+    rest = -(width + 1) % short_conv.EVEN
+    zeros = [s.emit("full", shape=(*lead, rest), dtype="f32", value=0.0)] if rest else []
+    return s.emit("cat", rows, column, *zeros, axis=3)
+
+
 # attention that is written out
 
 
@@ -128,22 +170,26 @@ def low(s: Scope, name: str) -> bool:
     return s.node(name, "full") is not None and s.number(name) <= tables.MASKED
 
 
-def with_table(s: Scope, name: str, lead: Shape) -> Scores | None:
-    """Scores plus a table, or a table's choice between them and a number."""
+def table_and_rest(s: Scope, name: str) -> tuple[str, str] | None:
+    """A value plus a table, or a table's choice between it and a number, as the table that is added and the value."""
     node = s.nodes[name]
     if node.op == "add":
-        table, scores = sorted(node.inputs, key=lambda one: one not in s.tables)
-    else:
-        condition, yes, no = node.inputs
-        fill, scores = (no, yes) if no in s.tables else (yes, no)
-        if condition not in s.tables or not low(s, fill):
-            return None
-        zero = s.emit("full", shape=(), dtype="f32", value=0.0)
-        table = s.emit("where", condition, *((zero, fill) if fill == no else (fill, zero)))
-    found = scores_of(s, scores, lead)
-    if table not in s.tables or found is None:
+        table, rest = sorted(node.inputs, key=lambda one: one not in s.tables)
+        return (table, rest) if table in s.tables else None
+    condition, yes, no = node.inputs
+    fill, rest = (no, yes) if no in s.tables else (yes, no)
+    if condition not in s.tables or not low(s, fill):
         return None
-    shape = s.shape(table)
+    zero = s.emit("full", shape=(), dtype="f32", value=0.0)
+    return s.emit("where", condition, *((zero, fill) if fill == no else (fill, zero))), rest
+
+
+def with_table(s: Scope, name: str, lead: Shape) -> Scores | None:
+    split = table_and_rest(s, name)
+    found = scores_of(s, split[1], lead) if split is not None else None
+    if split is None or split[0] not in s.tables or found is None:
+        return None
+    table, shape = split[0], s.shape(split[0])
     if len(shape) == 3 and len(s.shape(name)) == 3 and shape[0] != 1:  # batch and heads are one axis
         table = s.emit("reshape", table, shape=(*lead, *shape[1:]))
     return replace(found, added=(*found.added, table))
@@ -223,6 +269,7 @@ RULES: Rules = (
     (P("matmul", P("reshape", "x", bind="a"), P("reshape", "y", bind="b")), joined_heads),
     (P("matmul", P("softmax", "scores", bind="soft"), "v"), written_out),
     (Pat("attend"), biased),
+    (Pat("attend"), key_biased),
     (P("sdpa", "q", "k", "v", is_causal=True), is_causal),
     (P("sdpa", "q", "k", "v", "mask"), masked),
     (P("attend", P("mul_scalar", "x", bind="f"), "k", "v"), query_factor),

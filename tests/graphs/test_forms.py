@@ -101,6 +101,26 @@ class Slides(Model):
         return F.silu(slid[..., : x.shape[1]]).transpose(1, 2)
 
 
+class OfKeys(Model):
+    """A number for each key of two heads of keys, which are shared by twice as many of queries, added beside the causal mask."""
+
+    def __init__(self, causal: bool = True) -> None:
+        super().__init__()
+        self.causal = causal
+        self.queries, self.keys, self.numbers = (nn.Linear(WIDTH, width) for width in (WIDTH, WIDTH, 2))
+
+    def mix(self, x: Tensor) -> Tensor:
+        q = self.queries(x).unflatten(-1, (4, 3)).transpose(1, 2)
+        k, v = (t.unflatten(-1, (2, 3)).transpose(1, 2) for t in self.keys(x).chunk(2, -1))
+        bias = self.numbers(x).transpose(1, 2)[:, :, None].expand(-1, -1, x.shape[1], -1)
+        places = torch.arange(x.shape[1])
+        if self.causal:
+            bias = bias.masked_fill(places > places[:, None], torch.finfo(torch.float32).min)
+        bias = bias[:, :, None].expand(-1, -1, 2, -1, -1).reshape(x.shape[0], 4, x.shape[1], x.shape[1])
+        out, _ = registered.attention_function(self, q, k, v, bias, scaling=0.7)
+        return out.flatten(2)
+
+
 def paged_alike(model: Model) -> Graph:
     graph = run_pipeline(import_program(exported(model.eval(), "model")))
     weights = ArrayWeights({name: parameter.detach().numpy() for name, parameter in model.named_parameters()})
@@ -128,6 +148,17 @@ def test_scores_that_a_mask_makes_zero_are_no_causal_attention() -> None:
 
 def test_the_last_part_of_biases_that_are_counted_from_the_end() -> None:
     assert attention_of(paged_alike(Behind()))["operands"] == ("slopes",)
+
+
+def test_a_number_of_each_key_is_a_column_more() -> None:
+    graph = paged_alike(OfKeys())
+    assert attention_of(graph)["operands"] == ()
+    assert [state.shape for state in graph.states] == [(2, 4), (2, 3)]
+
+
+def test_a_number_of_each_key_without_a_mask_is_no_causal_attention() -> None:
+    with pytest.raises(Exception, match="attention that is not causal"):
+        run_pipeline(import_program(exported(OfKeys(causal=False).eval(), "model")))
 
 
 def test_chunks_are_windows_of_which_scores_drop_the_chunk_before() -> None:
