@@ -11,6 +11,7 @@ from torch import fx
 from ferrum.graphs.dims import Dim, floor_divide, multiply
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.frontend.aten import LARGE, Handler, Unsupported, arguments, number, whole
+from ferrum.graphs.frontend.uniform import uniform
 from ferrum.graphs.ir import Param
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def index(imp: Importer, node: fx.Node) -> str:
     """x[.., i, j, ..]: neighbouring axes are one, from which places are taken."""
     args = arguments(node)
     x, indices = imp.tensor(args["self"]), args["indices"]
+    if (number_of := uniform(imp.scope, x)) is not None:
+        return imp.constant(number_of, imp.shape(node), imp.dtype(node))
     start, end = neighbours(indices)
     shape = imp.type(x).shape
     if end - start > 1:

@@ -184,6 +184,25 @@ def test_what_no_output_depends_on_needs_no_form() -> None:
     assert [node.op for node in import_module(Aside(0)).nodes] == ["embedding"]
 
 
+class Grouped(Layered):
+    """Asks which group each token belongs to, where none belongs to any."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        groups = torch.where(torch.zeros_like(tokens) == 1, torch.cumsum(torch.zeros_like(tokens), 1), -1)
+        rows, places = torch.arange(tokens.shape[0])[:, None], torch.arange(tokens.shape[1])
+        x: Tensor = self.embedding(tokens)
+        return torch.where(groups[rows, places][..., None] >= 0, -x, x)
+
+
+def test_any_place_of_one_number_is_that_number() -> None:
+    graph = import_module(Grouped(0))
+    assert "take" not in {node.op for node in graph.nodes}
+    module, tokens = Grouped(0), np.arange(6).reshape(2, 3)
+    weights = ArrayWeights({"embedding.weight": module.embedding.weight.detach().numpy()})
+    found = interpret(import_module(module), {"tokens": tokens}, weights)
+    np.testing.assert_allclose(next(iter(found.values())), module.embedding.weight.detach().numpy()[tokens], rtol=1e-6)
+
+
 def test_in_place_ops_are_made_functional() -> None:
     class InPlace(nn.Module):
         def __init__(self) -> None:
