@@ -93,9 +93,10 @@ def plan(graph: Graph, calls: list[Call], target: Target | GpuTarget, kv_dtype: 
 
 def vocabulary(graph: Graph) -> int:
     """How many ids there are for a token: those that have a logit; where none is drawn, the rows of the table of the tokens."""
-    for node in graph.nodes:
-        if node.op == "sample":
-            return int(graph.values()[node.inputs[0]].shape[-1])  # type: ignore[call-overload]
+    if (drawn := next((node for node in graph.nodes if node.op == "sample"), None)) is not None:
+        count = graph.values()[drawn.inputs[0]].shape[1]
+        assert isinstance(count, int)
+        return count
     tables = (node.inputs[1] for node in graph.nodes if node.op == "embedding" and node.inputs[0] == "tokens")
     return next((graph.param(name).shape[0] for name in tables), 0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ferrum.graphs.expressions.expression import Expr, cat, mapped, permute, rows
+from ferrum.graphs.expressions.expression import Expr, cat, mapped, permute, reshape, rows
 from ferrum.graphs.ir import Param, Value
 from ferrum.graphs.rewrite import Function, Match, P, Pat, Rules, Scope
 
@@ -49,6 +49,30 @@ def product(s: Scope, m: Match) -> str | None:
     return s.emit("linear", m["x"], turned, has_bias=False, has_residual=False, activation="")
 
 
+def moved(s: Scope, name: str) -> Expr | None:
+    """A weight whose elements were only moved: seen as another shape, its axes turned."""
+    node = s.node(name)
+    source = weight(s, name) if node is None else moved(s, node.inputs[0]) if node.op in ("reshape", "permute") else None
+    if node is None or source is None:
+        return source
+    if node.op == "permute":
+        return permute(source, s.order(name))
+    return reshape(source, tuple(int(dim) for dim in s.shape(name)))
+
+
+def matrices(s: Scope, m: Match) -> str | None:
+    """Matrices of groups that lie one under the other in a checkpoint are what a product by groups reads."""
+    x, w, group = s.nodes[m["root"]].inputs
+    source = moved(s, w) if s.node(w) is not None else None
+    return None if source is None else s.copy(s.nodes[m["root"]], x, derived(s, first(s, w), source), group)
+
+
+def first(s: Scope, name: str) -> str:
+    """The weight from which ``name`` was moved."""
+    node = s.node(name)
+    return name if node is None else first(s, node.inputs[0])
+
+
 FOLD: Rules = (
     (P("add_scalar", "w"), folded(lambda s, root, w: mapped(w, "add", s.number(root)))),
     (P("mul_scalar", "w"), folded(lambda s, root, w: mapped(w, "mul", s.number(root)))),
@@ -58,4 +82,5 @@ FOLD: Rules = (
     (P("slice", "w"), folded(lambda s, root, w: rows(w, *(s.integer(root, key) for key in ("axis", "start", "end"))))),
     (Pat("cat"), joined),
     (P("matmul", "x", "w"), product),
+    (Pat("grouped_linear"), matrices),
 )

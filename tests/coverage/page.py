@@ -18,8 +18,8 @@ prompts of 1 to 90 tokens are those of `transformers` within 1e-4, and 32 greedy
 at each step, or within twice the tolerance of the best, with prompts in chunks of 64, 7 and 1. Each type has a process of its
 own with a time limit. What a tiny model does not show: real weights, long contexts, quantized formats (other tests have those
 for some types), GPUs, for which few of these types have kernels yet (`ferrum check MODEL --target cuda-sm89` says which ops
-lack one). Types whose attention is to keys that an indexer chooses (DeepSeek V3.2 was the first) run for as long as it chooses all
-of them: `ferrum check` of a model with a longer context gives the `--max-model-len` up to which that is so.
+lack one). Types whose attention is to keys that an indexer chooses (DeepSeek V3.2 was the first) run for as long as it chooses
+all of them: `ferrum check` of a model with a longer context gives the `--max-model-len` up to which that is so.
 
 Types with a record of ours (Llama, Mistral, Qwen2, Qwen3: `ferrum/families.py`) are compiled from it and have the fastest
 kernels; all others are traced from `transformers`' own module. GGUF files are another matter: [checkpoints.md](checkpoints.md).

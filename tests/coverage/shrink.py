@@ -80,7 +80,11 @@ MORE: dict[str, dict[str, Any]] = {
         "swa_head_dim": 2 * HEAD, "swa_qk_nope_head_dim": HEAD, "swa_v_head_dim": 10, "sliding_window": WINDOW,
     },
     "dbrx": {"attn_config": {"kv_n_heads": KV_HEADS, "clip_qkv": 8.0, "rope_theta": 10000.0}},
-    **dict.fromkeys(("zamba", "zamba2"), {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16}),
+    "zamba": {
+        "attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16, "num_hidden_layers": 4,
+        "layers_block_type": ["linear_attention", "hybrid"] * 2,  # two of those that share a transformer
+    },
+    "zamba2": {"attention_hidden_size": 2 * WIDTH, "attention_head_dim": 16},
 }
 
 

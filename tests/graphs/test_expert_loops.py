@@ -8,11 +8,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ferrum.graphs.frontend.expert_loops import TABLE
+from ferrum.graphs.frontend.torch_export import import_module
+from ferrum.graphs.interpret import ArrayWeights, interpret
+from ferrum.graphs.passes import canonicalize
 
 BATCH, SEQ, WIDTH, EXPERTS, COUNT = 2, 9, 12, 4, 2
 
@@ -80,6 +84,31 @@ def test_queries_and_outputs_by_experts_are_those_of_transformers() -> None:
         torch.testing.assert_close((found, own_logits), (wanted, logits), rtol=1e-4, atol=1e-5)
         outputs = TABLE["JetMoeMoA.reduce"](module, found, ours)
         torch.testing.assert_close(outputs, module.reduce(wanted, theirs), rtol=1e-4, atol=1e-5)
+
+
+class Stacked(nn.Module):
+    """Matrices of three experts one under the other, which are read as they lie and turned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding, self.stack = nn.Embedding(7, 6), nn.Parameter(torch.randn(3 * 6, 6))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows, group = self.embedding(tokens).reshape(-1, 6), tokens.reshape(-1) % 3
+        weight = self.stack.view(3, 6, 6)
+        rows = torch.ops.ferrum.grouped_linear(rows, weight, group)
+        return torch.ops.ferrum.grouped_linear(rows, weight.transpose(1, 2), group).reshape(*tokens.shape, 6)  # type: ignore[no-any-return]
+
+
+def test_matrices_one_under_the_other_are_parts_of_one_weight() -> None:
+    torch.manual_seed(3)
+    module, tokens = Stacked(), torch.arange(6).reshape(2, 3)
+    graph = canonicalize.run(import_module(module))
+    read = [node.inputs[1] for node in graph.nodes if node.op == "grouped_linear"]
+    assert len(read) == 2 and set(read) <= {param.name for param in graph.params}
+    weights = ArrayWeights({name: parameter.detach().numpy() for name, parameter in module.named_parameters()})
+    found = interpret(graph, {"tokens": tokens.numpy()}, weights)[graph.outputs[0]]
+    np.testing.assert_allclose(found, module(tokens).detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_rows_go_to_experts_that_compute_nothing_as_well() -> None:

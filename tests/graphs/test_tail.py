@@ -171,11 +171,17 @@ return logits
     return fuse_maps.run(tail.run(graph))
 
 
+def wide_table(rows: int) -> Graph:
+    """The same where the tokens are looked up as they are: a table may have rows for what no answer holds, pictures say."""
+    return parse_graph(print_graph(chosen_ids(rows)).replace("embedding(ids,", "embedding(tokens,"))
+
+
 def test_the_vocabulary_of_tokens_that_are_looked_up_as_others_is_that_of_the_logits() -> None:
     target = parse_target("cpu-avx2")
     backend = backend_of(target, "f32", "f32", {})
     graph = layout.run(chosen_ids(VOCAB), backend.policy())
     assert plan(graph, backend.select(graph), target, "f32").vocab_size == VOCAB
+    assert not tail.form_findings(wide_table(VOCAB + 8)) and tail.form_findings(wide_table(VOCAB - 1))
     assert not tail.form_findings(chosen_ids(VOCAB)) and not tail.form_findings(chosen_ids(VOCAB + 8))
     found = [finding.what for finding in tail.form_findings(chosen_ids(VOCAB - 1))]
     assert found == ["logits of other tokens than the 39 of the embedding"]
