@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ferrum.graphs.frontend.registered import grouped_linear
+
 
 def rows_of(hidden_states: Tensor, count: int) -> Tensor:
     """[tokens, width] → [tokens * count, width]: each token once for each of its experts."""
@@ -31,9 +33,8 @@ def dbrx_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_we
     gate, up, down = (weight.view(shape) for weight in (self.mlp.w1, self.mlp.v1, self.mlp.w2))
     group = top_k_index.reshape(-1)
     rows = rows_of(hidden_states.reshape(-1, self.hidden_size), top_k_index.shape[-1])
-    product = torch.ops.ferrum.grouped_linear
-    rows = self.mlp.activation_fn(product(rows, gate, group)) * product(rows, up, group)
-    return summed(product(rows, down.transpose(1, 2), group), top_k_weights).view(batch, -1, self.hidden_size)
+    rows = self.mlp.activation_fn(grouped_linear(rows, gate, group)) * grouped_linear(rows, up, group)
+    return summed(grouped_linear(rows, down.transpose(1, 2), group), top_k_weights).view(batch, -1, self.hidden_size)
 
 
 def longcat_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
@@ -44,8 +45,8 @@ def longcat_experts(self: Any, hidden_states: Tensor, top_k_index: Tensor, top_k
         return summed(rows, top_k_weights)
     computes = group < self.num_routed_experts
     group = torch.where(computes, group, torch.zeros_like(group))
-    gate, up = torch.ops.ferrum.grouped_linear(rows, self.gate_up_proj, group).chunk(2, dim=-1)
-    made = torch.ops.ferrum.grouped_linear(self.act_fn(gate) * up, self.down_proj, group)
+    gate, up = grouped_linear(rows, self.gate_up_proj, group).chunk(2, dim=-1)
+    made = grouped_linear(self.act_fn(gate) * up, self.down_proj, group)
     return summed(torch.where(computes[:, None], made, rows), top_k_weights)
 
 
@@ -60,8 +61,8 @@ def jetmoe_experts(self: Any, layer_input: Tensor) -> Tensor:
     rows = layer_input.reshape(-1, layer_input.shape[-1])
     _, group, weights = jetmoe_routes(self.router, rows)
     flat = group.reshape(-1)
-    gate, up = torch.ops.ferrum.grouped_linear(rows_of(rows, group.shape[-1]), self.input_linear.weight, flat).chunk(2, dim=-1)
-    made = torch.ops.ferrum.grouped_linear(self.activation(gate) * up, self.output_linear.weight, flat)
+    gate, up = grouped_linear(rows_of(rows, group.shape[-1]), self.input_linear.weight, flat).chunk(2, dim=-1)
+    made = grouped_linear(self.activation(gate) * up, self.output_linear.weight, flat)
     return summed(made, weights).view(layer_input.shape) + self.bias
 
 
@@ -70,14 +71,14 @@ def jetmoe_queries(self: Any, layer_input: Tensor) -> tuple[Tensor, Tensor, tupl
     batch, seq, width = layer_input.shape
     rows = layer_input.reshape(-1, width)
     logits, group, weights = jetmoe_routes(self.router, rows)
-    made = torch.ops.ferrum.grouped_linear(rows_of(rows, self.top_k), self.input_linear.weight, group.reshape(-1))
+    made = grouped_linear(rows_of(rows, self.top_k), self.input_linear.weight, group.reshape(-1))
     return made.view(batch, seq, self.top_k, -1), logits, (group, weights)
 
 
 def jetmoe_outputs(self: Any, layer_input: Tensor, routes: tuple[Tensor, Tensor]) -> Tensor:
     batch, seq, _count, width = layer_input.shape
     group, weights = routes
-    made = torch.ops.ferrum.grouped_linear(layer_input.reshape(-1, width), self.output_linear.weight, group.reshape(-1))
+    made = grouped_linear(layer_input.reshape(-1, width), self.output_linear.weight, group.reshape(-1))
     return summed(made, weights).view(batch, seq, self.input_size) + self.bias
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ferrum.graphs.frontend.expert_loops import TABLE
+from ferrum.graphs.frontend.registered import grouped_linear
 from ferrum.graphs.frontend.torch_export import import_module
 from ferrum.graphs.interpret import ArrayWeights, interpret
 from ferrum.graphs.passes import canonicalize
@@ -96,8 +97,8 @@ class Stacked(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         rows, group = self.embedding(tokens).reshape(-1, 6), tokens.reshape(-1) % 3
         weight = self.stack.view(3, 6, 6)
-        rows = torch.ops.ferrum.grouped_linear(rows, weight, group)
-        return torch.ops.ferrum.grouped_linear(rows, weight.transpose(1, 2), group).reshape(*tokens.shape, 6)  # type: ignore[no-any-return]
+        rows = grouped_linear(rows, weight, group)
+        return grouped_linear(rows, weight.transpose(1, 2), group).reshape(*tokens.shape, 6)  # type: ignore[no-any-return]
 
 
 def test_matrices_one_under_the_other_are_parts_of_one_weight() -> None:
