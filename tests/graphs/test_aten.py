@@ -92,7 +92,7 @@ CASES: Mapping[str, Mapping[str, Case]] = {
         "var": lambda x: x.var(-1, keepdim=True), "biased var": lambda x: x.var(-1, unbiased=False, keepdim=True),
         "logsumexp": lambda x: x.logsumexp(-1, keepdim=True), "log_softmax": lambda x: x.log_softmax(-1),
         "norm of order 1": lambda x: torch.norm(x, p=1, dim=-1, keepdim=True),
-        "norm of order inf": lambda x: torch.linalg.vector_norm(x, ord=float("inf"), dim=-1),
+        "norm of order inf": lambda x: torch.linalg.vector_norm(x, ord=float("inf"), dim=-1, keepdim=True),
         "norm": lambda x: torch.linalg.vector_norm(x, dim=-1, keepdim=True), "cumsum": lambda x: x.cumsum(-1),
         "cumsum of tokens": lambda x: x.cumsum(1), "topk": lambda x: torch.cat([t.to(x.dtype) for t in x.topk(3)], -1),
         "least": lambda x: x.topk(3, largest=False).values, "sort": lambda x: torch.cat([t.to(x.dtype) for t in x.sort(-1)], -1),
