@@ -147,7 +147,7 @@ def test_four_bits_rounded_to_nearest_are_called_bad(path: Path, tmp_path: Path)
             said[quant] = read_quality(pack)
     int8, int4 = said["int8"], said["int4-g32"]
     assert int8 is not None and int4 is not None
-    assert int8.kl_mean < 0.01 and int8.top1 > 0.95 and not int8.bad
+    assert int8.kl_mean < 0.02 and int8.top1 > 0.93 and not int8.bad
     assert int4.kl_mean > 0.15 and int4.perplexity > 1.1 * int4.perplexity_unquantized and int4.bad
 
 
