@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from ferrum import LLM
 from tests.packed.layers import E5M2, Compressed, Made, Maker, Tensors, awq, bnb4, bnb8, fp8, gptq, nvfp4
 
 TOKENS = [3, 1, 4, 15, 9, 26, 5, 35, 8]
@@ -145,3 +147,14 @@ def folder_of(method: Method, path: Path, pick: int | None = None) -> Folder:
     folder.store(tensors)
     folder.configure(method.config)
     return folder
+
+
+def check_answers(pack: Path, folder: Folder) -> None:
+    """A pack with activations in float32 says what `transformers` says of the dequantized model."""
+    with torch.no_grad():
+        ids = folder.model.generate(torch.tensor([TOKENS]), max_new_tokens=24, do_sample=False)  # type: ignore[operator]
+        wanted = folder.model(input_ids=ids, use_cache=False).logits[0].numpy()
+    with LLM(str(pack), trust=True, max_num_seqs=1) as llm:
+        found = np.asarray(llm.logits(ids[0].tolist()))
+    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
+    assert found.argmax(-1)[len(TOKENS) - 1 : -1].tolist() == ids[0, len(TOKENS) :].tolist()

@@ -12,14 +12,13 @@ import transformers
 from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
-from ferrum import LLM
 from ferrum.codegen.driver import compile_model
 from ferrum.codegen.options import CompileOptions
 from ferrum.graphs.expressions.evaluate import ExprRows
 from ferrum.graphs.weights import open_checkpoint
 from ferrum.pack.reader import open_pack
 from tests.graphs.tiny_models import MORE, SMALL, random_model
-from tests.packed.folders import TOKENS, Folder
+from tests.packed.folders import Folder, check_answers
 
 EXPERTS = ("gate_up_proj", "down_proj")
 
@@ -67,10 +66,4 @@ def test_a_pack_of_experts_keeps_their_blocks(tmp_path: Path) -> None:
     pack = compile_model(options)
     with open_pack(pack, trust=True) as opened:
         assert opened.manifest.provenance.blocks == "fp4 stays as it is (int5-g32)"
-    with torch.no_grad():
-        ids = folder.model.generate(torch.tensor([TOKENS]), max_new_tokens=24, do_sample=False)  # type: ignore[operator]
-        wanted = folder.model(input_ids=ids, use_cache=False).logits[0].numpy()
-    with LLM(str(pack), trust=True, max_num_seqs=1) as llm:
-        found = np.asarray(llm.logits(ids[0].tolist()))
-    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
-    assert found.argmax(-1)[len(TOKENS) - 1 : -1].tolist() == ids[0, len(TOKENS) :].tolist()
+    check_answers(pack, folder)

@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from ferrum import LLM
 from ferrum.codegen.driver import compile_model
 from ferrum.codegen.layouts import parse_layout
 from ferrum.codegen.options import CompileOptions
 from ferrum.pack.reader import Pack, open_pack
-from tests.packed.folders import METHODS, TOKENS, Folder, folder_of
+from tests.packed.folders import METHODS, Folder, check_answers, folder_of
 
 # The first is below; packs of the others would be like one of those that are made.
 ONLY_READ = ("awq", "awq gemv", "gptq_v2", "fp8 of tensors", "modelopt", "auto-round")
@@ -59,13 +58,7 @@ def test_a_pack_is_the_dequantized_model(method: str, tmp_path: Path) -> None:
     with open_pack(pack, trust=True) as opened:
         check_weights(opened, folder.model)
         assert all(note in opened.manifest.provenance.blocks for note in NOTES[method]), opened.manifest.provenance.blocks
-    with torch.no_grad():
-        ids = folder.model.generate(torch.tensor([TOKENS]), max_new_tokens=24, do_sample=False)  # type: ignore[operator]
-        wanted = folder.model(input_ids=ids, use_cache=False).logits[0].numpy()
-    with LLM(str(pack), trust=True, max_num_seqs=1) as llm:
-        found = np.asarray(llm.logits(ids[0].tolist()))
-    assert np.abs(found - wanted).max() <= 1e-4 * np.abs(wanted).max()
-    assert found.argmax(-1)[len(TOKENS) - 1 : -1].tolist() == ids[0, len(TOKENS) :].tolist()
+    check_answers(pack, folder)
 
 
 @pytest.mark.slow
