@@ -23,18 +23,18 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 test: lint
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not slow'
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'not slow and not sweep'
 
 # whole packs in emulation, more shapes of each kernel, planted faults, other processors under qemu, sanitizers, machine code of every
 # GPU; no GPU needed
 test-slow: $(READY)
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'slow and not gpu'
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m 'slow and not sweep and not gpu'
 
 # on a machine with a GPU, ten minutes of soak included; elsewhere every test says what is missing
 test-gpu: $(READY)
 	SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m pytest -q -m gpu tests/gpu
 
-# what make test tries a few hundred times, many thousand times
+# what the tests try a few hundred times, many thousand times, and what they try for one device, format or type, for all
 soak: $(READY)
 	FORGED_MANIFESTS=10000 $(BIN)/python -m pytest -q tests/pack/test_forged.py --timeout=3600
 	SCHEMAS=10000 $(BIN)/python -m pytest -q tests/structured/test_schemas.py --timeout=3600
@@ -44,7 +44,7 @@ soak: $(READY)
 	MUTANTS=34000 $(BIN)/python -m pytest -q tests/graphs/test_weights.py tests/gguf/test_file.py tests/text/test_tokenizer_mutants.py -k mutants --timeout=3600
 	RANDOM_MODELS=18 $(BIN)/python -m pytest -q tests/codegen/test_parity.py -k random_models
 	DRAWN_OPS=500 $(BIN)/python -m pytest -q tests/codegen/test_generic_kernels.py -k many_drawn --timeout=3600
-	GPU_SWEEP=1 $(BIN)/python -m pytest -q tests/codegen/test_gpu_packs.py tests/codegen/test_cuda_rules.py tests/codegen/test_cuda_pack.py
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m sweep
 	EXAMPLES=200 $(BIN)/python -m pytest -q tests/server/test_openapi_fuzz.py --timeout=3600
 	CUT_REQUESTS=500 $(BIN)/python -m pytest -q tests/engine/test_kv_cuts.py --timeout=3600
 	$(BIN)/python -m pytest -q tests/server/soak_overload.py tests/server/soak_loop.py tests/text/test_chat_template.py tests/structured/test_hostile.py

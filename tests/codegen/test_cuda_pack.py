@@ -47,7 +47,7 @@ def test_gpus_refuse_activations_in_float32() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quant", ("none", "f32", "int8", "int4a-g32"))
+@pytest.mark.parametrize("quant", ["none", "int4a-g32", *(pytest.param(q, marks=pytest.mark.sweep) for q in ("f32", "int8"))])
 def test_logits_of_a_batch(random_pack: RandomPack, quant: str) -> None:
     """Prompts in chunks, decode beside prefill, blocks out of order; every schedule gives what the CPU gives."""
     proved = quant == "none"  # one of them, kernels and the whole model

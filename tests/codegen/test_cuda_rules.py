@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import TypeGuard
@@ -46,9 +45,9 @@ HOPPER = next(t for t in CUDA if t.has_early_start)
 # Their kernels differ from those of another chip only in how many blocks share the work, or, without matrix instructions for
 # bfloat16, take a compiler very long: of each format one is looked at, and the largest.
 SOME = ("cuda-sm75", "cuda-sm86", "cuda-sm87", "cuda-sm103", "cuda-sm121")
-# Those of the page's tables, and the one without matrix instructions for bfloat16; all of them when they are asked for.
-FEW = ("cuda-sm75", "cuda-sm80", "cuda-sm90", "cuda-sm100", "cuda-sm120")
-HELD = [t for t in CUDA if "GPU_SWEEP" in os.environ or t.name in FEW]
+# One of each kind of matrix instructions, and the one without any for bfloat16; the others are a sweep.
+FEW = ("cuda-sm75", "cuda-sm80", "cuda-sm90", "cuda-sm120")
+HELD = [pytest.param(t, id=t.name, marks=() if t.name in FEW else pytest.mark.sweep) for t in CUDA]
 PAGE = Path(__file__).parents[2] / "docs" / "kernel-changes.md"
 pytestmark = pytest.mark.skipif(NVRTC is None or not find_tool("nvdisasm"), reason="nvrtc or nvdisasm is not installed")
 # (instructions of a warp for 1,024 bytes of weights at up to 8 rows, share of them that only moves registers): at most
@@ -149,7 +148,7 @@ def over_budget(kernel: SmallLinear, code: list[Instruction]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("target", HELD, ids=lambda t: t.name)
+@pytest.mark.parametrize("target", HELD)
 def test_machine_code_keeps_the_rules(target: GpuTarget) -> None:
     """Nothing spills, everything fits, and the page on changes says what the products of up to 8 rows are made of."""
     kernels = kernels_of(target)

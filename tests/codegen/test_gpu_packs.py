@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
 import pytest
@@ -23,8 +22,12 @@ SOURCES = {"cuda": "code/step.cu", "metal": "code/step.metal"}
 # Of each format: which format's answers of the CPU are expected, and of how many questions. CPUs have no fp8, and round what
 # they multiply with int8 to bytes.
 FORMATS = {"none": ("none", 2), "int8": ("none", 1), "int4-g32": ("int4-g32", 1), "fp8": ("none", 1)}
-# Of each device the format with the most kernels, unless all are asked for.
-ASKED = [(d, q) for d, of in (("cuda", "int4-g32"), ("metal", "fp8")) for q in FORMATS if q == of or "GPU_SWEEP" in os.environ]
+# Of each device the format with the most kernels; the others are a sweep.
+ASKED = [
+    pytest.param(device, quant, marks=() if quant == most else pytest.mark.sweep)
+    for device, most in (("cuda", "int4-g32"), ("metal", "fp8"))
+    for quant in FORMATS
+]
 # As many kinds of packs as differ in more than their machine code. CUDA: without matrix instructions for bfloat16, with 163, with
 # 99 KiB of shared memory, and both of these with early starts. Metal: without the type bfloat and with it.
 KINDS = {"cuda": 5, "metal": 2}

@@ -47,7 +47,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         ("cpu", "f32", 1e-4),
         pytest.param("cpu", "none", 3e-2, marks=pytest.mark.slow),
         pytest.param("cuda-sm80", "f32", 1e-4, marks=pytest.mark.slow),
-        pytest.param("cuda-sm80", "none", 3e-2, marks=pytest.mark.slow),
+        pytest.param("cuda-sm80", "none", 3e-2, marks=pytest.mark.sweep),
         pytest.param("metal-m1", "none", 3e-2, marks=pytest.mark.slow),
     ),
 )

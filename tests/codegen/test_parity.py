@@ -88,7 +88,10 @@ def check(case: tuple[str, dict[str, Any], int], rounded: bool) -> None:
 
 
 @pytest.mark.timeout(60 + 60 * MODELS)
-@pytest.mark.parametrize(("part", "count"), [(0, 3), *(pytest.param(part, MODELS, marks=pytest.mark.slow) for part in (1, 2))])
+@pytest.mark.parametrize(
+    ("part", "count"),
+    [(0, 3), pytest.param(1, MODELS, marks=pytest.mark.slow), pytest.param(2, MODELS, marks=pytest.mark.sweep)],
+)
 def test_logits_and_greedy_tokens_of_random_models(part: int, count: int) -> None:
     """f32: logits within 1e-4 and 64 greedy tokens equal; bf16, of every second: within 2e-2 of f32 and nearer than
     transformers' bf16. The first of each part is the smallest that there is."""

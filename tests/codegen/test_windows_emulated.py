@@ -35,7 +35,10 @@ def device(pack: Pack, **changes: Any) -> Iterator[Poisoned]:
 
 @pytest.mark.parametrize(
     ("target", "quant", "mixed"),
-    (("cuda-sm80", "none", True), ("cuda-sm80", "none", False), ("cuda-sm80", "f32", False), ("metal-m1", "none", True)),
+    [
+        ("cuda-sm80", "none", True), ("metal-m1", "none", True),
+        *(pytest.param("cuda-sm80", quant, False, marks=pytest.mark.sweep) for quant in ("none", "f32")),
+    ],
 )
 def test_released_blocks_are_never_read(target: str, quant: str, mixed: bool, tmp_path: Path) -> None:
     """Decoding, prefill and the plain kernel; with float32 there are no matrix instructions and the last one does all."""

@@ -48,7 +48,7 @@ def test_cuda_sources_compile_with_zig_alone() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["aarch64-linux-gnu", "aarch64-macos", "x86_64-macos"])
+@pytest.mark.parametrize("target", ["aarch64-linux-gnu", "aarch64-macos", pytest.param("x86_64-macos", marks=pytest.mark.sweep)])
 def test_other_machines(target: str, tmp_path: Path) -> None:
     """Compiled only: context switch, sections and small floats of machines that are not at hand."""
     for name, unit, headers in (

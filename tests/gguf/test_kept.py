@@ -209,8 +209,8 @@ def check_weights(pack: Path, path: Path) -> tuple[int, int]:
 @pytest.mark.parametrize(
     ("kinds", "tied"),
     [
-        pytest.param(MIXED, False, id="mixed"), pytest.param(KEPT, False, id="blocks of 32", marks=pytest.mark.slow),
-        pytest.param(MEDIUM, False, id="medium", marks=pytest.mark.slow),
+        pytest.param(MIXED, False, id="mixed"), pytest.param(KEPT, False, id="blocks of 32", marks=pytest.mark.sweep),
+        pytest.param(MEDIUM, False, id="medium", marks=pytest.mark.sweep),
         pytest.param(KEPT | {"token_embd": "q8_0"}, True, id="blocks of 32, tied", marks=pytest.mark.slow),
         pytest.param(MEDIUM | {"token_embd": "q6_k"}, True, id="medium, tied", marks=pytest.mark.slow),
         pytest.param(MEDIUM | {"token_embd": "q5_k", "ffn_down": "q5_1"}, False, id="more", marks=pytest.mark.slow),

@@ -66,7 +66,13 @@ def rounded(x: Array, act: str) -> Array:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quant, activations", [(q, "auto") for q in ("int8", "int4-g32", "int4a-g32")] + [("int4-g32", "f32")])
+@pytest.mark.parametrize(
+    "quant, activations",
+    [
+        pytest.param("int8", "auto", marks=pytest.mark.sweep), pytest.param("int4-g32", "auto", marks=pytest.mark.sweep),
+        ("int4a-g32", "auto"), ("int4-g32", "f32"),
+    ],
+)  # fmt: skip
 def test_quantized_experts_are_those_of_the_stored_weights(
     quant: str, activations: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

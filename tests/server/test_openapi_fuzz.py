@@ -12,7 +12,7 @@ import pytest
 from tests.server.harness import echoes, running
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-EXAMPLES = os.environ.get("EXAMPLES", "10")  # of each route
+EXAMPLES = os.environ.get("EXAMPLES", "6")  # of each route
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from tests.structured.random_model import RandomModel
 from tests.structured.schemas import KEYWORDS, schema
 
 FEW = 60
-MANY = int(os.environ.get("SCHEMAS", "1000"))
+MANY = int(os.environ.get("SCHEMAS", "400"))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_an_answer_of_listed_values_is_one_of_them(model: RandomModel, values: l
 
 
 @pytest.mark.slow
-def test_answers_keep_to_a_thousand_schemas(model: RandomModel) -> None:
+def test_answers_keep_to_many_schemas(model: RandomModel) -> None:
     tally = tried(model, range(1000, 1000 + MANY), answers=3)
     print(f"{tally.total} schemas, {len(tally.refused)} refused, {tally.unfinished} answers cut off", *tally.refused, sep="\n")
     assert len(tally.refused) <= 0.05 * tally.total, tally.refused
