@@ -16,15 +16,17 @@ from ferrum.errors import FerrumError
 if TYPE_CHECKING:
     from ferrum.devices.base import Executor
     from ferrum.pack.reader import Pack
-    from ferrum.proof.quality import Texts
 
 _TOKENS = 128  # of each text
+_AT_ONCE = 4  # texts: logits of more would be most of the memory
+_LARGEST_TEXT = 2**22  # bytes
 _ROUNDS, _STEPS = 3, 24  # turns of each pack, steps that are timed in one
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", metavar="A.fpk", help="the pack that is taken as right")
     parser.add_argument("second", metavar="B.fpk", help="the pack that is compared with it")
+    parser.add_argument("--text", metavar="FILE", help="compare them on this text, in pieces of 128 tokens")
     parser.add_argument("--static", action="store_true", help="compare what the packs hold and run neither")
     add_load_choices(parser)
 
@@ -41,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
         found = differences(first, second)
         result: dict[str, Any] = {"differences": [{"what": what, "a": left, "b": right} for what, left, right in found]}
         if not args.static:
-            result |= _measured(first, second, args.threads)
+            result |= _measured(first, second, args.text, args.threads)
     if args.json:
         print_json(result)
         return 0
@@ -55,20 +57,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(first: Pack, second: Pack, threads: int) -> dict[str, Any]:
+def _measured(first: Pack, second: Pack, text: str | None, threads: int) -> dict[str, Any]:
     """Both packs on this machine, loaded side by side. Raises FerrumError where one cannot run or the numbers do not compare."""
     from ferrum.engine.load import find_device
-    from ferrum.proof.quality import compare, room_for, text_logits
+    from ferrum.proof.quality import Distance, Texts, card_of, room_for, text_logits
 
-    texts = _common_texts(first, second)
+    pieces, distance = _common_pieces(first, second, text), Distance()
+    steps = [Texts(pieces[at : at + _AT_ONCE]) for at in range(0, len(pieces), _AT_ONCE)]
+    widest = Texts([max(pieces, key=len)] * len(steps[0].ids))  # has room for each of the steps
     with ExitStack() as loaded:
         both: list[Executor] = []
         for pack in (first, second):
             device = find_device(pack.manifest.target.device)
-            both.append(device.load(pack, room_for(pack.manifest, texts, threads)))
+            both.append(device.load(pack, room_for(pack.manifest, widest, threads)))
             loaded.callback(both[-1].close)
-        card = compare(text_logits(both[0], texts), text_logits(both[1], texts), texts)
-        speeds = _speeds(both, max(texts.read, key=len))
+        for texts in steps:
+            distance.add(text_logits(both[0], texts), text_logits(both[1], texts), texts)
+        speeds = _speeds(both, widest.read[0])
+    card = card_of(distance)
     quality = {
         "positions": card.positions,
         "kl_mean": card.kl_mean,
@@ -80,12 +86,12 @@ def _measured(first: Pack, second: Pack, threads: int) -> dict[str, Any]:
     return {"quality": quality, "speed": speeds}
 
 
-def _common_texts(first: Pack, second: Pack) -> Texts:
-    """The tokens of the shipped texts, which must be the same to both packs."""
-    from ferrum.proof.quality import Texts
-    from ferrum.text.sample_text import sample_tokens
+def _common_pieces(first: Pack, second: Pack, text: str | None) -> list[list[int]]:
+    """The tokens of the texts, which must be the same to both packs."""
+    from ferrum.text.sample_text import pieces_of, sample_tokens
     from ferrum.text.tokenizer import Tokenizer
 
+    given = _read(text) if text is not None else ""
     where, longest = f"{first.path}, {second.path}", min(p.manifest.model.max_model_len for p in (first, second))
     ids: list[list[list[int]]] = []
     for pack in (first, second):
@@ -93,12 +99,32 @@ def _common_texts(first: Pack, second: Pack) -> Texts:
             step = "add --static to compare what the packs hold"
             raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it reads no text", str(pack.path), step)
         tokenizer = Tokenizer(pack.member("tokenizer.json"))
-        ids.append(sample_tokens(tokenizer, pack.manifest.model.vocab_size, min(_TOKENS, longest)))
+        known, most = pack.manifest.model.vocab_size, min(_TOKENS, longest)
+        ids.append(pieces_of(tokenizer, given, known, most) if text is not None else sample_tokens(tokenizer, known, most))
+    if text is not None and not all(ids):
+        raise FerrumError("text-unreadable", "the text has fewer than two tokens", text, "give a longer one")
     sizes = {pack.manifest.model.vocab_size for pack in (first, second)}
     if len(sizes) > 1 or ids[0] != ids[1] or not ids[0]:
         what = "their vocabularies differ, so what one predicts says nothing of the other"
         raise FerrumError("packs-incomparable", what, where, "add --static to compare what the packs hold")
-    return Texts(ids[0])
+    return ids[0]
+
+
+def _read(path: str) -> str:
+    """A user's text. Raises FerrumError for a file that is none, or too large to be compared in a day."""
+    file, step = Path(path), "give a file of plain text in UTF-8"
+    if not file.is_file():
+        raise FerrumError("text-unreadable", "there is no such file", path, step)
+    if file.stat().st_size > _LARGEST_TEXT:
+        what = f"{file.stat().st_size:,} bytes, more than {_LARGEST_TEXT:,}"
+        raise FerrumError("text-unreadable", what, path, "give a part of it")
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FerrumError("text-unreadable", f"it cannot be read: {error}", path, step) from None
+    if not text.strip():
+        raise FerrumError("text-unreadable", "the file is empty", path, step)
+    return text
 
 
 def _speeds(both: list[Executor], prompt: list[int]) -> dict[str, Any] | None:

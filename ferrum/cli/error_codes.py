@@ -264,6 +264,10 @@ ERROR_CODES: dict[str, str] = {
         "The checkpoint has no tensor of this name. The configuration and the weights belong to different models, or the "
         "download is incomplete."
     ),
+    "text-unreadable": (
+        "The file of --text is no plain text in UTF-8, has fewer than two tokens, or is larger than the four megabytes that are "
+        "compared in reasonable time."
+    ),
     "text-too-long": "The text is longer than any context could be and was not tokenized.",
     "toolchain-failed": (
         "The C compiler refused the generated source. The saved source and the command to repeat it are in the message; this "

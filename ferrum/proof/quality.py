@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -86,29 +86,48 @@ def _places(executor: Executor, s: int, blocks: int) -> Iterable[NDArray[np.int3
         yield places
 
 
+@dataclass
+class Distance:
+    """How far logits are from a reference's, position by position, over any number of texts."""
+
+    divergence: list[float] = field(default_factory=list)  # KL(reference || found), nats
+    losses: list[tuple[float, float]] = field(default_factory=list)  # nats of the next token: the reference's, the other's
+    agree: int = 0  # positions whose likeliest token is the same
+
+    def add(self, reference: NDArray[np.float32], found: NDArray[np.float32], texts: Texts) -> None:
+        """One step's logits ``[positions, vocab]`` of both. Raises FerrumError where one is not finite."""
+        for right, other, token in zip(reference, found, texts.next, strict=True):
+            p, q = right - right.max(), other - other.max()
+            weights = np.exp(p)
+            sums = [float(e.sum(dtype=np.float64)) for e in (weights, np.exp(q))]
+            self.divergence.append(float((weights * (p - q)).sum(dtype=np.float64)) / sums[0] + math.log(sums[1] / sums[0]))
+            self.losses.append((math.log(sums[0]) - float(p[token]), math.log(sums[1]) - float(q[token])))
+            self.agree += int(right.argmax() == other.argmax())
+        if not (np.isfinite(self.divergence).all() and np.isfinite(self.losses).all()):
+            what = "a logit of the texts is not a finite number"
+            step = "this is a fault of ferrum: report it with the model's config.json"
+            raise FerrumError("proof-failed", what, "quality", step)
+
+
 def compare(
     reference: NDArray[np.float32], found: NDArray[np.float32], texts: Texts, measured: Literal["code", "weights"] = "code"
 ) -> QualityCard:
     """``found`` beside ``reference``, both logits ``[positions, vocab]``. Raises FerrumError where one is not finite."""
-    targets = texts.next
-    divergence, losses, agree = np.empty(len(targets)), np.empty((2, len(targets))), 0
-    for row, (right, other, token) in enumerate(zip(reference, found, targets, strict=True)):
-        p, q = right - right.max(), other - other.max()
-        weights = np.exp(p)
-        sums = [float(e.sum(dtype=np.float64)) for e in (weights, np.exp(q))]
-        divergence[row] = float((weights * (p - q)).sum(dtype=np.float64)) / sums[0] + math.log(sums[1] / sums[0])
-        losses[:, row] = math.log(sums[0]) - p[token], math.log(sums[1]) - q[token]
-        agree += int(right.argmax() == other.argmax())
-    if not (np.isfinite(divergence).all() and np.isfinite(losses).all()):
-        what = "a logit of the texts that ferrum ships is not a finite number"
-        raise FerrumError("proof-failed", what, "quality", "this is a fault of ferrum: report it with the model's config.json")
-    unquantized, perplexity = (math.exp(min(float(loss.mean()), _LARGEST)) for loss in losses)
+    distance = Distance()
+    distance.add(reference, found, texts)
+    return card_of(distance, measured)
+
+
+def card_of(distance: Distance, measured: Literal["code", "weights"] = "code") -> QualityCard:
+    """What is said of at least one position."""
+    losses = np.asarray(distance.losses)
+    unquantized, perplexity = (math.exp(min(float(loss), _LARGEST)) for loss in losses.mean(0))
     return QualityCard(
         measured=measured,
-        positions=len(targets),
-        kl_mean=_short(max(0.0, float(divergence.mean()))),
-        kl_p99=_short(max(0.0, float(np.quantile(divergence, 0.99)))),
-        top1=_short(agree / len(targets)),
+        positions=len(losses),
+        kl_mean=_short(max(0.0, float(np.mean(distance.divergence)))),
+        kl_p99=_short(max(0.0, float(np.quantile(distance.divergence, 0.99)))),
+        top1=_short(distance.agree / len(losses)),
         perplexity=max(1.0, _short(perplexity)),
         perplexity_unquantized=max(1.0, _short(unquantized)),
     )

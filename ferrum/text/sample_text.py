@@ -41,3 +41,13 @@ def sample_tokens(tokenizer: Tokenizer, vocab_size: int, most: int) -> list[list
             ids = [token for token in tokenizer.encode(text) if token < vocab_size]
             found.append(ids[: 1 + most])
     return [ids for ids in found if len(ids) > 1]
+
+
+def pieces_of(tokenizer: Tokenizer, text: str, vocab_size: int, most: int) -> list[list[int]]:
+    """Any text in pieces of at most ``most`` tokens and one to predict; each begins with what the one before it ended with.
+
+    Raises FerrumError where the vocabulary cannot spell it.
+    """
+    ids = [token for token in tokenizer.encode(text) if token < vocab_size]
+    pieces = [ids[at : at + most + 1] for at in range(0, len(ids), most)]
+    return [piece for piece in pieces if len(piece) > 1]

@@ -11,6 +11,7 @@ import pytest
 from ferrum.cli.main import main
 from ferrum.pack.reader import open_pack
 from ferrum.pack.writer import PackWriter
+from ferrum.text.tokenizer import Tokenizer
 from tests.cli.packs import write_pack
 from tests.conftest import CommandLine
 from tests.pack.build import parts_of, with_manifest
@@ -86,6 +87,36 @@ def test_a_pack_and_itself_differ_in_nothing(tiny_pack: Path, capsys: pytest.Cap
     assert said["differences"] == [] and said["quality"]["kl_mean"] == 0 and said["quality"]["top1"] == 1
     assert said["quality"]["perplexity_a"] == said["quality"]["perplexity_b"]
     assert len(said["speed"]["samples"]) == 3 and all(rate > 0 for pair in said["speed"]["samples"] for rate in pair)
+
+
+def test_packs_are_compared_on_a_text_of_the_user(tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several steps and a last piece that is shorter; each token but the first is predicted once."""
+    text = tmp_path / "text.txt"
+    text.write_text("What is 17 + 25? It is 42, and the capital of France is Paris. " * 60, encoding="utf-8")
+    with open_pack(tiny_pack) as pack:
+        count = len(Tokenizer(pack.member("tokenizer.json")).encode(text.read_text(encoding="utf-8")))
+    assert count > 5 * 128 and count % 128 > 1
+    assert main(["diff", str(tiny_pack), str(tiny_pack), "--text", str(text), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["quality"]
+    assert said["positions"] == count - 1 and said["kl_mean"] == 0 and said["top1"] == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "there is no such file"), (b"", "the file is empty"), (b" \n", "the file is empty"),
+        (b"a\xff", "it cannot be read"), (b"a", "fewer than two tokens"), (b"a" * (2**22 + 1), "4,194,305 bytes"),
+    ],
+)  # fmt: skip
+def test_a_text_that_cannot_be_compared_is_one_line(
+    content: bytes | None, words: str, tiny_pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "text.txt"
+    if content is not None:
+        text.write_bytes(content)
+    assert main(["diff", str(tiny_pack), str(tiny_pack), "--text", str(text)]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and words in said.err and str(text) in said.err and len(said.err.splitlines()) == 1, said.err
 
 
 def test_the_difference_that_decides_most_comes_first(tiny_pack: Path, good: Path, capsys: pytest.CaptureFixture[str]) -> None:
