@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product as pairs
 from typing import TypeAlias
 
@@ -92,6 +93,7 @@ def add(*dims: Dim) -> Dim:
     return from_terms(total)
 
 
+@lru_cache(4096)  # a model has few sizes, and every verification asks for the same ones
 def multiply(*dims: Dim) -> Dim:
     out: Dim = 1
     for dim in dims:
@@ -218,7 +220,8 @@ def evaluate(dim: Dim, sizes: Mapping[str, int]) -> int:
     return value
 
 
-def symbols(dim: Dim) -> set[str]:
+@lru_cache(4096)
+def symbols(dim: Dim) -> frozenset[str]:
     """The names in ``dim``."""
     found: set[str] = set()
 
@@ -227,7 +230,7 @@ def symbols(dim: Dim) -> set[str]:
         return text
 
     rebuild(dim, name)
-    return found
+    return frozenset(found)
 
 
 def print_dim(dim: Dim, name: Callable[[str], str] = str) -> str:

@@ -197,7 +197,8 @@ class Scope:
 
     def process(self, node: Node) -> str | tuple[str, ...]:
         """Enter ``node`` under the rules; the name of what stands for its output, or the names of a node that is kept."""
-        node = replace(node, inputs=tuple(self.alias.get(name, name) for name in node.inputs))
+        if any(name in self.alias for name in node.inputs):
+            node = replace(node, inputs=tuple(self.alias.get(name, name) for name in node.inputs))
         if len(node.outputs) > 1 or node.regions:
             return self.keep(node)
         key = (node.op, node.inputs, tuple(sorted(node.attrs.items())), node.output.dtype, node.output.shape)
@@ -274,9 +275,13 @@ def rename(graph: Graph, scope: Scope, nodes: list[Node], needed: set[str], outp
     def to(name: str) -> str:
         return names.get(name, name)
 
-    renamed = [
-        replace(n, inputs=tuple(map(to, n.inputs)), outputs=tuple(replace(v, name=to(v.name)) for v in n.outputs)) for n in nodes
-    ]
+    def with_names(node: Node) -> Node:
+        if not any(name in names for name in (*node.inputs, *(value.name for value in node.outputs))):
+            return node
+        outputs = tuple(replace(value, name=to(value.name)) for value in node.outputs)
+        return replace(node, inputs=tuple(map(to, node.inputs)), outputs=outputs)
+
+    renamed = [with_names(node) for node in nodes]
     params = tuple(p for p in scope.params.values() if p.name in needed)
     return replace(graph, params=params, nodes=tuple(renamed), outputs=tuple(map(to, outputs)))
 

@@ -102,13 +102,13 @@ def rotation_of(s: Scope, q: Node, k: Node) -> tuple[str, dict[str, Attr]]:
     return q.inputs[2], {"rope_scale": q.attrs["rope_scale"], "rope_dim": q.attrs["rope_dim"]}
 
 
-def joined(s: Scope, graph: Graph, node: Node) -> Node:
+def joined(users: Mapping[str, tuple[Node, ...]], node: Node) -> Node:
     """The reshape that puts the heads of ``node`` side by side."""
-    users = graph.users().get(node.output.name, ())
+    found = users.get(node.output.name, ())
     shape = node.output.shape
-    if len(users) != 1 or users[0].op != "reshape" or users[0].output.shape != (shape[0], int(shape[1]) * int(shape[2])):
+    if len(found) != 1 or found[0].op != "reshape" or found[0].output.shape != (shape[0], int(shape[1]) * int(shape[2])):
         raise NotPaged("attention whose heads are not joined", "view as [batch, seq, heads * head_dim]")
-    return users[0]
+    return found[0]
 
 
 def run(graph: Graph) -> Graph:
@@ -116,13 +116,17 @@ def run(graph: Graph) -> Graph:
     s = scope_of(graph)
     findings: list[Finding] = []
     fused: dict[str, tuple[Node, Heads | None]] = {}  # by the name of the joined heads, or of the attention that stays apart
-    attends = [node for node in graph.nodes if node.op == "attend"]
-    for node in attends:
-        if not (faults_of(s, node, describe) or faults_of(s, node, lambda s, n: joined(s, graph, n))):
-            fused[joined(s, graph, node).output.name] = (node, describe(s, node))
+    users = graph.users()
+    for node in graph.nodes:
+        if node.op != "attend":
             continue
-        findings += faults_of(s, node, apart)
-        fused[node.output.name] = (node, None)
+        try:
+            heads, whole = describe(s, node), joined(users, node)
+        except NotPaged:
+            findings += faults_of(s, node, apart)
+            fused[node.output.name] = (node, None)
+        else:
+            fused[whole.output.name] = (node, heads)
     if findings:
         raise UnsupportedOps(findings, f"graph {graph.name}")
     return rebuilt(s, graph, fused) if fused else graph
