@@ -41,4 +41,5 @@ def plan_alone(kernels: Sequence[Kernel], launches: Sequence[Launch], slots: Seq
     table = LaunchTable(version=LAUNCHES_VERSION, contract="", code="", slots=list(slots), launches=list(launches), logits_slot=0)
     by_symbol = {kernel.symbol: kernel for kernel in kernels}
     launched = [(Call((Variant(k),), (), "", (), "tokens", 0), k) for k in (by_symbol[launch.symbol] for launch in launches)]
-    return Plan(distinct(kernels), [], table, launched, [], KvPlan({}, "f32"), vocab_size, Graph("alone", (), (), (), ()))
+    graph = Graph("alone", (), (), (), ())
+    return Plan(distinct(kernels), [], table, launched, [], KvPlan({}, "f32"), vocab_size, vocab_size, graph)

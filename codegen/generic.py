@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ferrum.codegen.kernels import recur, reduce, rope, softmax
+from ferrum.codegen.kernels import attend, pool, recur, reduce, rope, softmax
 from ferrum.codegen.kernels.arrays import conv, cumsum, gather, matmul, order, scatter, take
 from ferrum.codegen.kernels.grouped_linear import choose as grouped_linear
 from ferrum.codegen.kernels.map import choose as maps
@@ -13,6 +13,7 @@ from ferrum.codegen.moves import MOVES
 from ferrum.codegen.walk import Choose
 
 GENERIC: Mapping[str, Choose] = {
+    "attend": attend.choose,
     "conv": conv.choose,
     "cumsum": cumsum.choose,
     "gather": gather.choose,
@@ -21,6 +22,7 @@ GENERIC: Mapping[str, Choose] = {
     "matmul": matmul.choose,
     "paged_attend": paged_attention.of_values,
     "paged_recur": recur.choose,
+    "pool": pool.choose,
     "rope": rope.choose,
     "scatter": scatter.choose,
     "scatter_add": scatter.choose,

@@ -79,13 +79,14 @@ def open_job(options: CompileOptions, progress: Progress) -> Job:
     if folder.is_file() and not is_gguf(folder):
         step = "give a folder with config.json and *.safetensors, or a .gguf file"
         raise FerrumError("format-unsupported", "files of this kind are not models that can be read", str(folder), step)
-    config = find_config(folder)
+    config = find_config(folder, options.pooling)
     if options.max_model_len > config.longest:
         what = f"the model knows positions up to {config.longest} and {options.max_model_len} were asked for"
         raise FerrumError("bad-option", what, "--max-model-len", "give a smaller length")
     if options.quant == KEEP and not open_files(folder).quantized:
         options = replace(options, quant="none")  # the same pack, and the same words about it
-    job = Job(options, folder, target, replace(config, max_model_len=options.max_model_len), progress)
+    config = replace(config, max_model_len=options.max_model_len or config.max_model_len)
+    job = Job(options, folder, target, config, progress)
     if not options.stop_after:
         check_place(job.output)
     return job

@@ -15,7 +15,8 @@ from ferrum.pack.launches import SlotArg
 from ferrum.pack.layers import LayerPoint
 
 # What has large weights, or mixes tokens. Row-wise results show in the products that read them.
-_OPS = ("embedding", "linear", *KEEPS)
+_MIXING = (*KEEPS, "attend")
+_OPS = ("embedding", "linear", *_MIXING)
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.(.+)")
 
 
@@ -60,6 +61,6 @@ def _points(graph: Graph, placed: Iterable[tuple[str, int, int, int]]) -> Iterat
 
 def part_of(node: Node) -> tuple[int, str]:
     """(layer or -1, part) of a node: by its weight's name, by its module where it has none of its own."""
-    name = node.origin.split(" ")[0] if node.op in KEEPS else node.inputs[1].removesuffix(".weight")
+    name = node.origin.split(" ")[0] if node.op in _MIXING else node.inputs[1].removesuffix(".weight")
     found = _LAYER.search(name)
     return (int(found[1]), found[2]) if found else (-1, name or node.op)

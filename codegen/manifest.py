@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
+from functools import partial
 
 from ferrum.codegen.kept import kept_note
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
@@ -15,11 +16,12 @@ from ferrum.codegen.plan import Plan, thread_bytes
 from ferrum.codegen.render import templates_digest
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.graphs.ir import Graph
+from ferrum.graphs.programs import program_of
 from ferrum.pack.check import contract_hash
 from ferrum.pack.launches import ALIGNMENT, Rows, encode_table
 from ferrum.pack.schema import (
+    ENCODE,
     FORMAT_VERSION,
-    STEP,
     CodeRecord,
     KernelRecord,
     Manifest,
@@ -34,11 +36,11 @@ from ferrum.pack.schema import (
     TextRecord,
     TuningRecord,
 )
-from ferrum.pack.step import INPUTS, OUTPUTS, StepArray
+from ferrum.pack.step import INPUTS, OUTPUTS, StepArray, embedding_array
 from ferrum.version import __version__
 
-GRAPH_NAME, CONSTANTS_NAME, PLAN_NAME = f"{STEP}/graph.txt", f"{STEP}/constants", f"{STEP}/plan.json"
-SELFTEST_NAME, LAYERS_NAME = f"{STEP}/selftest.json", f"{STEP}/layers.json"
+# Members of a program, each in a folder of its name.
+GRAPH, CONSTANTS, PLAN, SELFTEST, LAYERS = "graph.txt", "constants", "plan.json", "selftest.json", "layers.json"
 CALLED: tuple[Rows, ...] = ("tokens", "seqs", "samples")  # what a call is a number of
 # Of a CPU's step: a query tile for each token and sequence, a counter for each launch and slot.
 _TILE_BYTES, _COUNTER_BYTES = 12, 64
@@ -160,26 +162,35 @@ def program_arrays(graph: Graph) -> tuple[list[StepArray], list[StepArray]]:
     """What a call of the program takes and gives: the arrays that the graph declares, and those that say whose states it has."""
     given = {value.name for value in graph.inputs}
     inputs = [array for array in INPUTS if array.name in given or array.shape[0] == "seqs"]
+    if program_of(graph) == ENCODE:
+        return inputs, [embedding_array(int(graph.values()[graph.outputs[0]].shape[-1]))]
     return inputs, [array for array in OUTPUTS if array.name in graph.outputs]
+
+
+def member_of(graph: Graph, name: str) -> str:
+    """The name of a member of the program that ``graph`` is of."""
+    return f"{program_of(graph)}/{name}"
 
 
 def program_record(
     plan: Plan, target: Target | GpuTarget, has_selftest: bool = False, has_constants: bool = False
 ) -> ProgramRecord:
     inputs, outputs = program_arrays(plan.graph)
+    name = partial(member_of, plan.graph)
     return ProgramRecord(
-        name=STEP,
-        graph=GRAPH_NAME,
-        constants=CONSTANTS_NAME if has_constants else "",
-        plan=PLAN_NAME,
+        name=program_of(plan.graph),
+        graph=name(GRAPH),
+        constants=name(CONSTANTS) if has_constants else "",
+        plan=name(PLAN),
         rows=[rows for rows in CALLED if any(array.shape[0] == rows for array in (*inputs, *outputs))],
         inputs=inputs,
         outputs=outputs,
         states=[state.name for state in state_records(plan)],
         memory=memory_record(plan, target),
         kernels=kernel_records(plan),
-        selftest=SELFTEST_NAME if has_selftest else "",
-        layers=LAYERS_NAME if has_selftest else "",
+        selftest=name(SELFTEST) if has_selftest else "",
+        layers=name(LAYERS) if has_selftest else "",
+        whole=program_of(plan.graph) == ENCODE,
     )
 
 
@@ -223,7 +234,7 @@ def make_manifest(
         code=[code],
         tuning=tuning,
         text=text,
-        endpoints=["chat.completions", "completions"] if has_text else ["completions"],
+        endpoints=endpoints_of(program.name, has_text),
         provenance=Provenance(
             compiler=f"ferrum {__version__}",
             templates_sha256=templates_digest(target.device),
@@ -232,6 +243,13 @@ def make_manifest(
         ),
         members=[],
     )
+
+
+def endpoints_of(program: str, has_text: bool) -> list[str]:
+    """What a server may offer."""
+    if program == ENCODE:
+        return ["embeddings"]
+    return ["chat.completions", "completions"] if has_text else ["completions"]
 
 
 def count_parameters(plan: Plan) -> int:

@@ -9,6 +9,7 @@ from ferrum.errors import FerrumError
 
 KV_DTYPES = ("bf16", "int8", "f32")
 ACTIVATIONS = ("auto", "f32")
+POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len", "weighted_mean")
 QUANTS = ("keep", "none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 
 
@@ -22,7 +23,8 @@ class CompileOptions:
     weights take (8 bits beside integers), ``f32`` does not and is slower.
     ``start_from`` names a stage whose dumped input is read from ``dump_dir``; ``stop_after`` names the last stage to run.
     ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first. Without ``fuse`` stages that
-    only make things faster are left out.
+    only make things faster are left out. ``pooling``: how one row is made of those of a sequence, where a model is to embed and
+    its folder does not say that.
     """
 
     model: str
@@ -39,6 +41,7 @@ class CompileOptions:
     prove: bool = True
     tune: bool = False
     fuse: bool = True
+    pooling: str = ""
     revision: str = ""
     name: str = ""
 
@@ -53,6 +56,9 @@ class CompileOptions:
         if self.activations not in ACTIVATIONS:
             what = f"no format of activations is called {self.activations!r}"
             raise FerrumError("bad-option", what, "--activations", "use one of " + ", ".join(ACTIVATIONS))
+        if self.pooling and self.pooling not in POOLINGS:
+            what = f"no pooling is called {self.pooling!r}"
+            raise FerrumError("bad-option", what, "--pooling", "use one of " + ", ".join(POOLINGS))
         if self.max_model_len < 0:
             raise FerrumError("bad-option", "a context length cannot be negative", "--max-model-len", "give 1 or more tokens")
 

@@ -15,13 +15,14 @@ from ferrum.codegen.job import Job
 from ferrum.codegen.kept import kept_formats
 from ferrum.codegen.layer_points import layer_points
 from ferrum.codegen.manifest import (
-    CONSTANTS_NAME,
-    GRAPH_NAME,
-    LAYERS_NAME,
-    PLAN_NAME,
-    SELFTEST_NAME,
+    CONSTANTS,
+    GRAPH,
+    LAYERS,
+    PLAN,
+    SELFTEST,
     count_parameters,
     make_manifest,
+    member_of,
     plan_json,
     program_record,
 )
@@ -37,12 +38,14 @@ from ferrum.codegen.text import licence_of, read_text
 from ferrum.graphs.constants import encode_constants
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.models.traced_config import TracedConfig, tracer
+from ferrum.graphs.programs import program_of
 from ferrum.graphs.text import print_graph
 from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.pack.launches import encode_table
+from ferrum.pack.prompts import PROMPTS_NAME, Prompts, encode_prompts
 from ferrum.pack.proof import PROOF_NAME, Proof
 from ferrum.pack.quality import QUALITY_NAME, QualityCard, are_quantized, encode_quality
-from ferrum.pack.schema import STEP, CodeRecord, Manifest, ModelRecord
+from ferrum.pack.schema import ENCODE, CodeRecord, Manifest, ModelRecord
 from ferrum.pack.writer import PackWriter
 from ferrum.text.template_process import TEMPLATE_MEMBERS
 
@@ -82,15 +85,17 @@ class Packing:
     def write(self) -> None:
         """All members but what the proof adds."""
         writer, graph = self.writer, self.plan.graph
-        writer.add(GRAPH_NAME, print_graph(graph).encode())
+        writer.add(self._name(GRAPH), print_graph(graph).encode())
         if constants := encode_constants(graph):
-            writer.add(CONSTANTS_NAME, constants)
+            writer.add(self._name(CONSTANTS), constants)
             self._has_constants = True
-        writer.add(PLAN_NAME, plan_json(self.plan))
+        writer.add(self._name(PLAN), plan_json(self.plan))
         for name, data in self.code.members.items():
             writer.add(name, data)
         if self.text.tokenizer:
             writer.add("tokenizer.json", self.text.tokenizer)
+        if prompts := self._prompts():
+            writer.add(PROMPTS_NAME, encode_prompts(prompts))
         for name, source in self.text.templates.items():
             writer.add(TEMPLATE_MEMBERS[name], source.encode())
         with writer.member("weights") as sink:
@@ -99,6 +104,17 @@ class Packing:
             else:
                 progress = partial(self.job.progress, "pack")
                 write_weights(graph, self.plan.tensors, self.checkpoint, sink, self.job.options.jobs, progress)
+
+    def _prompts(self) -> Prompts | None:
+        """What goes before texts, where the model has such texts."""
+        config = self.job.config
+        embedding = config.embedding if isinstance(config, TracedConfig) else None
+        if embedding is None or not embedding.prompts:
+            return None
+        return Prompts(prompts=dict(embedding.prompts), default=embedding.default_prompt)
+
+    def _name(self, member: str) -> str:
+        return member_of(self.plan.graph, member)
 
     def add_reference(self, graph: Graph) -> None:
         """What the interpreter makes of ``graph``, which has no formats yet, and how GPU kernels fared in emulation."""
@@ -112,8 +128,8 @@ class Packing:
             self.job.max_model_len,
         )
         shared.references[self.contract] = reference
-        self.writer.add(SELFTEST_NAME, msgspec.json.encode(reference.test, order="sorted"))
-        self.writer.add(LAYERS_NAME, msgspec.json.encode(reference.layers(layer_points(self.plan)), order="sorted"))
+        self.writer.add(self._name(SELFTEST), msgspec.json.encode(reference.test, order="sorted"))
+        self.writer.add(self._name(LAYERS), msgspec.json.encode(reference.layers(layer_points(self.plan)), order="sorted"))
         self._has_selftest = True
         if isinstance(self.job.target, GpuTarget):
             whole = emulates(self.job.target.device, parameters)
@@ -121,7 +137,7 @@ class Packing:
             self.writer.add(PROOF_NAME, msgspec.json.encode(Proof(kernels=kernels, whole_model=whole), order="sorted"))
             self._code_members.append(PROOF_NAME)
         formats = {tensor.format for tensor in self.plan.tensors}
-        if are_quantized({*formats, options.kv} if self._runs_here() else formats):
+        if program_of(graph) != ENCODE and are_quantized({*formats, options.kv} if self._runs_here() else formats):
             self._add_quality(graph)
 
     def _add_quality(self, graph: Graph) -> None:
@@ -146,6 +162,7 @@ class Packing:
 
     def _manifest(self) -> Manifest:
         job, code = self.job, self.code
+        entry = {program_of(self.plan.graph): code.entry}
         return make_manifest(
             self.plan,
             job.options,
@@ -153,7 +170,7 @@ class Packing:
             _model_record(job, self.plan),
             self.text.record,
             program_record(self.plan, job.target, self._has_selftest, self._has_constants),
-            CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=self._code_members, toolchain=code.toolchain),
+            CodeRecord(name="main", features=[], entry=entry, members=self._code_members, toolchain=code.toolchain),
             job.tuning,
             source_sha256=self.checkpoint.digest(),
             has_text=bool(self.text.tokenizer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +16,7 @@ from ferrum.codegen.kernels.recur import Recur
 from ferrum.codegen.kv import Kept, kept_by_layer
 from ferrum.codegen.layouts import parse_layout
 from ferrum.codegen.target import GpuTarget, Target
+from ferrum.codegen.views import row_dims
 from ferrum.codegen.walk import Call, Variant
 from ferrum.graphs.ir import Graph
 from ferrum.pack import launches
@@ -68,7 +70,8 @@ class KvPlan:
 class Plan:
     """Everything the renderer and the manifest need; ``table`` is without contract and code until there is code.
 
-    ``launched``: the call and the kernel of each launch of the table.
+    ``launched``: the call and the kernel of each launch of the table. ``width``: numbers of a row of the first output, logits or
+    an embedding.
     """
 
     kernels: list[Kernel]
@@ -78,6 +81,7 @@ class Plan:
     tensors: list[Tensor]
     kv: KvPlan
     vocab_size: int
+    width: int
     graph: Graph = field(repr=False)
 
 
@@ -88,7 +92,8 @@ def plan(graph: Graph, calls: list[Call], target: Target | GpuTarget, kv_dtype: 
     planner = _Planner(graph.outputs, calls, {t.name: t.offset for t in tensors}, kv, target)
     table, launched = planner.table()
     kernels = distinct(v.kernel for call in calls for v in call.variants)
-    return Plan(kernels, calls, table, launched, tensors, kv, vocabulary(graph), graph)
+    width = math.prod(row_dims(graph.values()[graph.outputs[0]].shape))
+    return Plan(kernels, calls, table, launched, tensors, kv, vocabulary(graph), width, graph)
 
 
 def vocabulary(graph: Graph) -> int:

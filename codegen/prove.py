@@ -18,11 +18,12 @@ from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.graphs.interpret import reference_greedy
 from ferrum.graphs.ir import Graph, Param
+from ferrum.graphs.programs import program_of
 from ferrum.pack.layers import LayerPoint, LayerTest
 from ferrum.pack.pages import WINDOW, GivingBack, give_back
 from ferrum.pack.programs import kv_groups
 from ferrum.pack.reader import Pack, open_pack
-from ferrum.pack.schema import SelfTest, SelfTestCase
+from ferrum.pack.schema import ENCODE, SelfTest, SelfTestCase
 from ferrum.pack.selftest import read_layers, read_selftest
 from ferrum.proof.numbers import check_case, describe_case
 from ferrum.proof.sketch import sketch, stored
@@ -96,9 +97,11 @@ class Reference:
 def make_reference(
     graph: Graph, weights: StoredWeights, allowed: float, vocab_size: int, parameters: int, max_len: int
 ) -> Reference:
-    """Prompts of fixed random tokens (``allowed``: the largest error of a logit) and what the interpreter makes of them."""
+    """Prompts of fixed random tokens (``allowed``: the largest error of a number) and what the interpreter makes of them: logits
+    and what follows, or the embedding."""
     random = np.random.default_rng(2024)
-    steps = min(_GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE, max_len - 1)
+    encodes = program_of(graph) == ENCODE
+    steps = 0 if encodes else min(_GREEDY if parameters < _SMALL_MODEL else _GREEDY_LARGE, max_len - 1)
     prompts = [random.integers(0, vocab_size, min(n, max(1, max_len - _GREEDY))).tolist() for n in _PROMPT_LENGTHS]
     ends = np.cumsum([len(prompt) for prompt in prompts]).tolist()
     sketches: list[dict[str, list[float]]] = [{} for _ in prompts]
@@ -112,7 +115,7 @@ def make_reference(
     greedy, rows = reference_greedy(graph, prompts, steps, weights, observe=observe)
     cases = []
     for tokens, continuation, row in zip(prompts, greedy, rows, strict=True):
-        top = np.argsort(-row, kind="stable")[:_TOP]
+        top = np.argsort(-np.abs(row) if encodes else -row, kind="stable")[:_TOP]
         cases.append(
             SelfTestCase(
                 tokens=tokens,

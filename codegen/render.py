@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 
+from ferrum.codegen.kernels.attend import Attend
 from ferrum.codegen.kernels.base import Kernel, distinct
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS, CpuKernel
 from ferrum.codegen.kernels.gpu import GpuKernel
@@ -70,7 +71,7 @@ def _step_fields() -> list[tuple[str, list[str]]]:
 def render_step(plan: Plan, target: Target, contract: str) -> str:
     """The whole step of a CPU as one C source."""
     records = [_record(launch, kernel) for launch, (_, kernel) in zip(plan.table.launches, plan.launched, strict=True)]
-    attention = [k for k in plan.kernels if isinstance(k, CpuAttention)]
+    attention = [k for k in plan.kernels if isinstance(k, CpuAttention | Attend)]
     return (
         environment()
         .get_template("cpu/step.c.j2")
@@ -79,6 +80,7 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
             target=target,
             contract=contract,
             vocab_size=plan.vocab_size,
+            width=plan.width,
             replicate_rows=REPLICATE_ROWS,
             scratch_bytes=thread_bytes(plan.kernels),
             slots=[slot.bytes[0] for slot in plan.table.slots],

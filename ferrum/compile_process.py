@@ -54,11 +54,11 @@ def has_tokenizer(model: Path) -> bool:
     return open_files(model).read("tokenizer.json") is not None
 
 
-def check_config(folder: Path) -> None:
+def check_config(folder: Path, pooling: str = "") -> None:
     """Raises FerrumError when the configuration in a folder or file is not one that the compiler knows. Loads no torch."""
     from ferrum.graphs.models.registry import find_config
 
-    find_config(folder)
+    find_config(folder, pooling)
 
 
 def _end(child: subprocess.Popen[str]) -> None:

@@ -31,7 +31,7 @@ _GGUF_FORM = re.compile(r"-(q\d[a-z0-9_]*|iq\d[a-z0-9_]*|bf16|f16)$")
 _SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
 _FILE_SUFFIXES = (".fpk", ".gguf", ".onnx")
 _SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt")
-_NAMED_TEMPLATE = re.compile(r"additional_chat_templates/[A-Za-z0-9_][A-Za-z0-9._-]*\.jinja")
+_IN_FOLDERS = re.compile(r"additional_chat_templates/[A-Za-z0-9_][A-Za-z0-9._-]*\.jinja|[0-9]+_Pooling/config\.json")
 _SKIPPED = ("consolidated", "original")
 _UNSAFE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -222,10 +222,10 @@ def _pull(name: ModelName, report: FileProgress, check: Callable[[Path], object]
 
 
 def choose_files(name: ModelName, files: list[str]) -> tuple[list[str], list[str]]:
-    """(configuration and tokenizer files, weights) among a repository's files: top-level ones and named chat templates, only
-    in safe formats."""
+    """(configuration and tokenizer files, weights) among a repository's files: top-level ones, named chat templates and what says
+    how a model's rows are pooled, only in safe formats."""
     plain = [f for f in files if _FILE.fullmatch(f)]
-    small = [f for f in plain if f.endswith(_SMALL_SUFFIXES)] + [f for f in files if _NAMED_TEMPLATE.fullmatch(f)]
+    small = [f for f in plain if f.endswith(_SMALL_SUFFIXES)] + [f for f in files if _IN_FOLDERS.fullmatch(f)]
     weights = [f for f in plain if f.endswith(".safetensors") and not f.startswith(_SKIPPED)]
     if "model.safetensors" in weights and "model.safetensors.index.json" not in small:
         weights = ["model.safetensors"]

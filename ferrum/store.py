@@ -60,15 +60,18 @@ def resolve_pack(
     return _compile(name, source, request, path, on_stage)
 
 
-def local_source(name: ModelName, on_file: FileProgress | None = None, check: FolderCheck | None = None) -> Path:
+def local_source(
+    name: ModelName, on_file: FileProgress | None = None, check: FolderCheck | None = None, pooling: str = ""
+) -> Path:
     """The checkpoint's folder; a hub model is downloaded unless a complete copy is in the cache.
 
-    A model that cannot be compiled, or that ``check`` refuses, is refused before its weights are downloaded.
+    A model that cannot be compiled, or that ``check`` refuses, is refused before its weights are downloaded. ``pooling``: as the
+    compiler gets it.
     """
     from ferrum.compile_process import check_config
 
     def both(folder: Path) -> None:
-        check_config(folder)
+        check_config(folder, pooling)
         if check is not None:
             check(folder)
 

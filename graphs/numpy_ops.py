@@ -10,6 +10,7 @@ import numpy as np
 from ferrum.graphs.ir import Node
 from ferrum.graphs.numpy_attention import attend, paged_attend, paged_attention, rope, sdpa
 from ferrum.graphs.numpy_index import conv, cumsum, gather, grouped_linear, pad, put, scatter, sort, take
+from ferrum.graphs.numpy_pool import pool
 from ferrum.graphs.numpy_recur import paged_recur, recur
 from ferrum.graphs.numpy_region import map_elements, scan, split, topk
 from ferrum.graphs.numpy_run import Array, Kernel, Run, normalize, softmax
@@ -186,6 +187,7 @@ KERNELS: Mapping[str, Kernel] = {
     "linear": linear,
     "paged_attend": paged_attend,
     "paged_attention": paged_attention,
+    "pool": pool,
     "recur": recur,
     "paged_recur": paged_recur,
     "sample": sample,

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.graphs import infer_attention, infer_index, infer_recur, infer_region, infer_sample, infer_state
+from ferrum.graphs import infer_attention, infer_index, infer_pool, infer_recur, infer_region, infer_sample, infer_state
 from ferrum.graphs.dims import DimFault, add, multiply
 from ferrum.graphs.ir import STATE_KINDS, Attr, Region, Value
 from ferrum.graphs.op_spec import (
@@ -315,7 +315,7 @@ OPS: Mapping[str, OpSpec] = {
     "view": OpSpec((1, 1), infer_state.view, {"axis": "int", "start": "int", "end": "int"}, state=True),
     # tokens that see each other: scaled dot product as torch has it, on [batch, heads, seq, head_dim], and the general form
     "sdpa": OpSpec((3, 4), infer_attention.sdpa, {"is_causal": "bool", "scale": "float"}),
-    "attend": OpSpec((3, 8), infer_attention.attend, ATTEND, state=True),
+    "attend": OpSpec((3, 8), infer_attention.attend, ATTEND, state=True, paged=True),
     "rope": OpSpec((3, 3), infer_attention.rope, ROPE, paged=True),
     "recur": OpSpec((4, 5), infer_recur.recur, {"delta": "bool"}),
     "short_conv": OpSpec((3, 3), None, infer_all=infer_region.short_conv),
@@ -330,6 +330,8 @@ OPS: Mapping[str, OpSpec] = {
     "paged_recur": OpSpec((4, 5), infer_recur.paged_recur, {"layer": "int", "states": "strs", "delta": "bool"}, paged=True),
     # its tail: the rows whose logits are wanted, and what is drawn from them
     "gather_rows": OpSpec((2, 2), gather_rows, paged=True, numpy=lambda x, rows: x[rows]),
+    # of encoders: one row of each sequence
+    "pool": OpSpec((1, 2), infer_pool.pool, {"how": "str"}, paged=True),
     "sample": OpSpec((infer_sample.ARITY, infer_sample.ARITY), None, infer_all=infer_sample.sample, paged=True),
     # rows in the number format that a product wants; only after layout
     "quantize": OpSpec((1, 1), quantize, {"act": "str"}, paged=True, numpy=lambda x, act: x),  # the oracle keeps the exact rows

@@ -42,7 +42,7 @@ def survey(
     if found and not finished:  # attention of later layers, and what only the last stages would say of it
         known = {(f.what, f.source) for f in found}
         merged = run_pipeline(graph, stop_after="merge_linear")
-        more = page_attention.attention_findings(merged, page_attention.check)
+        more = page_attention.attention_findings(merged, page_attention.judge_of(merged))
         if complete:
             more += tail.end_findings(merged)
         found += [f for f in more if (f.what, f.source) not in known]

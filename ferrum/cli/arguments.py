@@ -13,6 +13,7 @@ from ferrum.cli.progress import Progress, stage_progress
 
 QUANTS = ("keep", "none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-g128", "int4a-g32")
 KV_DTYPES = ("bf16", "int8", "f32")
+POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len", "weighted_mean")
 ACTIVATIONS = ("auto", "f32")
 MODEL_HELP = "a pack, a folder, a .gguf file, an alias such as qwen3:0.6b, or org/name[@revision]"
 
@@ -35,6 +36,12 @@ def add_compile_choices(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-model-len", type=non_negative, default=0, metavar="N", help="longest sequence in tokens (default: the model's)"
     )
+
+
+def add_pooling(parser: argparse.ArgumentParser) -> None:
+    """For models whose folder does not say it: only where a model is compiled, since a pack keeps it."""
+    pooling = "make a pack that embeds, with this row of a text (default: as the model's modules.json says)"
+    parser.add_argument("--pooling", default="", choices=POOLINGS, help=pooling)
 
 
 def add_load_choices(parser: argparse.ArgumentParser) -> None:

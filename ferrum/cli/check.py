@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from ferrum.cli.arguments import add_compile_choices, progress_of
+from ferrum.cli.arguments import add_compile_choices, add_pooling, progress_of
 from ferrum.cli.output import print_json, print_notes
 from ferrum.errors import EXIT_FAILURE
 
@@ -13,6 +13,7 @@ from ferrum.errors import EXIT_FAILURE
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, an alias (qwen3:0.6b), or org/name[@revision]")
     add_compile_choices(parser)
+    add_pooling(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,9 +28,14 @@ def run(args: argparse.Namespace) -> int:
     except ModuleNotFoundError as error:
         raise require_compiler(error) from error
     with progress_of(args) as progress:
-        source = local_source(name, progress)
+        source = local_source(name, progress, pooling=args.pooling)
     options = CompileOptions(
-        model=str(source), target=args.target, quant=args.quant, max_model_len=args.max_model_len, name=name.short
+        model=str(source),
+        target=args.target,
+        quant=args.quant,
+        max_model_len=args.max_model_len,
+        pooling=args.pooling,
+        name=name.short,
     )
     findings, notes = check_model(options), read_text(source).notes
     if args.json:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from ferrum.cli.arguments import add_compile_choices, progress_of
+from ferrum.cli.arguments import add_compile_choices, add_pooling, progress_of
 from ferrum.cli.options import non_negative
 from ferrum.cli.output import print_json, print_notes, size
 from ferrum.cli.quality import quality_note
@@ -17,6 +17,7 @@ from ferrum.cli.quality import quality_note
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, an alias (qwen3:0.6b), or org/name[@revision]")
     add_compile_choices(parser)
+    add_pooling(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the pack's path (default NAME.TARGET.fpk in this folder)")
     parser.add_argument("--dump-ir", action="store_true", help="write the graph after every stage to build/dump/NAME")
     parser.add_argument(
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     _check_places(args)
     started = time.monotonic()
     with progress_of(args) as progress:
-        source = local_source(name, progress)
+        source = local_source(name, progress, pooling=args.pooling)
         dump = args.dump_dir or (str(Path("build") / "dump" / name.short) if args.dump_ir or args.start_from else None)
         options = CompileOptions(
             model=str(source),
@@ -66,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
             prove=args.prove,
             tune=args.tune,
             fuse=args.fuse,
+            pooling=args.pooling,
             revision=source.name if name.kind == "hub" else "",
             name=name.short,
         )

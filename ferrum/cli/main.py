@@ -23,6 +23,7 @@ VERBS = {
     "compile": "turn a model into a .fpk file",
     "serve": "start an OpenAI-compatible server",
     "run": "chat in the terminal",
+    "embed": "turn texts into embeddings",
     "pull": "download a model from the Hugging Face hub",
     "list": "show models and packs on this machine",
     "stop": "end the running server",

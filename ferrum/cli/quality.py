@@ -82,6 +82,8 @@ def quality_note(path: Path) -> str:
 
 def _unmeasured(manifest: Manifest) -> str:
     program = manifest.program()
+    if program is not None and program.whole:
+        return "as there are cards only of models that predict tokens"
     if program is None or not program.selftest:
         return "as the pack was not proved"
     return "as no text can be given to the model, or the pack's code cannot run here"

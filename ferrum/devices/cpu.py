@@ -8,6 +8,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -27,7 +28,7 @@ from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import INPUTS, OUTPUTS
 
-ABI = 5
+ABI = 6
 # Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
 _SPIN = 3000
 _ALL = (1 << 31) - 1  # launches: more than any step has
@@ -78,9 +79,9 @@ def _code_file(code: memoryview) -> tuple[int, str]:
 class Library:
     """The pack's shared object, with the signatures of its entry points."""
 
-    def __init__(self, pack: Pack, entry: str) -> None:
-        where = f"{pack.path.name}: {entry}"
-        self._fd, path = _code_file(pack.member(entry))
+    def __init__(self, pack: Pack, program: StepProgram) -> None:
+        where = f"{pack.path.name}: {program.entry}"
+        self._fd, path = _code_file(pack.member(program.entry))
         try:
             self.lib = ctypes.CDLL(path)
         except OSError as error:
@@ -90,7 +91,7 @@ class Library:
             ) from None
         try:
             self._declare()
-            self._check(pack, where)
+            self._check(pack, where, program.width)
         except BaseException:
             self.close()
             raise
@@ -113,14 +114,14 @@ class Library:
         lib.ferrum_roof_read.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         lib.ferrum_roof_dot.argtypes = [ctypes.c_void_p, ctypes.c_int32]
 
-    def _check(self, pack: Pack, where: str) -> None:
+    def _check(self, pack: Pack, where: str, width: int) -> None:
         abi = self.lib.ferrum_abi()
         contract = ctypes.cast(self.lib.ferrum_contract, ctypes.c_char_p).value or b""
         if abi != ABI:
             raise FerrumError(
                 "pack-version", f"the code speaks ABI {abi} and this ferrum speaks {ABI}", where, "compile the pack again"
             )
-        if contract.decode("ascii", "replace") != pack.manifest.contract:
+        if contract.decode("ascii", "replace") != pack.manifest.contract or self.lib.ferrum_width() != width:
             raise FerrumError("contract-mismatch", "code and weights do not belong together", where, "compile the pack again")
 
     def close(self) -> None:
@@ -141,7 +142,7 @@ class CpuExecutor:
         self._cpus = np.array(cpus if threads == len(cpus) else [-1] * threads, np.int32)
         self.limits = choose_limits(manifest, program, options, threads)
         self.buffers = StepBuffers(self.limits)
-        self._library = Library(pack, program.entry)
+        self._library = Library(pack, program)
         try:
             self._open(pack, program, options, threads, len(cpus))
         except BaseException:
@@ -162,7 +163,7 @@ class CpuExecutor:
                 "device-failed", f"the worker threads cannot start: {os.strerror(error)}", "cpu", "lower the number of threads"
             )
         self._run = self._library.lib.ferrum_step
-        self._logits = self._map_logits()
+        self._logits = self._map_logits(program.width)
         self._prefault = Prefault(pack.address("weights"), pack.weights.nbytes if options.prefault else 0)
 
     def _make_config(self, pack: Pack, threads: int, spin: int) -> ctypes.Structure:
@@ -179,8 +180,8 @@ class CpuExecutor:
             pools=tuple(KvPool(self._kv.ctypes.data + pool.start, pool.num_blocks) for pool in pools),
         )
 
-    def _map_logits(self) -> NDArray[np.float32]:
-        shape = (self.limits.max_samples, self.limits.vocab_size)
+    def _map_logits(self, width: int) -> NDArray[np.float32]:
+        shape = (self.limits.max_samples, width)
         start = self._library.lib.ferrum_logits(self._handle) - self._arena.ctypes.data
         return self._arena[start : start + 4 * shape[0] * shape[1]].view(np.float32).reshape(shape)
 
@@ -268,16 +269,19 @@ def choose_limits(manifest: Manifest, program: StepProgram, options: DeviceOptio
     max_samples = options.max_samples or options.max_seqs
     fixed = memory.fixed + options.max_tokens * memory.per_token + max_samples * memory.per_sample + threads * memory.per_thread
     budget = options.kv_cache_bytes or int(max(0, free_memory() - fixed) * _KV_SHARE)
+    length = options.max_model_len or model.max_model_len
     limits = Limits(
-        max_tokens=options.max_tokens,
+        max_tokens=max(options.max_tokens, length) if program.record.whole else options.max_tokens,
         max_seqs=options.max_seqs,
         max_samples=max_samples,
         num_blocks=0,
         block_size=unit,
-        max_blocks_per_seq=-(-(options.max_model_len or model.max_model_len) // unit),
+        max_blocks_per_seq=-(-length // unit),
         vocab_size=model.vocab_size,
         max_adjust=max(1 << 16, max_samples * 1024),
     )
+    if program.record.whole:  # nothing is kept
+        return replace(limits, num_blocks=limits.max_blocks_per_seq * limits.max_seqs)
     return with_blocks(limits, program.groups, budget, options.kv_cache_bytes > 0)
 
 

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from ferrum.devices.base import Device, Executor
 from ferrum.devices.options import DeviceOptions
+from ferrum.engine.encoder import Encoder
 from ferrum.engine.engine import Engine
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.reports import EngineInfo, WindowInfo
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import kv_groups
+from ferrum.pack.programs import kv_groups, require_program
 from ferrum.pack.reader import Pack, open_pack
+from ferrum.pack.schema import ENCODE
 from ferrum.structured.masks import GrammarMasks
 
 if TYPE_CHECKING:
@@ -34,11 +36,11 @@ AUTO = "auto"
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """An open pack, its executor and the engine over it. ``close`` frees everything."""
+    """An open pack, its executor and the engine over it, which makes tokens or embeddings. ``close`` frees everything."""
 
     pack: Pack
     executor: Executor
-    engine: Engine
+    engine: Engine | Encoder
     info: EngineInfo
 
     def close(self) -> None:
@@ -68,16 +70,22 @@ def load_model(
         length = _model_len(record.model.max_model_len, device_options, engine_options)
         executor = find_device(name).load(pack, replace(device_options, max_model_len=length))
         try:
-            options = replace(engine_options, max_model_len=length)
-            ends = record.text.eos_token_ids
-            engine = Engine(executor, options, eos_token_ids=ends, masks=_masks(pack, executor.limits.vocab_size, ends))
+            engine = _engine(pack, executor, replace(engine_options, max_model_len=length))
         except BaseException:
             executor.close()
             raise
     except BaseException:
         pack.close()
         raise
-    return LoadedModel(pack, executor, engine, _info(pack, name, engine))
+    info = _encoder_info(pack, name, engine) if isinstance(engine, Encoder) else _info(pack, name, engine)
+    return LoadedModel(pack, executor, engine, info)
+
+
+def _engine(pack: Pack, executor: Executor, options: EngineOptions) -> Engine | Encoder:
+    if require_program(pack.manifest, str(pack.path)).name == ENCODE:
+        return Encoder(executor, options)
+    ends = pack.manifest.text.eos_token_ids
+    return Engine(executor, options, eos_token_ids=ends, masks=_masks(pack, executor.limits.vocab_size, ends))
 
 
 def _masks(pack: Pack, vocab_size: int, ends: list[int]) -> GrammarMasks | None:
@@ -131,6 +139,26 @@ def _check_options(options: DeviceOptions) -> None:
         if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:
             what = f"{field.name} must be a whole number from {smallest} to {largest}"
             raise FerrumError("invalid-option", what, field.name, "give another number")
+
+
+def _encoder_info(pack: Pack, device: str, encoder: Encoder) -> EngineInfo:
+    record, limits = pack.manifest, encoder.executor.limits
+    return EngineInfo(
+        model=record.model.name,
+        device=device,
+        vocab_size=limits.vocab_size,
+        max_model_len=encoder.max_model_len,
+        max_num_seqs=encoder.max_seqs,
+        max_num_batched_tokens=encoder.max_tokens,
+        max_queue=encoder.options.max_queue,
+        num_blocks=0,
+        block_size=limits.block_size,
+        bytes_per_block=0,
+        weight_bytes=record.weights_bytes,
+        kv_bytes=0,
+        prefix_cache=False,
+        embedding_width=encoder.width,
+    )
 
 
 def _info(pack: Pack, device: str, engine: Engine) -> EngineInfo:

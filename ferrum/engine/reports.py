@@ -71,6 +71,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """What was loaded. ``max_model_len``: most tokens (prompt and output) of one sequence, also bounded by the KV memory.
 
     ``num_blocks`` and ``bytes_per_block`` are those of the layers without a window; ``kv_bytes`` counts all blocks.
+    ``embedding_width``: numbers of an embedding, of a pack that makes these and nothing else; 0 of one that generates.
     """
 
     model: str
@@ -87,6 +88,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     kv_bytes: int
     prefix_cache: bool
     windows: list[WindowInfo] = []
+    embedding_width: int = 0
 
 
 def queue_full(unfinished: int) -> FerrumError:

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 
@@ -25,6 +25,8 @@ from ferrum.engine.params import SamplingParams
 from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent, queue_full
 from ferrum.engine_process.messages import (
     Abort,
+    Embed,
+    Embedded,
     Events,
     Failed,
     FrameReader,
@@ -137,6 +139,7 @@ class EngineClient(asyncio.Protocol):
         self._frames = FrameReader()
         self._ready: asyncio.Future[EngineInfo] = self._loop.create_future()
         self._requests: dict[str, _Pending] = {}
+        self._rows: dict[str, asyncio.Future[bytes]] = {}
         self._calls: dict[int, asyncio.Future[EngineStats]] = {}
         self._error: FerrumError | None = None
         self._closing = False
@@ -187,12 +190,12 @@ class EngineClient(asyncio.Protocol):
     @property
     def num_active(self) -> int:
         """Requests that are queued or running."""
-        return len(self._requests)
+        return len(self._requests) + len(self._rows)
 
     @property
     def _unfinished(self) -> int:
         """Choices that the engine may still have; never less than it has."""
-        return sum(len(pending.open) for pending in self._requests.values())
+        return len(self._rows) + sum(len(pending.open) for pending in self._requests.values())
 
     def generate(self, prompt: Sequence[int], params: SamplingParams, *, salt: str = "") -> Generation:
         """Send a request; its refusal is raised by the first wait for an event.
@@ -200,19 +203,35 @@ class EngineClient(asyncio.Protocol):
         Raises FerrumError at once: "queue-full" (known here, so that nobody waits for a step to hear it),
         "engine-draining", "engine-closed" or what ended the engine.
         """
-        self._check_open()
-        if self.draining:
-            raise FerrumError("engine-draining", "the server is shutting down", "", "try again later")
-        limit = self.info.max_queue + self.info.max_num_seqs
-        if self._unfinished + params.n > limit:
-            self._num_refused += 1
-            raise queue_full(self._unfinished)
-        # never used twice: events of a request that was ended may still be under way
-        self._count += 1
-        request_id = f"r{self._count}"
+        request_id = self._admitted(params.n)
         self._send(Generate(request_id, list(prompt), params, salt))
         pending = self._requests[request_id] = _Pending(params.n)
         return Generation(self, request_id, pending)
+
+    async def embed(self, prompt: Sequence[int], dimensions: int = 0) -> bytes:
+        """The embedding of a prompt, float32 in little-endian bytes; ``dimensions`` 0: all of it. Raises FerrumError as
+        ``generate``, and the engine's refusal."""
+        request_id = self._admitted(1)
+        self._send(Embed(request_id, list(prompt), dimensions))
+        row = self._rows[request_id] = self._loop.create_future()
+        try:
+            return await row
+        finally:
+            del self._rows[request_id]
+            if row.cancelled() and self.alive:
+                self._send(Abort(request_id))
+            self._rest()
+
+    def _admitted(self, choices: int) -> str:
+        """An id for a request, never used twice: events of one that was ended may still be under way. Raises FerrumError."""
+        self._check_open()
+        if self.draining:
+            raise FerrumError("engine-draining", "the server is shutting down", "", "try again later")
+        if self._unfinished + choices > self.info.max_queue + self.info.max_num_seqs:
+            self._num_refused += 1
+            raise queue_full(self._unfinished)
+        self._count += 1
+        return f"r{self._count}"
 
     def abort(self, request_id: str, index: int | None = None) -> None:
         """End one choice or all of a request; its iterator ends without further events. Unknown ids are ignored."""
@@ -233,11 +252,11 @@ class EngineClient(asyncio.Protocol):
     async def drain(self, timeout: float | None = None) -> bool:
         """Refuse new requests and wait for the running ones; False when some are left after ``timeout`` seconds."""
         self.draining = True
-        if self._requests:
+        if self.num_active:
             if self._idle is None or self._idle.done():
                 self._idle = self._loop.create_future()
             await asyncio.wait([self._idle], timeout=timeout)
-        return not self._requests
+        return not self.num_active
 
     async def close(self) -> None:
         """End the engine and its process; running requests fail with "engine-closed". Safe to call twice."""
@@ -292,8 +311,14 @@ class EngineClient(asyncio.Protocol):
     def _dispatch(self, message: FromEngine) -> None:
         if isinstance(message, Events):
             self._deliver(message.events)
+        elif isinstance(message, Embedded):
+            for request_id, values in message.rows:
+                if (row := self._rows.get(request_id)) is not None and not row.done():
+                    row.set_result(values)
         elif isinstance(message, Refused):
-            pending = self._requests.get(message.request_id)
+            pending, row = self._requests.get(message.request_id), self._rows.get(message.request_id)
+            if row is not None and not row.done():
+                row.set_exception(to_error(message))
             if pending is not None:
                 pending.error = to_error(message)
                 pending.open.clear()
@@ -345,7 +370,11 @@ class EngineClient(asyncio.Protocol):
     def _finish(self, request_id: str, pending: _Pending) -> None:
         del self._requests[request_id]
         pending.wake()
-        if not self._requests and self._idle is not None and not self._idle.done():
+        self._rest()
+
+    def _rest(self) -> None:
+        """Tell who drains when nothing runs any more."""
+        if not self.num_active and self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
 
     def _fail(self, error: FerrumError) -> None:
@@ -360,7 +389,8 @@ class EngineClient(asyncio.Protocol):
             pending.error = error
             pending.open.clear()
             self._finish(request_id, pending)
-        for call in self._calls.values():
+        waiting: list[asyncio.Future[Any]] = [*self._calls.values(), *self._rows.values()]
+        for call in waiting:
             if not call.done():
                 call.set_exception(error)
         self._calls.clear()

@@ -16,10 +16,13 @@ import threading
 import traceback
 from queue import Empty, SimpleQueue
 
+from ferrum.engine.encoder import Encoder
 from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
 from ferrum.engine_process.messages import (
     Abort,
+    Embed,
+    Embedded,
     Events,
     FrameReader,
     Generate,
@@ -116,7 +119,7 @@ def _load(message: ToEngine) -> LoadedModel:
     )
 
 
-def _loop(connection: Connection, engine: Engine) -> int:
+def _loop(connection: Connection, engine: Engine | Encoder) -> int:
     while True:
         message = connection.received() if engine.has_work else connection.receive()
         while message is not None:
@@ -124,18 +127,36 @@ def _loop(connection: Connection, engine: Engine) -> int:
                 return 0
             _handle(connection, engine, message)
             message = connection.received()
-        events = engine.step()
-        if events:
-            connection.send(Events(events))
+        _step(connection, engine)
         for request_id, error in engine.failures:
             connection.send(_refused(request_id, error))
         engine.failures.clear()
 
 
-def _handle(connection: Connection, engine: Engine, message: ToEngine) -> None:
-    if isinstance(message, Generate):
+def _step(connection: Connection, engine: Engine | Encoder) -> None:
+    """Run a step; what it gave, in one message."""
+    if isinstance(engine, Encoder):
+        if rows := engine.step():
+            connection.send(Embedded([(row.request_id, row.values.astype("<f4").tobytes()) for row in rows]))
+    elif events := engine.step():
+        connection.send(Events(events))
+
+
+def _add(engine: Engine | Encoder, message: Generate | Embed) -> None:
+    """Raises FerrumError."""
+    if isinstance(message, Embed) and isinstance(engine, Encoder):
+        engine.add(message.request_id, message.prompt, message.dimensions)
+    elif isinstance(message, Generate) and isinstance(engine, Engine):
+        engine.add(message.request_id, message.prompt, message.params, salt=message.salt)
+    else:
+        does, not_that = ("embeds", "generates") if isinstance(engine, Encoder) else ("generates", "embeds")
+        raise FerrumError("pack-program", f"the model {does} and never {not_that}", "", "use a pack of another model")
+
+
+def _handle(connection: Connection, engine: Engine | Encoder, message: ToEngine) -> None:
+    if isinstance(message, Generate | Embed):
         try:
-            engine.add(message.request_id, message.prompt, message.params, salt=message.salt)
+            _add(engine, message)
         except FerrumError as error:
             connection.send(_refused(message.request_id, error))
     elif isinstance(message, Abort):

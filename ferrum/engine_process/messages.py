@@ -3,9 +3,9 @@
 Frame: 4 bytes little-endian length, then that many bytes of MessagePack. A message is a msgspec struct encoded as an
 array whose first element is the tag; unknown tags, wrong types and frames over ``MAX_FRAME`` end the connection.
 
-client → engine: ``Start`` once, then ``Generate``, ``Abort``, ``GetStats``, ``Shutdown``.
+client → engine: ``Start`` once, then ``Generate`` or ``Embed``, ``Abort``, ``GetStats``, ``Shutdown``.
 engine → client: ``Ready`` or ``Failed`` once, then ``Refused`` (also of a request that runs and cannot go on), ``Events`` (all
-tokens of one step), ``Stats``; ``Failed`` at any time means that the engine is gone.
+tokens of one step) or ``Embedded`` (all rows of one), ``Stats``; ``Failed`` at any time means that the engine is gone.
 """
 
 from __future__ import annotations
@@ -42,6 +42,14 @@ class Generate(Message, tag="generate", frozen=True):
     prompt: list[int]
     params: SamplingParams
     salt: str = ""
+
+
+class Embed(Message, tag="embed", frozen=True):
+    """``dimensions`` 0: the whole row."""
+
+    request_id: str
+    prompt: list[int]
+    dimensions: int = 0
 
 
 class Abort(Message, tag="abort", frozen=True):
@@ -82,13 +90,19 @@ class Events(Message, tag="events", frozen=True):
     events: list[TokenEvent]
 
 
+class Embedded(Message, tag="embedded", frozen=True):
+    """(request, float32 in little-endian bytes)"""
+
+    rows: list[tuple[str, bytes]]
+
+
 class Stats(Message, tag="stats", frozen=True):
     call: int
     stats: EngineStats
 
 
-ToEngine: TypeAlias = Start | Generate | Abort | GetStats | Shutdown
-FromEngine: TypeAlias = Ready | Failed | Refused | Events | Stats
+ToEngine: TypeAlias = Start | Generate | Embed | Abort | GetStats | Shutdown
+FromEngine: TypeAlias = Ready | Failed | Refused | Events | Embedded | Stats
 
 _encoder = msgspec.msgpack.Encoder()
 _to_engine: msgspec.msgpack.Decoder[ToEngine] = msgspec.msgpack.Decoder(ToEngine)

@@ -1,4 +1,4 @@
-"""What of a manifest a device needs to run the program of its steps: one place that says no to what this runtime cannot run."""
+"""What of a manifest a device needs to run the program of requests: one place that says no to what this runtime cannot run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ferrum.errors import FerrumError
-from ferrum.pack.schema import FORMAT_VERSION, STEP, Manifest, ProgramRecord, StateRecord
-from ferrum.pack.step import INPUTS, OUTPUTS
+from ferrum.pack.schema import ENCODE, FORMAT_VERSION, STEP, Manifest, ProgramRecord, StateRecord
+from ferrum.pack.step import ENCODE_INPUTS, INPUTS, OUTPUTS, embedding_array
 
 _AGAIN = "compile it again"
+_MAX_WIDTH = 1 << 20
+_NOTHING_KEPT = 16  # tokens of a block that takes no memory
 
 
 class KvGroup(NamedTuple):
@@ -33,23 +35,28 @@ class KvGroup(NamedTuple):
 
 
 class StepProgram(NamedTuple):
-    """The program, the groups of states that its sequences grow in, and the member that a device opens."""
+    """The program, the groups of states that its sequences grow in, and the member that a device opens.
+
+    ``width``: numbers of a row that it gives, logits of the vocabulary or an embedding.
+    """
 
     record: ProgramRecord
     groups: tuple[KvGroup, ...]
     entry: str
+    width: int
 
 
 def step_program(manifest: Manifest, path: str, features: Collection[str] = ()) -> StepProgram:
-    """Raises FerrumError for a pack of an older format, without the program, or that asks for what is reserved.
+    """The program that requests run. Raises FerrumError for a pack of an older format, without one, or that asks for what is
+    reserved.
 
     ``features``: of this machine, which choose among variants of the code.
     """
     if manifest.format < FORMAT_VERSION:
         what = f"a pack of format {manifest.format} is listed, explained and verified, but no longer run"
         raise FerrumError("pack-version", what, path, _AGAIN)
-    program = require_step(manifest, path)
-    if (tuple(program.inputs), tuple(program.outputs)) != (INPUTS, OUTPUTS):
+    program = require_program(manifest, path)
+    if not _known_arrays(program):
         raise FerrumError("pack-version", "the code takes other arrays in a step than this ferrum has", path, _AGAIN)
     for name, used in _reserved(manifest, program).items():
         if used:
@@ -58,16 +65,43 @@ def step_program(manifest: Manifest, path: str, features: Collection[str] = ()) 
     if code is None:
         lacking = ", ".join(manifest.code[-1].features) if manifest.code else "any code"
         raise FerrumError("wrong-machine", f"no variant of the code runs here: this machine lacks {lacking}", path, _AGAIN)
-    return StepProgram(program, kv_groups(manifest, path), code.entry[STEP])
+    return StepProgram(program, kv_groups(manifest, path), code.entry[program.name], row_width(manifest, program))
+
+
+def row_width(manifest: Manifest, program: ProgramRecord) -> int:
+    """Numbers of a row that the program gives: logits, or an embedding."""
+    made = program.outputs if program.name == ENCODE else []
+    return made[0].width if made else manifest.model.vocab_size
+
+
+def _known_arrays(program: ProgramRecord) -> bool:
+    given, made = tuple(program.inputs), tuple(program.outputs)
+    if program.name == STEP:
+        return (given, made) == (INPUTS, OUTPUTS)
+    width = made[0].width if len(made) == 1 else 0
+    return 0 < width <= _MAX_WIDTH and (given, made) == (ENCODE_INPUTS, (embedding_array(width),))
 
 
 def require_step(manifest: Manifest, path: str = "") -> ProgramRecord:
     """The program of steps. Raises FerrumError when the pack is of something else than a language model."""
-    program = manifest.program(STEP)
+    return _required(manifest, STEP, path, "use a pack of a language model")
+
+
+def require_encode(manifest: Manifest, path: str = "") -> ProgramRecord:
+    """The program of embeddings. Raises FerrumError when the pack has none."""
+    return _required(manifest, ENCODE, path, "use a pack of a model that embeds")
+
+
+def require_program(manifest: Manifest, path: str = "") -> ProgramRecord:
+    """The program that requests run."""
+    return manifest.program() or require_step(manifest, path)
+
+
+def _required(manifest: Manifest, name: str, path: str, step: str) -> ProgramRecord:
+    program = manifest.program(name)
     if program is None:
         names = ", ".join(p.name for p in manifest.programs)
-        what = f"the pack has no program {STEP!r}, only {names or 'none'}"
-        raise FerrumError("pack-program", what, path, "use a pack of a language model")
+        raise FerrumError("pack-program", f"the pack has no program {name!r}, only {names or 'none'}", path, step)
     return program
 
 
@@ -79,7 +113,10 @@ def _reserved(manifest: Manifest, program: ProgramRecord) -> dict[str, bool]:
         "other packs beside it": any(link.required for link in manifest.links),
         "several programs in turn": bool(manifest.flow),
         "a launcher": bool(manifest.launcher),
-        "whole sequences in one step": program.whole,
+        "whole sequences in one step": program.whole and program.name != ENCODE,
+        "parts of sequences to encode": program.name == ENCODE and not program.whole,
+        f"embeddings on {manifest.target.device}": program.name == ENCODE and manifest.target.device != "cpu",
+        "states of an encoder": program.name == ENCODE and bool(program.states),
         "states of other kinds": any(state.kind == "fixed" for state in _states(manifest, program)),
         "states in other groups": not _numbered(_states(manifest, program)),
     }
@@ -97,8 +134,12 @@ def _states(manifest: Manifest, program: ProgramRecord) -> list[StateRecord]:
 
 
 def kv_groups(manifest: Manifest, path: str = "") -> tuple[KvGroup, ...]:
-    """The groups of blocks of the program of steps, by their numbers. Raises FerrumError when it keeps none."""
-    found = [state for state in _states(manifest, require_step(manifest, path)) if state.kind != "fixed"]
+    """The groups of blocks of the program that requests run, by their numbers; an encoder's take no memory. Raises FerrumError
+    when steps keep none."""
+    program = require_program(manifest, path)
+    if program.name == ENCODE:
+        return (KvGroup(0, _NOTHING_KEPT, 0, 0),)
+    found = [state for state in _states(manifest, program) if state.kind != "fixed"]
     if not found:
         raise FerrumError("pack-program", f"the program {STEP!r} keeps no blocks", path, "use a pack of a language model")
     groups = [KvGroup(0, found[0].unit, 0, 0)]

@@ -20,6 +20,7 @@ TENSOR_ALIGNMENT = 64
 MANIFEST_NAME = "manifest.json"
 WEIGHTS_NAME = "weights"
 STEP = "step"  # the program that turns tokens into sampled tokens
+ENCODE = "encode"  # the program that turns whole sequences into one row each
 
 # Bounds are part of the types: whoever decodes a manifest has checked them. Sums of a few sizes stay far from 2**63.
 Size: TypeAlias = Annotated[int, Meta(ge=0, le=1 << 48)]  # bytes of anything
@@ -280,8 +281,10 @@ class Manifest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=
         """What a device reads of the member ``weights``: up to the end of the last tensor."""
         return max((t.offset + t.nbytes for t in self.tensors), default=0)
 
-    def program(self, name: str = STEP) -> ProgramRecord | None:
-        return next((p for p in self.programs if p.name == name), None)
+    def program(self, name: str = "") -> ProgramRecord | None:
+        """The program of that name; without one what requests run: steps, or in a pack that only embeds ``encode``."""
+        found = {program.name: program for program in self.programs}
+        return next((found[one] for one in ((name,) if name else (STEP, ENCODE)) if one in found), None)
 
 
 # what a reader must know to open a pack; each needs its records and members
@@ -289,7 +292,8 @@ KNOWN_SECTIONS = ("weights", "programs", "code", "text")
 
 
 class SelfTestCase(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
-    """A prompt and what the interpreter says: the last row's largest logits and the greedy continuation."""
+    """A prompt and what the interpreter says: the last row's largest logits and the greedy continuation. Of an encoder the
+    embedding's largest numbers in either direction, by their columns, and no continuation."""
 
     tokens: list[int]
     top_tokens: list[int]

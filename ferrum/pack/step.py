@@ -97,8 +97,15 @@ def _arrays_of(owner: type) -> tuple[StepArray, ...]:
 SAMPLING = _arrays_of(SamplingInputs)
 INPUTS = (*_arrays_of(StepInputs), *SAMPLING)
 OUTPUTS = _arrays_of(StepOutputs)
+# An encoder's step draws no tokens: a sequence is whole in it, and there is one row for each.
+ENCODE_INPUTS = tuple(a for a in INPUTS if a.name in ("tokens", "positions", "sample_rows") or a.shape[0] == "seqs")
 # by the rows of an array, what a step seldom uses the whole of
 _SELDOM: dict[Rows, int] = {"blocks_per_seq": 1, "adjust": 2, "mask_words": 3}
+
+
+def embedding_array(width: int) -> StepArray:
+    """What an encoder's step gives: a row of each sequence."""
+    return StepArray("embedding", "float32", ("samples",), width)
 
 
 def by_use(arrays: tuple[StepArray, ...]) -> tuple[StepArray, ...]:

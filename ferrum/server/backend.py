@@ -30,6 +30,9 @@ class Backend(Protocol):
     def generate(self, prompt: Sequence[int], params: SamplingParams, *, salt: str = "") -> BackendGeneration:
         """Send a request; its refusal is raised by ``batch``. Raises FerrumError when the engine takes none."""
 
+    async def embed(self, prompt: Sequence[int], dimensions: int = 0) -> bytes:
+        """The embedding of a prompt, float32 in little-endian bytes; ``dimensions`` 0: all of it. Raises FerrumError."""
+
     async def stats(self) -> EngineStats: ...
 
     async def close(self) -> None:

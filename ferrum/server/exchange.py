@@ -85,6 +85,9 @@ class Exchange:
         self, prepare: Callable[[], Awaitable[Prepared]], make_writer: Callable[[Prepared], Writer], continues: bool
     ) -> HTTPResponse | None:
         state = self.state
+        if state.backend.info.embedding_width:
+            what = "this model makes embeddings, at /v1/embeddings; it generates no text"
+            raise ApiError(400, what, param="model", code="unsupported_by_model")
         meter: Meter | None = getattr(self.request.ctx, "meter", None)
         with state.admitted(meter):
             prepared = await prepare()

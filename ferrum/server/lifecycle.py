@@ -30,6 +30,7 @@ from ferrum.engine_process.client import EngineClient
 from ferrum.engine_process.spawn import EngineProcess
 from ferrum.errors import EXIT_FAILURE, EXIT_INTERRUPTED, FerrumError
 from ferrum.pack.atomic import write_atomic
+from ferrum.pack.prompts import Prompts, read_prompts
 from ferrum.pack.reader import open_pack
 from ferrum.pack.schema import Manifest
 from ferrum.server.app import create_app
@@ -68,6 +69,7 @@ class PackText:
     manifest: Manifest
     tokenizer: Tokenizer
     template: TemplateProcess | None
+    prompts: Prompts
 
 
 def load_text(path: Path, trust: bool) -> PackText:
@@ -78,7 +80,7 @@ def load_text(path: Path, trust: bool) -> PackText:
             raise FerrumError("no-tokenizer", "the pack has no tokenizer, so it cannot be served", str(path), step)
         tokenizer = Tokenizer(pack.member("tokenizer.json"), longest_token=pack.manifest.text.longest_token)
         tokenizer.most_chars  # noqa: B018  # may take long where it is not in the pack: here nobody waits for it
-        return PackText(pack.manifest, tokenizer, pack_templates(pack))
+        return PackText(pack.manifest, tokenizer, pack_templates(pack), read_prompts(pack))
 
 
 def run_server(path: Path, options: ServeOptions, sock: socket.socket, engine: EngineProcess) -> int:
@@ -181,6 +183,7 @@ def make_state(options: ServeOptions, backend: Any, loaded: PackText) -> ServerS
         text=manifest.text,
         model_name=options.served_model_name or manifest.model.name,
         fingerprint=f"fp_{manifest.contract[:16]}",
+        prompts=loaded.prompts,
         about=About(manifest.model.family, manifest.model.num_parameters, manifest.model.quant),
     )
 

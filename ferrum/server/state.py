@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from sanic import Request
 
 from ferrum.engine.reports import EngineStats
+from ferrum.pack.prompts import Prompts
 from ferrum.pack.schema import TextRecord
 from ferrum.server.backend import Backend
 from ferrum.server.dialects.kept import KeptAnswers
@@ -64,6 +65,7 @@ class ServerState:
     model_name: str
     fingerprint: str = "fp_unknown"
     about: About = field(default_factory=About)
+    prompts: Prompts = field(default_factory=Prompts)
     created: int = field(default_factory=lambda: int(time.time()))
     metrics: Metrics = field(default_factory=Metrics)
     clock: Callable[[], float] = time.time

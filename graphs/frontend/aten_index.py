@@ -419,5 +419,10 @@ def recur(imp: Importer, node: fx.Node) -> str:
     return imp.emit("recur", *names, delta=len(names) == 5)
 
 
+def pool(imp: Importer, node: fx.Node) -> str:
+    args = arguments(node)
+    return imp.emit("pool", imp.cast(imp.tensor(args["x"]), "f32"), how=args["how"])
+
+
 def grouped_linear(imp: Importer, node: fx.Node) -> str:
     return imp.emit("grouped_linear", *(imp.tensor(value) for value in arguments(node).values()))

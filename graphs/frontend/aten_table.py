@@ -202,6 +202,7 @@ TABLE: Mapping[str, Handler] = {
     "ferrum.attend.default": aten_index.attend,
     "ferrum.grouped_linear.default": aten_index.grouped_linear,
     "ferrum.recur.default": aten_index.recur,
+    "ferrum.pool.default": aten_index.pool,
 }
 
 # ops without a tensor result that matters, and arithmetic on sizes (shapes are read off the results instead)

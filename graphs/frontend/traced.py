@@ -19,10 +19,12 @@ from ferrum.graphs.expressions.expression import Expr
 from ferrum.graphs.expressions.expression import Tensor as Weight
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.frontend.conversions import parameter_sources
+from ferrum.graphs.frontend.embedder import Embedder
 from ferrum.graphs.frontend.registered import NAME, Untraced, registered
 from ferrum.graphs.frontend.replaced import functions_of_ours
 from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program, most_tokens
 from ferrum.graphs.ir import Graph, Node
+from ferrum.graphs.models.embedding import Embedding
 from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.rewrite import live
 from ferrum.graphs.weights.checkpoint import Checkpoint
@@ -56,7 +58,8 @@ def trace_folder(config: TracedConfig, folder: Path, name: str) -> Graph:
     refuse_unknown(model, sources)
     buffers_of_checkpoint(model, sources)
     parameters_without_memory(model)
-    return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), config.max_model_len or config.longest)
+    longest = config.max_model_len or config.longest
+    return trace_module(model, name, lambda parameter: sources.get(parameter, parameter), longest, config.embedding)
 
 
 def refuse_unknown(model: nn.Module, sources: Mapping[str, Expr]) -> None:
@@ -139,13 +142,19 @@ def parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register
 
 
-def trace_module(model: nn.Module, name: str = "model", checkpoint_name: Names | None = None, longest: int = 0) -> Graph:
-    """The graph of a causal language model of `transformers` for sequences of up to ``longest`` tokens (0: whatever was traced).
-    ``checkpoint_name`` goes by the model's own names.
+def trace_module(
+    model: nn.Module,
+    name: str = "model",
+    checkpoint_name: Names | None = None,
+    longest: int = 0,
+    embedding: Embedding | None = None,
+) -> Graph:
+    """The graph of a causal language model of `transformers`, or with ``embedding`` of one that gives a row for each token, for
+    sequences of up to ``longest`` tokens (0: whatever was traced). ``checkpoint_name`` goes by the model's own names.
 
     Raises ``UnsupportedOps`` with what has no form in the graph, ``FerrumError`` (export-failed).
     """
-    module = Logits(model.eval())
+    module = Logits(model.eval()) if embedding is None else Embedder(model.eval(), embedding)
     with registered(), attention_of_ours(model), functions_of_ours(model):
         program = exported(module, name)
     if 0 < (most := most_tokens(program)) < longest:

@@ -14,7 +14,8 @@ from ferrum.families import FAMILIES, NAMES, Family, family_of
 from ferrum.graphs.expressions.expression import Expr, Tensor, rows
 from ferrum.graphs.model_files import open_files
 from ferrum.graphs.models.config import ModelConfig, from_hf
-from ferrum.graphs.models.traced_config import TracedConfig, traced_config
+from ferrum.graphs.models.embedding import embedding_of
+from ferrum.graphs.models.traced_config import TracedConfig, embedder_config, refuse_encoder, traced_config
 from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.graphs.weights.heads import differ
 
@@ -30,14 +31,18 @@ def load_config(folder: Path) -> ModelConfig:
     return from_hf(config_values(folder))
 
 
-def find_config(folder: Path) -> ModelConfig | TracedConfig:
-    """As ``load_config``; a model that no record describes is one to trace, if `transformers` has its code."""
+def find_config(folder: Path, pooling: str = "") -> ModelConfig | TracedConfig:
+    """As ``load_config``; a model that no record describes is one to trace, if `transformers` has its code, and so is one that
+    embeds: because its folder says how its rows are pooled, or because a ``pooling`` is given."""
     values = config_values(folder)
+    if (embedding := embedding_of(open_files(folder), pooling)) is not None:
+        return embedder_config(values, embedding)
     try:
         return from_hf(values)
     except FerrumError as error:
         found = traced_config(values) if error.code == "model-unsupported" else None
         if found is None:
+            refuse_encoder(values)
             raise
         return found
 

@@ -16,7 +16,9 @@ from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Attr, Graph, Node
 from ferrum.graphs.passes.merge_linear import chain
 from ferrum.graphs.passes.page_attention import NORM_THEN_ROPE, ONE_LINEAR, NotPaged, causal_alone, faults_of, scope_of
+from ferrum.graphs.programs import program_of
 from ferrum.graphs.rewrite import Scope, live
+from ferrum.pack.schema import ENCODE
 
 PLAIN: Mapping[str, Attr] = {"causal": True, "softcap": 0.0, "operands": ()}
 OP, APART, RECUR = "paged_attention", "paged_attend", "paged_recur"
@@ -113,6 +115,8 @@ def joined(users: Mapping[str, tuple[Node, ...]], node: Node) -> Node:
 
 def run(graph: Graph) -> Graph:
     """The graph that kernels are selected for. Raises ``UnsupportedOps`` with all attention that no kernel computes."""
+    if program_of(graph) == ENCODE:  # nothing is kept
+        return graph
     s = scope_of(graph)
     findings: list[Finding] = []
     fused: dict[str, tuple[Node, Heads | None]] = {}  # by the name of the joined heads, or of the attention that stays apart
@@ -173,6 +177,8 @@ def rebuilt(s: Scope, graph: Graph, fused: Mapping[str, tuple[Node, Heads | None
 
 
 def form_findings(graph: Graph) -> list[Finding]:
-    """What a finished graph as a whole lacks: a cache."""
+    """What a finished graph of steps lacks as a whole: a cache."""
+    if program_of(graph) == ENCODE:
+        return []
     cached = any(node.op in (OP, APART, RECUR) for node in graph.nodes)
     return [] if cached else [Finding("a model without causal attention", "", "", "a decoder")]

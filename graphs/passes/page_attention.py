@@ -2,6 +2,8 @@
 
 The model knows nothing of it: every value [batch, seq, ..] becomes [tokens, ..], the keys and values of each attention are
 written into two states of their own, and positions become an input. Everything that cannot be paged is reported at once.
+
+An encoder's sequences enter whole, so nothing is kept: its attention is over the ragged rows themselves, in both directions.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from ferrum.graphs.ir import Graph, Node, Shape, State, Value
 from ferrum.graphs.op_spec import words
 from ferrum.graphs.passes.merge_linear import chain
 from ferrum.graphs.passes.page_rows import NotPaged, Rows, has_tokens
+from ferrum.graphs.programs import program_of
 from ferrum.graphs.rewrite import Scope, live
+from ferrum.pack.schema import ENCODE
 
 INPUTS = (Value("tokens", "i32", ("tokens",)), Value("positions", "i32", ("tokens",)))
 NORMS = ("rms_norm", "layer_norm")
@@ -44,11 +48,31 @@ def finding(node: Node, what: str = "", nearest: str = "") -> Finding:
     return Finding(what or f"{node.op} outside of a known pattern", module, source, nearest or NEAREST.get(node.op, ""))
 
 
+Judge = Callable[[Scope, Node], object]
+
+
+def judge_of(graph: Graph) -> Judge:
+    """What says whether an ``attend`` of the graph has a paged form."""
+    return check_whole if program_of(graph) == ENCODE else check
+
+
 def check(s: Scope, node: Node) -> None:
     """Raises NotPaged when ``node`` (an ``attend``) has no paged form."""
+    check_axes(s, node)
+    causal_alone(node)
+
+
+def check_whole(s: Scope, node: Node) -> None:
+    """Raises NotPaged when ``node`` has no form over sequences that enter whole."""
+    check_axes(s, node)
+    if node.attrs["operands"]:
+        what = f"attention with {', '.join(words(node.attrs, 'operands'))} in a model that embeds"
+        raise NotPaged(what, "attention in one direction or both, with or without a window")
+
+
+def check_axes(s: Scope, node: Node) -> None:
     if any(s.shape(name)[:2] != ("batch", "seq") for name in node.inputs[:3]):
         raise NotPaged("attention over other axes than [batch, seq]", "[batch, heads, seq, head_dim]")
-    causal_alone(node)
 
 
 def causal_alone(node: Node) -> None:
@@ -59,12 +83,13 @@ def causal_alone(node: Node) -> None:
 
 @dataclass
 class Pager:
-    """The paged graph under construction. ``roles``: what the values around attention are called."""
+    """The paged graph under construction. ``roles``: what the values around attention are called; ``whole``: nothing is kept."""
 
     s: Scope
     out: Scope
     roles: Mapping[str, str]
     rows: Rows
+    whole: bool = False
     states: list[State] = field(default_factory=list)
     versions: list[str] = field(default_factory=list)
 
@@ -84,6 +109,9 @@ class Pager:
 
     def attend(self, node: Node) -> str:
         q, k, v, *of_heads = map(self.rows.name, node.inputs)
+        if self.whole:
+            self.named(node, "attend")
+            return self.out.copy(node, q, k, v)
         window = node.attrs["window"]
         assert isinstance(window, int)
         written = []
@@ -98,6 +126,8 @@ class Pager:
 
     def recur(self, node: Node) -> str:
         """The op keeps its state by itself: one place for a sequence, whatever its length."""
+        if self.whole:
+            raise NotPaged("a recurrence in a model that embeds", "attention")
         if any(self.rows.shape(name)[:2] != ("batch", "seq") for name in node.inputs):
             raise NotPaged("a recurrence over other axes than [batch, seq]", "[batch, seq, heads, width]")
         names = [self.rows.name(name) for name in node.inputs]
@@ -135,11 +165,12 @@ def run(graph: Graph) -> Graph:
     """The paged graph. Raises ``UnsupportedOps`` with everything that has no paged form."""
     s = scope_of(graph)
     nodes = live(graph.nodes, graph.outputs)[0]
-    findings = [f for node in nodes if node.op == "attend" for f in faults_of(s, node, check)]
+    judge = judge_of(graph)
+    findings = [f for node in nodes if node.op == "attend" for f in faults_of(s, node, judge)]
     if findings:
         raise UnsupportedOps(findings + leftovers(graph), f"graph {graph.name}")
     out = Scope(Graph(graph.name, INPUTS, graph.params, (), ()), ())
-    pager = Pager(s, out, roles(s, nodes), Rows(out, s.types))
+    pager = Pager(s, out, roles(s, nodes), Rows(out, s.types), program_of(graph) == ENCODE)
     causes = Causes()
     for node in nodes:
         try:
@@ -186,7 +217,7 @@ def scope_of(graph: Graph) -> Scope:
     return s
 
 
-def faults_of(s: Scope, node: Node, judge: Callable[[Scope, Node], object]) -> list[Finding]:
+def faults_of(s: Scope, node: Node, judge: Judge) -> list[Finding]:
     """What ``judge`` has against ``node``: nothing, or one thing."""
     try:
         judge(s, node)
@@ -200,7 +231,7 @@ def leftovers(graph: Graph) -> list[Finding]:
     return [finding(n) for n in graph.nodes if n.op in ATTENTION]
 
 
-def attention_findings(graph: Graph, *judges: Callable[[Scope, Node], object]) -> list[Finding]:
+def attention_findings(graph: Graph, *judges: Judge) -> list[Finding]:
     """What ``judges`` have against the attention of an incomplete graph, apart from what reads its unsupported inputs."""
     s = scope_of(graph)
     hidden = {v.name for v in graph.inputs[1:]}

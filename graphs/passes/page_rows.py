@@ -291,6 +291,7 @@ KINDS: Mapping[str, Callable[[Rows, Node], tuple[str, ...]]] = {
     **dict.fromkeys(sorted(ALONG), Rows.along),
     **dict.fromkeys(sorted(LAST), Rows.last),
     "linear": Rows.linear,
+    "pool": Rows.last,
     "full": Rows.full,
     "iota": Rows.iota,
     "reshape": Rows.reshape,

@@ -1,8 +1,8 @@
 """The end of a step: the rows that are sampled → final norm → LM head → ``sample``.
 
 Behind the last layer only rows whose logits are wanted go on, so the pass picks them in front of the final norm and the LM head,
-and what is drawn from the logits becomes an op whose inputs and outputs are arrays of the step. A graph without such an end, an
-encoder's, is a program that gives rows; nothing behind this pass knows which of both it has.
+and what is drawn from the logits becomes an op whose inputs and outputs are arrays of the step. In an encoder's graph, whose
+``pool`` makes one row of each sequence, all that follows it is on these rows.
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ from ferrum.graphs.dims import substitute
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Graph, Node, Value
 from ferrum.graphs.passes.page_rows import POINTWISE, has_tokens
+from ferrum.graphs.programs import program_of
 from ferrum.graphs.step_arrays import step_value
+from ferrum.pack.schema import ENCODE
 from ferrum.pack.step import INPUTS, OUTPUTS, SAMPLING
 
 NORMS = ("rms_norm", "layer_norm")
 CHOICES = ("where", "cast", "map")  # what gives other ids for some tokens, those of pictures say
+MIXING = ("attend", "recur")  # what has several tokens of a sequence
 TAIL = frozenset({"linear", *NORMS, *POINTWISE})
 PICKED = step_value(next(array for array in INPUTS if array.name == "sample_rows"))
 
@@ -49,11 +52,18 @@ def rows_of(node: Node, types: Mapping[str, Value]) -> list[str]:
 
 def end_findings(graph: Graph) -> list[Finding]:
     """What keeps a decoder from having a tail."""
-    return [] if tail_of(graph) else [Finding("a graph that does not end in a linear", "", "", "an LM head")]
+    if program_of(graph) == ENCODE or tail_of(graph):
+        return []
+    return [Finding("a graph that does not end in a linear", "", "", "an LM head")]
 
 
 def form_findings(graph: Graph) -> list[Finding]:
-    """What a finished graph of steps lacks at its end: tokens that are drawn, of ids that the table has (it may have more)."""
+    """What a finished graph lacks at its end: rows of sequences, or tokens that are drawn, of ids that the table has (it may have
+    more)."""
+    if program_of(graph) == ENCODE:
+        pooled = graph.values()[graph.outputs[0]].shape
+        fits = len(pooled) == 2 and pooled[0] == "samples"
+        return [] if fits else [Finding("a graph that does not end in one row of each sequence", "", "", "the stage tail")]
     drawn = next((node for node in graph.nodes if node.op == "sample"), None)
     if drawn is None:
         return [Finding("a graph that draws no tokens", "", "", "the stage tail")]
@@ -73,6 +83,8 @@ def run(graph: Graph) -> Graph:
     """``graph`` with its tail. Raises ``UnsupportedOps`` when there is none, or none on rows of tokens."""
     if any(node.op == "sample" for node in graph.nodes):
         return graph
+    if program_of(graph) == ENCODE:
+        return pooled_rows(graph)
     if found := end_findings(graph):
         raise UnsupportedOps(found, f"graph {graph.name}")
     tail = {node.output.name: node for node in tail_of(graph)}
@@ -97,6 +109,26 @@ def run(graph: Graph) -> Graph:
     nodes.append(Node("sample", (logits, *(value.name for value in given)), drawn, {}, tail[logits].origin))
     outputs = (logits, *(value.name for value in drawn), *graph.outputs[1:])
     return replace(graph, inputs=(*graph.inputs, PICKED, *given), nodes=tuple(nodes), outputs=outputs)
+
+
+def pooled_rows(graph: Graph) -> Graph:
+    """An encoder's graph, of which ``pool`` and all that reads it has one row of each sequence."""
+    behind: set[str] = set()
+    nodes: list[Node] = []
+    if any(value.name == PICKED.name for value in graph.inputs):
+        return graph
+    for node in graph.nodes:
+        pooling = node.op == "pool"
+        if pooling or behind.intersection(node.inputs):
+            if node.op in MIXING:
+                odd = Finding(f"{node.op} behind the pooling", "", "", "layers before it")
+                raise UnsupportedOps([odd], f"graph {graph.name}")
+            behind.update(value.name for value in node.outputs)
+            shapes = (tuple(substitute(dim, {"tokens": "samples"}) for dim in value.shape) for value in node.outputs)
+            outputs = tuple(replace(value, shape=shape) for value, shape in zip(node.outputs, shapes, strict=True))
+            node = replace(node, outputs=outputs, inputs=(*node.inputs, PICKED.name) if pooling else node.inputs)
+        nodes.append(node)
+    return replace(graph, inputs=(*graph.inputs, PICKED), nodes=tuple(nodes))
 
 
 def _free(stem: str, taken: dict[str, Value]) -> str:

@@ -49,7 +49,7 @@ async def show(request: HttpRequest) -> HTTPResponse:
     state, body = state_of(request), await read(request, _show)
     check_model(state, body.model or body.name)
     family = _details(state)["family"]
-    capabilities = ["completion", *(["tools"] if state.tool_format else []), *(["thinking"] if state.text.reasoning_end else [])]
+    generates = ["completion", *(["tools"] if state.tool_format else []), *(["thinking"] if state.text.reasoning_end else [])]
     return answer(
         {
             "modelfile": "",
@@ -61,7 +61,7 @@ async def show(request: HttpRequest) -> HTTPResponse:
                 "general.parameter_count": state.about.num_parameters,
                 f"{family}.context_length": state.backend.info.max_model_len,
             },
-            "capabilities": capabilities,
+            "capabilities": ["embedding"] if state.backend.info.embedding_width else generates,
             "modified_at": _modified(state),
         }
     )

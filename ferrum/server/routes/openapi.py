@@ -25,8 +25,10 @@ def _bodies() -> dict[str, Any]:
     from ferrum.server.dialects.infill import InfillRequest
     from ferrum.server.dialects.messages import CountRequest, MessagesRequest
     from ferrum.server.dialects.ollama import OllamaChat, OllamaGenerate
+    from ferrum.server.dialects.ollama_embed import EmbedRequest, OneEmbedRequest
     from ferrum.server.dialects.ollama_models import ShowRequest
     from ferrum.server.dialects.responses import ResponsesRequest
+    from ferrum.server.routes.embeddings import EmbeddingRequest
 
     return {
         "/v1/chat/completions": ChatRequest,
@@ -34,9 +36,12 @@ def _bodies() -> dict[str, Any]:
         "/v1/responses": ResponsesRequest,
         "/v1/messages": MessagesRequest,
         "/v1/messages/count_tokens": CountRequest,
+        "/v1/embeddings": EmbeddingRequest,
         "/v1/batches": BatchRequest,
         "/api/chat": OllamaChat,
         "/api/generate": OllamaGenerate,
+        "/api/embed": EmbedRequest,
+        "/api/embeddings": OneEmbedRequest,
         "/api/show": ShowRequest,
         "/infill": InfillRequest,
         "/tokenize": TokenizeRequest,

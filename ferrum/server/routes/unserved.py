@@ -9,11 +9,9 @@ from sanic import Request
 from sanic.response import HTTPResponse
 
 from ferrum.server.errors import ApiError
+from ferrum.server.state import state_of
 
 WANTED = {
-    "/v1/embeddings": "embeddings",
-    "/api/embed": "embeddings",
-    "/api/embeddings": "embeddings",
     "/v1/rerank": "scores of documents",
     "/v1/reranking": "scores of documents",
     "/v2/rerank": "scores of documents",
@@ -32,10 +30,11 @@ WANTED = {
 
 def unserved(path: str) -> Callable[[Request], Coroutine[Any, Any, HTTPResponse]]:
     """A handler that refuses by name."""
-    message = f"this model generates text from text; it makes no {WANTED[path]}"
 
-    async def refuse(_: Request) -> HTTPResponse:
-        raise ApiError(400, message, param="model", code="unsupported_by_model")
+    async def refuse(request: Request) -> HTTPResponse:
+        embeds = state_of(request).backend.info.embedding_width > 0
+        does = "this model makes embeddings, at /v1/embeddings" if embeds else "this model generates text from text"
+        raise ApiError(400, f"{does}; it makes no {WANTED[path]} here", param="model", code="unsupported_by_model")
 
     refuse.__name__ = "unserved_" + path.strip("/").replace("/", "_")
     return refuse

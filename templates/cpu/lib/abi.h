@@ -2,7 +2,7 @@
 #include <stdint.h>
 #include <stddef.h>
 
-#define FERRUM_ABI 5
+#define FERRUM_ABI 6
 #define MAX_LOGPROBS {{ max_logprobs }}
 
 /* The blocks of one group of states. */
