@@ -70,6 +70,8 @@ async def tokens_of(state: ServerState, given: Input, wish: Wish) -> list[int]:
         text = state.prompts.before(ids, wish.prompt_name)
         check_size(len(text), state.max_chars, wish.field)
         ids = await state.off_loop(len(text), state.tokenizer.encode, text)
+    if not ids:
+        raise FerrumError("prompt-empty", "there is a text without tokens", "prompt", "leave it out")
     if len(ids) <= limit:
         return ids
     if wish.cut:

@@ -58,38 +58,54 @@ class Compiled:
             raw = stored(np.asarray(values, np.float32), parse_layout(tensor.layout, tensor.format, tensor.shape))
             self.stored[tensor.offset : tensor.offset + raw.size] = raw
 
-    def run(self, tokens: Sequence[int], positions: Sequence[int] | None = None, threads: int = 2) -> NDArray[Any]:
-        """The first output ``[len(tokens), width]``, float32 or int32."""
-        rows = len(tokens)
+    def run(
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int] | None = None,
+        threads: int = 2,
+        starts: Sequence[int] | None = None,
+    ) -> NDArray[Any]:
+        """The first output ``[rows, width]``, float32 or int32: a row for each token, or for each sequence in a graph with samples.
+        ``starts``: where the sequences begin, and the end of the last one (default: one sequence)."""
+        rows, starts = len(tokens), starts or [0, len(tokens)]
+        ends = [end - 1 for end in starts[1:]]
         cpus = np.full(threads, -1, np.int32)
         config = config_type(1)(weights=self.stored.ctypes.data, cpus=cpus.ctypes.data, max_blocks_per_seq=1, spin=100)
-        config.max_tokens = config.max_seqs = config.max_samples = MAX_ROWS
+        config.max_tokens = config.max_seqs = config.max_samples = max(MAX_ROWS, rows)
         config.num_threads = threads
         arena = aligned(self.lib.ferrum_arena_bytes(ctypes.byref(config)))
         arena[:] = 0xFF  # what nobody writes is no number
         config.arena = arena.ctypes.data
         places = list(range(rows)) if positions is None else positions
-        given = [np.array(values, np.int32) for values in ([0, rows], tokens, places)]
-        start, ids, at = (array.ctypes.data for array in given)
-        step = StepRecord(num_tokens=rows, num_seqs=1, num_samples=0, tokens=ids, positions=at, query_start=start)
+        given = [np.array(values, np.int32) for values in (starts, tokens, places, ends)]
+        start, ids, at, last = (array.ctypes.data for array in given)
+        counts = {"num_tokens": rows, "num_seqs": len(ends), "num_samples": len(ends)}
+        step = StepRecord(**counts, tokens=ids, positions=at, query_start=start, sample_rows=last)
         handle = ctypes.c_void_p()
         assert self.lib.ferrum_open(ctypes.byref(config), ctypes.byref(step), ctypes.byref(handle)) == 0
         self.lib.ferrum_step(handle)
         value = self.graph.values()[self.graph.outputs[0]]
+        rows = len(ends) if value.shape[:1] == ("samples",) else rows
         width = next(call.row_bytes for call in self.plan.calls if call.output == value.name) // 4
         slot = self.lib.ferrum_slot(handle, self.plan.table.logits_slot)
         found = np.ctypeslib.as_array(slot, (rows * width * 4,)).copy().view(np.float32 if value.dtype == "f32" else np.int32)
         self.lib.ferrum_close(handle)
         return found.reshape(rows, width)
 
-    def expected(self, tokens: Sequence[int], positions: Sequence[int] | None = None) -> NDArray[Any]:
+    def expected(
+        self, tokens: Sequence[int], positions: Sequence[int] | None = None, starts: Sequence[int] | None = None
+    ) -> NDArray[Any]:
         """What the interpreter says, row by row."""
-        rows = len(tokens)
+        rows, starts = len(tokens), starts or [0, len(tokens)]
         places = np.array(range(rows) if positions is None else positions, np.int32)
         inputs = {"tokens": np.array(tokens, np.int32), "positions": places}
+        if any(value.name == "sample_rows" for value in self.graph.inputs):
+            inputs["sample_rows"] = np.array(starts[1:], np.int32) - 1
         name = self.graph.outputs[0]
-        found = interpret(self.graph, inputs, ArrayWeights(dict(self.weights)), wanted=(name,))[name]
+        found = interpret(self.graph, inputs, ArrayWeights(dict(self.weights)), query_start=starts, wanted=(name,))[name]
         shape = self.graph.values()[name].shape
+        if shape[:1] == ("samples",):
+            return found
         axis = next((i for i, dim in enumerate(shape) if "tokens" in str(dim)), None)
         found = np.moveaxis(found, axis, 0) if axis is not None else np.broadcast_to(found, (rows, *found.shape))
         return found.reshape(rows, -1)
