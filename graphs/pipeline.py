@@ -115,7 +115,8 @@ PIPELINE: tuple[GraphStage, ...] = (
     GraphStage(
         "page_attention",
         "Stateless attention over [batch, seq] becomes ragged [tokens] that write keys and values into states and attend to "
-        "them: write, attend. A plain torch model gets continuous batching here, without knowing of it "
+        "them: write, attend. A plain torch model gets continuous batching here, without knowing of it. A model that embeds keeps "
+        "nothing: its attends are over the ragged tokens themselves "
         "(graphs/passes/page_attention.py).",
         page_attention.run,
         _PLAIN | _STATES,
@@ -123,7 +124,8 @@ PIPELINE: tuple[GraphStage, ...] = (
     GraphStage(
         "tail",
         "A gather_rows lets only rows that are sampled reach the final norm and the LM head, and the drawing of tokens becomes "
-        "one sample node: the parameters of sampling are its inputs, tokens and log-probabilities its outputs "
+        "one sample node: the parameters of sampling are its inputs, tokens and log-probabilities its outputs. In a model that "
+        "embeds all behind its pool is on one row of each sequence "
         "(graphs/passes/tail.py).",
         tail.run,
         _PLAIN | _TAIL,

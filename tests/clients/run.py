@@ -95,7 +95,7 @@ def page(rows: list[tuple[Client, str, list[dict[str, object]]]]) -> str:
         "Made by `make clients`, which installs each client as it is published and runs a program with it: chat and streams",
         "against `ferrum serve tiny`, tools and structured output against a server whose model is a script, since `tiny` is too",
         "small for them.",
-        f"Tried on {day}; stamp `{stamp()}`. Embeddings: no pack has a model that makes them; the routes say so.",
+        f"Tried on {day}; stamp `{stamp()}`. Embeddings are tried by the tests: `tiny` makes none.",
         "",
         "| client | version | " + " | ".join(CHECKS) + " |",
         "|---|---|" + "---|" * len(CHECKS),

@@ -65,7 +65,7 @@ class Compiled:
         threads: int = 2,
         starts: Sequence[int] | None = None,
     ) -> NDArray[Any]:
-        """The first output ``[rows, width]``, float32 or int32: a row for each token, or for each sequence in a graph with samples.
+        """The first output ``[rows, width]``, float32 or int32: a row for each token, or for each sequence if there are samples.
         ``starts``: where the sequences begin, and the end of the last one (default: one sequence)."""
         rows, starts = len(tokens), starts or [0, len(tokens)]
         ends = [end - 1 for end in starts[1:]]

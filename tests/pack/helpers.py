@@ -8,6 +8,7 @@ import msgspec
 
 from ferrum.pack.check import contract_hash
 from ferrum.pack.schema import (
+    ENCODE,
     FORMAT_VERSION,
     STEP,
     CodeRecord,
@@ -25,7 +26,7 @@ from ferrum.pack.schema import (
     TensorRecord,
     TextRecord,
 )
-from ferrum.pack.step import INPUTS, OUTPUTS
+from ferrum.pack.step import ENCODE_INPUTS, INPUTS, OUTPUTS, embedding_array
 from ferrum.pack.writer import PackWriter
 
 VOCAB_SIZE = 16
@@ -83,6 +84,12 @@ def step_record(**changes: object) -> ProgramRecord:
         selftest="step/selftest.json",
     )
     return msgspec.structs.replace(program, **changes)
+
+
+def encode_record(width: int = 8, **changes: object) -> ProgramRecord:
+    """The program of a pack that embeds, whose rows have ``width`` numbers."""
+    whole: dict[str, object] = {"inputs": list(ENCODE_INPUTS), "outputs": [embedding_array(width)], "states": [], "whole": True}
+    return step_record(name=ENCODE, **whole | changes)
 
 
 def code_record(entry: str = "code/step.so", *members: str) -> CodeRecord:

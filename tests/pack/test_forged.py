@@ -19,8 +19,9 @@ from tests.codegen.folders import compile_folder
 from tests.engine.windows import save_model
 from tests.pack import forged
 from tests.pack.build import parts_of, with_manifest
-from tests.pack.helpers import TENSORS, minimal_manifest, paged_state, step_record
+from tests.pack.helpers import TENSORS, encode_record, minimal_manifest, paged_state, step_record
 
+CUDA = msgspec.structs.replace(minimal_manifest().target, device="cuda")
 COUNT = int(os.environ.get("FORGED_MANIFESTS", "300"))
 
 
@@ -87,7 +88,14 @@ def test_numbers_that_reach_code_are_refused_even_with_a_contract_that_fits(
         ({"launcher": 16384}, "launcher"),
         ({"programs": [step_record(whole=True)]}, "whole sequences"),
         ({"programs": [step_record(inputs=[])]}, "other arrays"),
-        ({"programs": [step_record(name="encode")]}, "no program 'step'"),
+        ({"programs": [step_record(name="draft")]}, "no program 'step'"),
+        ({"programs": [step_record(name="encode")]}, "other arrays"),
+        ({"programs": [encode_record(outputs=[])]}, "other arrays"),
+        ({"programs": [encode_record(0)]}, "other arrays"),
+        ({"programs": [encode_record((1 << 20) + 1)]}, "other arrays"),
+        ({"programs": [encode_record(whole=False)]}, "parts of sequences"),
+        ({"programs": [encode_record(states=["kv"])]}, "states of an encoder"),
+        ({"programs": [encode_record()], "target": CUDA}, "embeddings on cuda"),
         ({"states": [msgspec.structs.replace(paged_state(), kind="fixed")]}, "other kinds"),
         ({"states": [msgspec.structs.replace(paged_state(), kind="slot")]}, "other groups"),
         ({"format": 1}, "compile it again"),
@@ -97,6 +105,14 @@ def test_what_is_reserved_is_refused_in_words(changes: dict[str, object], named:
     with pytest.raises(FerrumError) as caught:
         step_program(minimal_manifest(**changes), "x.fpk")
     assert named in str(caught.value) and "x.fpk" in str(caught.value)
+
+
+def test_an_encoder_keeps_nothing() -> None:
+    code = msgspec.structs.replace(minimal_manifest().code[0], entry={"encode": "code/step.so"})
+    manifest = minimal_manifest(programs=[encode_record(7)], states=[], code=[code])
+    found = step_program(manifest, "x", {"avx2", "fma"})
+    assert (found.record.name, found.width, found.entry) == ("encode", 7, "code/step.so")
+    assert [(group.layers, group.unit_bytes) for group in found.groups] == [(0, 0)]
 
 
 def test_a_block_spans_the_states_of_its_program_and_no_others() -> None:

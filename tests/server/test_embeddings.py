@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import openai
 import pytest
 
 from ferrum.errors import FerrumError
@@ -97,6 +98,17 @@ def test_a_prompt_of_the_model_goes_before_texts_only(server: Running) -> None:
         np.testing.assert_array_equal(np.array(rows(answer), np.float32)[0], row_of(text_ids(before + "hello")))
     _, answer, _ = server.post("/v1/embeddings", body([5, 6], prompt_name="query"))
     np.testing.assert_array_equal(np.array(rows(answer), np.float32)[0], row_of([5, 6]))
+
+
+def test_openais_client_takes_it(server: Running) -> None:
+    """It asks for base64 by itself."""
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        found = client.embeddings.create(model="tiny", input=["hello", "a b"])
+        assert found.usage.prompt_tokens == len(text_ids("hello")) + len(text_ids("a b"))
+        wanted = [row_of(text_ids(text)) for text in ("hello", "a b")]
+        np.testing.assert_array_equal(np.array([one.embedding for one in found.data], np.float32), wanted)
+        with pytest.raises(openai.BadRequestError, match="have 6 numbers, not 7"):
+            client.embeddings.create(model="tiny", input="hello", dimensions=WIDTH + 1)
 
 
 LONG = list(range(3, LONGEST + 4))
