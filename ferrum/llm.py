@@ -170,6 +170,7 @@ class LLM:
         pack = self._model.pack
         made = pack_templates(pack)
         if made is None:
+            require_step(pack.manifest, str(pack.path))  # of one that only embeds, that is to be said
             raise FerrumError("no-chat-template", "the pack has no chat template", str(pack.path), "give a prompt to generate")
         return made
 

@@ -115,8 +115,8 @@ PIPELINE: tuple[GraphStage, ...] = (
     GraphStage(
         "page_attention",
         "Stateless attention over [batch, seq] becomes ragged [tokens] that write keys and values into states and attend to "
-        "them: write, attend. A plain torch model gets continuous batching here, without knowing of it. A model that embeds keeps "
-        "nothing: its attends are over the ragged tokens themselves "
+        "them: write, attend. A plain torch model gets continuous batching here, without knowing of it. A model that embeds "
+        "keeps nothing: its attends are over the ragged tokens themselves "
         "(graphs/passes/page_attention.py).",
         page_attention.run,
         _PLAIN | _STATES,
