@@ -20,15 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.devices.options import DeviceOptions
-from ferrum.engine.encoder import Encoder
-from ferrum.engine.engine import Engine
 from ferrum.engine.load import load_model
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.outputs import Completion, Output, Piece, TokenLogprob
 from ferrum.engine.params import SamplingParams
 from ferrum.engine.reports import EngineInfo, EngineStats, TokenEvent
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import require_encode, require_step
+from ferrum.pack.programs import require_step
 from ferrum.pack.prompts import Prompts, read_prompts
 from ferrum.structured.wish import Structured
 
@@ -247,7 +245,7 @@ class LLM:
         """Raw logits ``[len(token_ids), vocab_size]`` after every token; for evaluation. Only while nothing else runs."""
         with self._lock:
             self._check_open()
-            return self._engine.logits(token_ids)
+            return self._model.generator.logits(token_ids)
 
     def embed(
         self, texts: Prompt | Sequence[Prompt], *, dimensions: int = 0, prompt_name: str | None = None
@@ -258,7 +256,7 @@ class LLM:
         each text, "" for none; without it its default one, if it has one. Raises FerrumError before anything runs if a text is
         refused, as too long, say.
         """
-        encoder, prompts, many = self._encoder, self._prompts, _prompt_list(texts)
+        encoder, prompts, many = self._model.encoder, self._prompts, _prompt_list(texts)
         ids = [self.tokenizer.encode(prompts.before(t, prompt_name)) if isinstance(t, str) else list(t) for t in many]
         rows: dict[str, NDArray[np.float32]] = {}
         with self._lock:
@@ -294,24 +292,6 @@ class LLM:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    @property
-    def _engine(self) -> Engine:
-        """What generates. Raises FerrumError when the pack only embeds."""
-        engine = self._model.engine
-        if isinstance(engine, Encoder):
-            require_step(self._model.pack.manifest, str(self._model.pack.path))
-        assert isinstance(engine, Engine)
-        return engine
-
-    @property
-    def _encoder(self) -> Encoder:
-        """What embeds. Raises FerrumError when the pack only generates."""
-        engine = self._model.engine
-        if isinstance(engine, Engine):
-            require_encode(self._model.pack.manifest, str(self._model.pack.path))
-        assert isinstance(engine, Encoder)
-        return engine
-
     @cached_property
     def _prompts(self) -> Prompts:
         return read_prompts(self._model.pack)
@@ -325,7 +305,7 @@ class LLM:
             self._check_open()
             self._count += 1
             request_id = str(self._count)
-            self._engine.add(request_id, tokens, self._for_engine(len(tokens), params))
+            self._model.generator.add(request_id, tokens, self._for_engine(len(tokens), params))
             request = self._requests[request_id] = _Request(request_id, tokens, params, choices)
         return request
 
@@ -379,7 +359,7 @@ class LLM:
 
     def _step(self) -> None:
         try:
-            events = self._engine.step()
+            events = self._model.generator.step()
         except Exception as error:
             for request in self._requests.values():
                 request.error = error

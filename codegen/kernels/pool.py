@@ -35,4 +35,5 @@ class Pool(ArrayKernel):
 
 def choose(walk: Walk, node: Node) -> None:
     found = Operands(walk, node)
-    found.add(Pool(*found.read, found.result(), str(node.attrs["how"])))
+    x, rows = found.read
+    found.add(Pool(x, rows, found.result(), str(node.attrs["how"])))

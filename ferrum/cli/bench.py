@@ -57,10 +57,11 @@ def run(args: argparse.Namespace) -> int:
     device = DeviceOptions(max_seqs=args.concurrency, max_tokens=512, max_model_len=args.max_model_len, num_threads=args.threads)
     model = load_model(path, trust=args.trust, device_options=device, engine_options=EngineOptions(prefix_cache=False))
     try:
+        engine = model.generator
         _check_lengths(args, model.info.max_model_len)
         roof = roofs_with(model.executor, model.pack.manifest.target)
-        _round(model.engine, model.info.vocab_size, args, 0)
-        samples = [_round(model.engine, model.info.vocab_size, args, i + 1) for i in range(args.rounds)]
+        _round(engine, model.info.vocab_size, args, 0)
+        samples = [_round(engine, model.info.vocab_size, args, i + 1) for i in range(args.rounds)]
         manifest = model.pack.manifest
         result = summary(samples, roof, manifest, args)
         if args.profile:
@@ -124,7 +125,7 @@ def _profile(model: LoadedModel, args: argparse.Namespace) -> list[dict[str, Any
     launches = read_table(model.pack).launches
     seconds = np.zeros(len(launches))
     profile(seconds)
-    _round(model.engine, model.info.vocab_size, args, args.rounds + 1)
+    _round(model.generator, model.info.vocab_size, args, args.rounds + 1)
     profile(None)
     found: dict[str, list[float]] = {}
     for launch, value in zip(launches, seconds.tolist(), strict=True):

@@ -15,7 +15,7 @@ from ferrum.engine.engine import Engine
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.reports import EngineInfo, WindowInfo
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import kv_groups, require_program
+from ferrum.pack.programs import kv_groups, require_encode, require_program, require_step
 from ferrum.pack.reader import Pack, open_pack
 from ferrum.pack.schema import ENCODE
 from ferrum.structured.masks import GrammarMasks
@@ -42,6 +42,22 @@ class LoadedModel:
     executor: Executor
     engine: Engine | Encoder
     info: EngineInfo
+
+    @property
+    def generator(self) -> Engine:
+        """Raises FerrumError when the pack only embeds."""
+        if isinstance(self.engine, Encoder):
+            require_step(self.pack.manifest, str(self.pack.path))
+        assert isinstance(self.engine, Engine)
+        return self.engine
+
+    @property
+    def encoder(self) -> Encoder:
+        """Raises FerrumError when the pack only generates."""
+        if isinstance(self.engine, Engine):
+            require_encode(self.pack.manifest, str(self.pack.path))
+        assert isinstance(self.engine, Encoder)
+        return self.engine
 
     def close(self) -> None:
         self.engine.close()

@@ -213,7 +213,8 @@ class EngineClient(asyncio.Protocol):
         ``generate``, and the engine's refusal."""
         request_id = self._admitted(1)
         self._send(Embed(request_id, list(prompt), dimensions))
-        row = self._rows[request_id] = self._loop.create_future()
+        row: asyncio.Future[bytes] = self._loop.create_future()
+        self._rows[request_id] = row
         try:
             return await row
         finally:

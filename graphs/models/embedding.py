@@ -99,7 +99,7 @@ def _pooling(files: ModelFiles, name: str) -> str:
 
 def _max_seq_length(files: ModelFiles) -> int:
     """0: not said."""
-    name, values = next(((name, found) for name in SETTINGS if (found := _value(files, name, dict)) is not None), ("", {}))
+    name, values = _settings(files)
     if values.get("do_lower_case"):
         raise _unsupported("do_lower_case = true", name)
     limit = values.get("max_seq_length")
@@ -108,6 +108,14 @@ def _max_seq_length(files: ModelFiles) -> int:
     if isinstance(limit, bool) or not isinstance(limit, int) or not 0 < limit <= MAX_TOKENS:
         raise _unsupported(f"max_seq_length = {str(limit)[:40]}", name)
     return limit
+
+
+def _settings(files: ModelFiles) -> tuple[str, dict[str, Any]]:
+    """The first file of the transformer's own settings that is there, with its name."""
+    for name in SETTINGS:
+        if (found := _value(files, name, dict)) is not None:
+            return name, found
+    return "", {}
 
 
 def _prompts(files: ModelFiles) -> tuple[dict[str, str], str]:
