@@ -27,7 +27,7 @@ SILENT = frozenset({
     "dropout", "position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states", "position_embeddings",
     "past_key_values", "past_key_value", "return_dict", "num_items_in_batch", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q",
     "max_length_k", "sliding_window", "is_causal", "token_type_ids", "layer_idx", "output_router_logits", "logits_to_keep",
-    "indices", "block_indices",
+    "indices", "block_indices", "deterministic",
 })  # fmt: skip
 
 

@@ -26,6 +26,8 @@ def repository(**changes: bytes) -> dict[str, bytes]:
         "tokenizer.json": b"{}",
         "chat_template.jinja": b"{{ messages }}",
         "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
+        "1_Pooling/config.json": b"{}",
+        "2_Dense/config.json": b"{}",
         "model.safetensors": WEIGHTS,
         "pytorch_model.bin": b"pickle",
         "README.md": b"text",
@@ -68,6 +70,7 @@ def test_plain_pull_takes_safe_files_only(ferrum: CommandLine, tmp_path: Path) -
     folder = snapshot(tmp_path)
     assert answer["path"] == str(folder) and answer["revision"] == COMMIT
     assert sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()) == [
+        "1_Pooling/config.json",
         "additional_chat_templates/tool_use.jinja",
         "chat_template.jinja",
         "config.json",
