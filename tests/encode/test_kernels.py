@@ -53,9 +53,12 @@ def check(made: Compiled, lengths: list[int], random: np.random.Generator) -> No
     np.testing.assert_array_equal(found, np.concatenate(alone))
 
 
-@draw_settings(12)
-@given(data=st.data())
-def test_attention(data: st.DataObject) -> None:
+@pytest.mark.parametrize("examples", [4, pytest.param(16, marks=pytest.mark.slow)])
+def test_attention(examples: int) -> None:
+    draw_settings(examples)(given(data=st.data())(drawn_attention))()
+
+
+def drawn_attention(data: st.DataObject) -> None:
     draw = data.draw
     kv, width, values = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 5, 8, 32])), draw(st.sampled_from([1, 4, 33]))
     heads = kv * draw(st.sampled_from([1, 2]))
@@ -68,7 +71,7 @@ def test_attention(data: st.DataObject) -> None:
         check(made, draw(st.lists(st.sampled_from([1, 2, 15, 16, 17, 63, 64, 65, 130]), min_size=1, max_size=4)), random)
 
 
-@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("how", ["mean", "max", *(pytest.param(how, marks=pytest.mark.slow) for how in HOWS[:2] + HOWS[4:])])
 def test_pooling(how: str) -> None:
     made, random = compiled(graph_of({"x": (70,)}, "pool", pooling=True, how=how), 3), np.random.default_rng(4)
     for lengths in ([1], [3, 1, 40], [7, 7], [200, 5]):

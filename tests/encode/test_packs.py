@@ -30,8 +30,8 @@ from tests.once import once
 
 TINY_TOKENIZER = Path(__file__).parents[2] / "graphs" / "tiny" / "model" / "tokenizer.json"
 HOWS = {"roberta": "first", "distilbert": "max", "qwen3": "last", "gemma2": "mean_sqrt_len", "modernbert": "weighted_mean"}
-QUICK = ("bert", "roberta", "qwen3")
-KINDS = [*QUICK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("xlm-roberta", "distilbert", "modernbert", "gemma2"))]
+SLOW = ("roberta", "xlm-roberta", "distilbert", "modernbert", "qwen3", "gemma2")
+KINDS = ["bert", *(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW)]
 
 
 @cache
@@ -128,6 +128,7 @@ def test_a_model_that_generates_does_not_embed(tiny_pack: Path) -> None:
         llm.embed("text")
 
 
+@pytest.mark.slow
 def test_a_model_that_embeds_can_be_checked() -> None:
     folder = str(folder_of("bert").folder)
     assert check_model(CompileOptions(folder)) == ()
@@ -135,6 +136,7 @@ def test_a_model_that_embeds_can_be_checked() -> None:
     assert {f"{op}, for which cuda has no kernel" for op in ("attend", "pool")} <= {f.what for f in found}
 
 
+@pytest.mark.slow
 def test_rounded_weights_stay_near() -> None:
     """In int8, which has no quality card here: it is of models that predict tokens."""
     made = folder_of("bert")
@@ -154,6 +156,7 @@ def with_text(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_texts_on_the_command_line(ferrum: CommandLine, tmp_path: Path) -> None:
     made = embedder("bert", tmp_path / "model", max_seq_length=4)
     write(with_text(made.folder) / "config_sentence_transformers.json", {"prompts": {"ask": "q "}, "default_prompt_name": None})
