@@ -26,7 +26,7 @@ def repository(**changes: bytes) -> dict[str, bytes]:
         "tokenizer.json": b"{}",
         "chat_template.jinja": b"{{ messages }}",
         "additional_chat_templates/tool_use.jinja": b"{{ tools }}",
-        "1_Pooling/config.json": b"{}",
+        "1_Pooling/config.json": b'{"pooling_mode": "mean"}',
         "2_Dense/config.json": b"{}",
         "model.safetensors": WEIGHTS,
         "pytorch_model.bin": b"pickle",
