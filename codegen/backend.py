@@ -27,15 +27,32 @@ from ferrum.pack.static import STATIC_NAME
 
 @dataclass(frozen=True)
 class Code:
-    """Members of the pack that hold code and what belongs to it, in order; which a device opens; the compiler's version."""
+    """Members of the pack that hold code and what belongs to it, in order; which a device opens and which has the launches; the
+    compiler's version."""
 
     members: Mapping[str, bytes]
     entry: str
+    launches: str
     toolchain: str
 
     @property
     def nbytes(self) -> int:
         return sum(map(len, self.members.values()))
+
+
+@dataclass(frozen=True)
+class Built:
+    """The plan and the code of one target: all of a pack's, or a variant."""
+
+    target: Target | GpuTarget
+    plan: Plan
+    code: Code
+
+
+def member_of(target: Target | GpuTarget, name: str) -> str:
+    """What a member is called that each variant of the code has of its own."""
+    folder, _, last = name.rpartition("/")
+    return name if target.variant == "main" else f"{folder}/{target.variant}/{last}"
 
 
 @dataclass(frozen=True)
@@ -69,16 +86,17 @@ class Backend:
     def build(self, made: Plan, source: str, contract: str, keep: Path | None) -> Code:
         """The code's members: what runs, its source, the table of launches and what is known of the machine code."""
         if isinstance(self.target, Target):
-            compiler = find_compiler(self.target.arch)
-            name, code, version = "code/step.so", compiler.compile(source, self.target, keep), compiler.version
+            compiler, name = find_compiler(self.target.arch), member_of(self.target, "code/step.so")
+            code, version = compiler.compile(source, self.target, keep), compiler.version
         else:
             toolchain = find_gpu_toolchain(self.target)
             name, code, version = toolchain.member, toolchain.compile(source, self.target, keep), toolchain.version
-        members = {name: code} | {f"code/step.{self.suffix}": source.encode()}
-        members[LAUNCHES_NAME] = encode_table(replace(made.table, contract=contract, code=name))
+        launches = member_of(self.target, LAUNCHES_NAME)
+        members = {name: code, member_of(self.target, f"code/step.{self.suffix}"): source.encode()}
+        members[launches] = encode_table(replace(made.table, contract=contract, code=name))
         if isinstance(self.target, GpuTarget) and (record := static_record(code, made, self.target)):
             members[STATIC_NAME] = record
-        return Code(members, name if isinstance(self.target, Target) else LAUNCHES_NAME, version)
+        return Code(members, name if isinstance(self.target, Target) else launches, launches, version)
 
 
 def backend_of(

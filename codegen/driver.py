@@ -14,7 +14,7 @@ from ferrum.codegen.job import Job, Progress, open_job
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.packing import Shared
 from ferrum.codegen.select import lacking
-from ferrum.codegen.stages import STAGE_NAMES, STAGES, Stage, Work, trace
+from ferrum.codegen.stages import STAGE_NAMES, STAGES, Work, trace
 from ferrum.codegen.store import refuse_external
 from ferrum.codegen.target import parse_targets
 from ferrum.errors import FerrumError
@@ -25,7 +25,7 @@ from ferrum.graphs.weights.match import match
 from ferrum.graphs.weights.opened import open_checkpoint
 
 # The first stage of a target: what comes before is done once.
-_MACHINE = next(number for number, stage in enumerate(STAGES) if stage.scope == "target")
+_MACHINE = next(number for number, stage in enumerate(STAGES) if stage.scope != "model")
 # Code of several targets is made side by side; packs are written one after the other, since they share weights and proofs.
 _PACK = STAGE_NAMES.index("pack")
 
@@ -48,8 +48,8 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
         what = f"one of them cannot serve {len(targets)} targets"
         raise FerrumError("bad-option", what, "-o, --stop-after, --start-from", "compile for one target at a time")
     first, end = _span(options)
-    for target in targets:  # what a target lacks is told before tracing
-        backend_of(target, options.quant, options.kv, {}, options.activations)
+    for variant in (variant for target in targets for variant in target.variants):  # what it lacks is told before tracing
+        backend_of(variant, options.quant, options.kv, {}, options.activations)
     job = open_job(replace(options, target=targets[0].name), progress or (lambda stage, done, total: None))
     with ExitStack() as cleanup:
         pool = cleanup.enter_context(ThreadPoolExecutor(options.jobs or os.cpu_count() or 1))
@@ -57,12 +57,15 @@ def compile_targets(options: CompileOptions, progress: Progress | None = None) -
         if end > _MACHINE:  # before tracing: a damaged download is told at once
             work.checkpoint = cleanup.enter_context(closing(open_checkpoint(job.folder)))
             open_files(job.folder).read("tokenizer.json")
-        if first:
-            _resume(work, STAGES[first - 1], first - 1)
+        if 0 < first <= _MACHINE:
+            _resume(work, first - 1)
         paths = [_run(work, range(first, min(end, _MACHINE)))]
         if work.checkpoint is not None:
-            match(refuse_external(work.graph), work.checkpoint, not job.traced)
             works = [work.on(job.on(target, apart=len(targets) > 1)) for target in targets]
+            if first > _MACHINE:
+                for each in works[0].variants:
+                    _resume(each, first - 1)
+            match(refuse_external(works[0].variants[0].graph), work.checkpoint, not job.traced)
             for numbers in (range(max(first, _MACHINE), min(end, _PACK)), range(_PACK, end)):
                 paths = [_run(each, numbers) for each in works] if numbers else paths
         return [path for path in paths if path is not None]
@@ -97,9 +100,10 @@ def _dump_path(job: Job, number: int) -> Path:
     return job.dump_folder / f"{number + 1:02d}-{STAGE_NAMES[number]}"
 
 
-def _resume(work: Work, stage: Stage, number: int) -> None:
-    assert stage.load is not None
-    stage.load(work, _dump_path(work.job, number))
+def _resume(work: Work, number: int) -> None:
+    load = STAGES[number].load
+    assert load is not None
+    load(work, _dump_path(work.job, number))
 
 
 def _run(work: Work, numbers: Sequence[int]) -> Path | None:
@@ -109,10 +113,11 @@ def _run(work: Work, numbers: Sequence[int]) -> Path | None:
         stage = STAGES[number]
         if stage.scope == "model":
             job.progress("graph", number - numbers[0], len(numbers))
-        stage.run(work)
         wanted = job.options.dump_dir or job.options.stop_after == stage.name or number == len(STAGES) - 1
-        if stage.dump is not None and wanted:
-            path = stage.dump(work, _dump_path(job, number))
+        for each in work.variants if stage.scope == "variant" else [work]:
+            stage.run(each)
+            if stage.dump is not None and wanted:
+                path = stage.dump(each, _dump_path(each.job, number))
     if numbers and numbers[0] < _MACHINE:
         job.progress("graph", len(numbers), len(numbers))
     return path

@@ -10,7 +10,7 @@ from ferrum.codegen.backend import Backend, backend_of
 from ferrum.codegen.kernels.linear.cpu import Blocking
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.policy import KEEP
-from ferrum.codegen.target import GpuTarget, Target, parse_target
+from ferrum.codegen.target import AnyCpu, AnyTarget, parse_target
 from ferrum.errors import FerrumError
 from ferrum.graphs.model_files import open_files
 from ferrum.graphs.models.config import ModelConfig
@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 class Job:
     options: CompileOptions
     folder: Path
-    target: Target | GpuTarget
+    target: AnyTarget
     config: ModelConfig | TracedConfig
     progress: Progress
     tuned: dict[str, Blocking] = field(default_factory=dict)
@@ -35,6 +35,8 @@ class Job:
 
     @property
     def backend(self) -> Backend:
+        """Of a target that is one variant of the code."""
+        assert not isinstance(self.target, AnyCpu)
         return backend_of(self.target, self.options.quant, self.options.kv, self.tuned, self.options.activations)
 
     @property
@@ -62,9 +64,11 @@ class Job:
         """Where stages leave their results when the user asks for dumps or stops after one."""
         return self.options.dump_dir or Path("build") / "dump" / self.name
 
-    def on(self, target: Target | GpuTarget, apart: bool = False) -> Job:
+    def on(self, target: AnyTarget, apart: bool = False) -> Job:
         """The same for another target; ``apart``: what its stages dump goes to a folder of its own."""
         dumps = self.options.dump_dir
+        if apart and (self.options.stop_after or self.options.start_from):
+            dumps = self.dump_folder
         options = replace(self.options, target=target.name, dump_dir=dumps / target.name if dumps and apart else dumps)
         return replace(self, target=target, options=options, tuned={}, tuning=[])
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Collection
 from functools import partial
 
+from ferrum.codegen.backend import Built, member_of
 from ferrum.codegen.kept import kept_note
 from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE
@@ -14,7 +15,7 @@ from ferrum.codegen.kv import Kept
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan import Plan, thread_bytes
 from ferrum.codegen.render import templates_digest
-from ferrum.codegen.target import GpuTarget, Target
+from ferrum.codegen.target import AnyTarget, GpuTarget, Target
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.programs import program_of
 from ferrum.pack.check import contract_hash
@@ -22,6 +23,7 @@ from ferrum.pack.launches import ALIGNMENT, Rows, encode_table
 from ferrum.pack.schema import (
     ENCODE,
     FORMAT_VERSION,
+    BuildRecord,
     CodeRecord,
     KernelRecord,
     Manifest,
@@ -167,41 +169,59 @@ def program_arrays(graph: Graph) -> tuple[list[StepArray], list[StepArray]]:
     return inputs, [array for array in OUTPUTS if array.name in graph.outputs]
 
 
-def member_of(graph: Graph, name: str) -> str:
+def program_member(graph: Graph, name: str) -> str:
     """The name of a member of the program that ``graph`` is of."""
     return f"{program_of(graph)}/{name}"
 
 
-def program_record(
-    plan: Plan, target: Target | GpuTarget, has_selftest: bool = False, has_constants: bool = False
-) -> ProgramRecord:
+def program_record(plan: Plan, has_selftest: bool = False, has_constants: bool = False) -> ProgramRecord:
     inputs, outputs = program_arrays(plan.graph)
-    name = partial(member_of, plan.graph)
+    name = partial(program_member, plan.graph)
     return ProgramRecord(
         name=program_of(plan.graph),
         graph=name(GRAPH),
         constants=name(CONSTANTS) if has_constants else "",
-        plan=name(PLAN),
         rows=[rows for rows in CALLED if any(array.shape[0] == rows for array in (*inputs, *outputs))],
         inputs=inputs,
         outputs=outputs,
         states=[state.name for state in state_records(plan)],
-        memory=memory_record(plan, target),
-        kernels=kernel_records(plan),
         selftest=name(SELFTEST) if has_selftest else "",
-        layers=name(LAYERS) if has_selftest else "",
         whole=program_of(plan.graph) == ENCODE,
+    )
+
+
+def code_record(
+    built: Built, target: AnyTarget, members: Collection[str] = (), layers: str = "", proved: bool = False
+) -> CodeRecord:
+    """A variant of the code of a pack for ``target``. ``members``: those beside what the compiler made; ``layers``: the member
+    with the values of its layers."""
+    plan, code = built.plan, built.code
+    build = BuildRecord(
+        entry=code.entry,
+        launches=code.launches,
+        plan=member_of(built.target, program_member(plan.graph, PLAN)),
+        memory=memory_record(plan, built.target),
+        kernels=kernel_records(plan),
+        layers=layers,
+    )
+    return CodeRecord(
+        name=built.target.variant,
+        features=[feature for feature in built.target.requires if feature not in target.requires],
+        programs={program_of(plan.graph): build},
+        members=[*code.members, *members],
+        toolchain=code.toolchain,
+        proved=proved,
     )
 
 
 def make_manifest(
     plan: Plan,
     options: CompileOptions,
-    target: Target | GpuTarget,
+    target: AnyTarget,
     model: ModelRecord,
     text: TextRecord,
     program: ProgramRecord,
-    code: CodeRecord,
+    code: list[CodeRecord],
     tuning: list[TuningRecord],
     source_sha256: str,
     has_text: bool,
@@ -231,7 +251,7 @@ def make_manifest(
         tensors=tensor_records(plan),
         states=state_records(plan),
         programs=[program],
-        code=[code],
+        code=code,
         tuning=tuning,
         text=text,
         endpoints=endpoints_of(program.name, has_text),

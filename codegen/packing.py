@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from ferrum.codegen.backend import Code
+from ferrum.codegen.backend import Built, member_of
 from ferrum.codegen.job import Job
 from ferrum.codegen.kept import kept_formats
 from ferrum.codegen.layer_points import layer_points
@@ -20,10 +20,11 @@ from ferrum.codegen.manifest import (
     LAYERS,
     PLAN,
     SELFTEST,
+    code_record,
     count_parameters,
     make_manifest,
-    member_of,
     plan_json,
+    program_member,
     program_record,
 )
 from ferrum.codegen.plan import Plan, gpu_kernels
@@ -45,7 +46,7 @@ from ferrum.pack.launches import encode_table
 from ferrum.pack.prompts import PROMPTS_NAME, Prompts, encode_prompts
 from ferrum.pack.proof import PROOF_NAME, Proof
 from ferrum.pack.quality import QUALITY_NAME, QualityCard, are_quantized, encode_quality
-from ferrum.pack.schema import ENCODE, CodeRecord, Manifest, ModelRecord
+from ferrum.pack.schema import ENCODE, Manifest, ModelRecord
 from ferrum.pack.writer import PackWriter
 from ferrum.text.template_process import TEMPLATE_MEMBERS
 
@@ -69,14 +70,16 @@ class Shared:
 class Packing:
     """A pack under construction. ``finish`` makes it visible; ``close`` before that leaves nothing behind."""
 
-    def __init__(self, job: Job, plan: Plan, code: Code, contract: str, checkpoint: Checkpoint, shared: Shared) -> None:
-        self.job, self.plan, self.code, self.contract = job, plan, code, contract
+    def __init__(self, job: Job, builds: Sequence[Built], contract: str, checkpoint: Checkpoint, shared: Shared) -> None:
+        self.job, self.builds, self.contract = job, builds, contract
         self.checkpoint, self.shared = checkpoint, shared
         self.text = read_text(job.folder)
-        size = plan.tensors[-1].offset + plan.tensors[-1].nbytes
-        self.writer = PackWriter(job.output, _manifest_room(plan), expected_bytes=size + code.nbytes)
-        self._code_members = list(code.members)
-        self._has_constants = self._has_selftest = False
+        self.plan = plan = builds[0].plan  # weights, graph and states are those of all
+        size = plan.tensors[-1].offset + plan.tensors[-1].nbytes + sum(built.code.nbytes for built in builds)
+        self.writer = PackWriter(job.output, _manifest_room(builds), expected_bytes=size)
+        self._layers: dict[str, str] = {}  # by variant the member with values of its layers
+        self._proof: list[str] = []
+        self._has_constants = False
         self._sample: Sample | None = None  # what the finished pack is to be measured on
 
     def close(self) -> None:
@@ -89,9 +92,10 @@ class Packing:
         if constants := encode_constants(graph):
             writer.add(self._name(CONSTANTS), constants)
             self._has_constants = True
-        writer.add(self._name(PLAN), plan_json(self.plan))
-        for name, data in self.code.members.items():
-            writer.add(name, data)
+        for built in self.builds:
+            writer.add(member_of(built.target, self._name(PLAN)), plan_json(built.plan))
+            for name, data in built.code.members.items():
+                writer.add(name, data)
         if self.text.tokenizer:
             writer.add("tokenizer.json", self.text.tokenizer)
         if prompts := self._prompts():
@@ -114,7 +118,7 @@ class Packing:
         return Prompts(prompts=dict(embedding.prompts), default=embedding.default_prompt)
 
     def _name(self, member: str) -> str:
-        return member_of(self.plan.graph, member)
+        return program_member(self.plan.graph, member)
 
     def add_reference(self, graph: Graph) -> None:
         """What the interpreter makes of ``graph``, which has no formats yet, and how GPU kernels fared in emulation."""
@@ -129,16 +133,25 @@ class Packing:
         )
         shared.references[self.contract] = reference
         self.writer.add(self._name(SELFTEST), msgspec.json.encode(reference.test, order="sorted"))
-        self.writer.add(self._name(LAYERS), msgspec.json.encode(reference.layers(layer_points(self.plan)), order="sorted"))
-        self._has_selftest = True
+        self._add_layers(reference)
         if isinstance(self.job.target, GpuTarget):
             whole = emulates(self.job.target.device, parameters)
             kernels = prove_kernels(gpu_kernels(self.plan), self.job.target, shared.errors)
             self.writer.add(PROOF_NAME, msgspec.json.encode(Proof(kernels=kernels, whole_model=whole), order="sorted"))
-            self._code_members.append(PROOF_NAME)
+            self._proof.append(PROOF_NAME)
         formats = {tensor.format for tensor in self.plan.tensors}
-        if program_of(graph) != ENCODE and are_quantized({*formats, options.kv} if self._runs_here() else formats):
+        if program_of(graph) != ENCODE and are_quantized({*formats, options.kv} if self._here else formats):
             self._add_quality(graph)
+
+    def _add_layers(self, reference: Reference) -> None:
+        """Values of layers, once for all variants that show the same ones in the same places."""
+        added: dict[bytes, str] = {}
+        for built in self.builds:
+            data = msgspec.json.encode(reference.layers(layer_points(built.plan)), order="sorted")
+            if data not in added:
+                added[data] = member_of(built.target, self._name(LAYERS))
+                self.writer.add(added[data], data)
+            self._layers[built.target.variant] = added[data]
 
     def _add_quality(self, graph: Graph) -> None:
         """The card of weights alone, where the code cannot run here; else what the finished pack is measured on."""
@@ -147,7 +160,7 @@ class Packing:
             sizes = self.plan.vocab_size, self.job.max_model_len
             shared.samples[text] = read_sample(graph, self.checkpoint, self.text.tokenizer, *sizes)
         sample = shared.samples[text]
-        if self._runs_here():
+        if self._here:
             self._sample = sample
         elif sample is not None:
             if self.contract not in shared.cards:
@@ -161,16 +174,26 @@ class Packing:
         return self.job.output
 
     def _manifest(self) -> Manifest:
-        job, code = self.job, self.code
-        entry = {program_of(self.plan.graph): code.entry}
+        job, shown = self.job, bool(self._emulated())
+        here = self._here
+        codes = [
+            code_record(
+                built,
+                job.target,
+                self._proof,
+                self._layers.get(built.target.variant, ""),
+                proved=bool(self._layers) and (shown or built.target.variant in here),
+            )
+            for built in self.builds
+        ]
         return make_manifest(
             self.plan,
             job.options,
             job.target,
             _model_record(job, self.plan),
             self.text.record,
-            program_record(self.plan, job.target, self._has_selftest, self._has_constants),
-            CodeRecord(name="main", features=[], entry=entry, members=self._code_members, toolchain=code.toolchain),
+            program_record(self.plan, bool(self._layers), self._has_constants),
+            codes,
             job.tuning,
             source_sha256=self.checkpoint.digest(),
             has_text=bool(self.text.tokenizer),
@@ -184,8 +207,10 @@ class Packing:
         with path.open("rb") as file:
             return StoredWeights(self.plan.tensors, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), start)
 
-    def _runs_here(self) -> bool:
-        return runs_here(self.job.target.arch, self.job.target.requires)
+    @property
+    def _here(self) -> list[str]:
+        """The variants of the code that this machine can run, in their order."""
+        return [built.target.variant for built in self.builds if runs_here(self.job.target.arch, built.target.requires)]
 
     def _prover(self) -> Callable[[Path], dict[str, bytes]] | None:
         """The check of the finished, still hidden file; None when there is nothing to check or this machine cannot run it.
@@ -193,7 +218,7 @@ class Packing:
         Of packs whose kernels, launches and weights are the same to the letter, one runs whole in emulation.
         """
         emulated = self._emulated()
-        if not self._has_selftest or emulated in self.shared.ran or not (emulated or self._runs_here()):
+        if not self._layers or emulated in self.shared.ran or not (emulated or self._here):
             return None
         if emulated:
             self.shared.ran.add(emulated)
@@ -201,8 +226,10 @@ class Packing:
 
     def _proved(self, path: Path) -> dict[str, bytes]:
         """The members that only a finished pack can make."""
-        prove(path)
-        return {QUALITY_NAME: encode_quality(self._sample.beside_code(path))} if self._sample else {}
+        here = self._here or [self.builds[0].target.variant]
+        for variant in here:
+            prove(path, variant)
+        return {QUALITY_NAME: encode_quality(self._sample.beside_code(path, here[0]))} if self._sample else {}
 
     def _emulated(self) -> tuple[str, ...]:
         """All that a run in emulation depends on; nothing where the pack is not emulated."""
@@ -213,9 +240,10 @@ class Packing:
         return self.contract, encode_table(plan.table).decode(), common_source(target), *kernels
 
 
-def _manifest_room(made: Plan) -> int:
+def _manifest_room(builds: Sequence[Built]) -> int:
     """Bytes kept for the manifest: it grows with the number of tensors and kernels."""
-    return -(-(64 * 1024 + 400 * len(made.tensors) + 4096 * len(made.kernels)) // 16384) * 16384
+    kernels = sum(len(built.plan.kernels) for built in builds)
+    return -(-(64 * 1024 + 400 * len(builds[0].plan.tensors) + 4096 * kernels) // 16384) * 16384
 
 
 def _model_record(job: Job, made: Plan) -> ModelRecord:

@@ -38,9 +38,9 @@ class TargetPolicy:
         cpu = self.target if isinstance(self.target, Target) else None
         fmt = self.exact(blocked) or self._chosen(role, k)
         if cpu:
-            tiles = blocking(cpu, fmt, self.tuned).tiles
+            rows, tiles = cpu.unit or (cpu.lanes, blocking(cpu, fmt, self.tuned).tiles)
             act = act_for(fmt, k, cpu.has_bf16_dot, self.activations == "f32")
-            return Choice(fmt.name, TiledLayout(n, k, fmt, cpu.lanes, tiles, halves).name, act.name)
+            return Choice(fmt.name, TiledLayout(n, k, fmt, rows, tiles, halves).name, act.name)
         return Choice(fmt.name, RowLayout(n, k, fmt, halves).name, "f32" if fmt.kind == "f32" else "bf16")
 
     def apart(self, blocked: Sequence[Blocked | None]) -> bool:

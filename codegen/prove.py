@@ -132,13 +132,15 @@ def runs_here(arch: str, features: Sequence[str]) -> bool:
     return arch == machine_arch() and machine_features().issuperset(features)
 
 
-def load_for_proof(pack: Pack) -> Executor:
-    """The pack on its device, with just enough memory for the self-test."""
+def load_for_proof(pack: Pack, variant: str = "") -> Executor:
+    """A variant of the pack's code on its device, with just enough memory for the self-test."""
     tokens = max(_PROMPT_LENGTHS) + _GREEDY
     length = min(tokens, pack.manifest.model.max_model_len)
     groups = kv_groups(pack.manifest)
     room = -(-length // groups[0].unit) * sum(group.unit_bytes for group in groups)
-    options = DeviceOptions(max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=room, prefault=False)
+    options = DeviceOptions(
+        max_seqs=1, max_tokens=tokens, max_model_len=length, kv_cache_bytes=room, prefault=False, variant=variant
+    )
     if pack.manifest.target.device == "cpu":
         from ferrum.devices.cpu import CpuDevice
 
@@ -153,15 +155,15 @@ def emulates(device: str, parameters: int) -> bool:
     return device != "cpu" and parameters <= _EMULATED_MODEL
 
 
-def prove(path: Path) -> float:
-    """Run the self-test on the device, or in emulation for a GPU's pack; the largest error seen.
+def prove(path: Path, variant: str = "") -> float:
+    """Run the self-test by a variant of the code on the device, or in emulation for a GPU's pack; the largest error seen.
 
     Raises FerrumError when the pack and the interpreter differ.
     """
     worst = 0.0
     with open_pack(path, trust=True) as pack, GivingBack(pack.address("weights"), pack.weights.nbytes):
-        test, layers = read_selftest(pack), read_layers(pack)
-        executor = load_for_proof(pack)
+        test, layers = read_selftest(pack), read_layers(pack, variant)
+        executor = load_for_proof(pack, variant)
         try:
             for index, case in enumerate(test.cases):
                 report = check_case(executor, case, index, test.tolerance, layers)
@@ -169,7 +171,8 @@ def prove(path: Path) -> float:
                 if not report.passes(test.tolerance):
                     raise FerrumError(
                         "proof-failed",
-                        f"code and interpreter differ: {describe_case(report, test.tolerance)}",
+                        f"code{f' {variant}' if len(pack.manifest.code) > 1 else ''} and interpreter differ: "
+                        f"{describe_case(report, test.tolerance)}",
                         "stage prove",
                         "this is a fault of ferrum: report it with the model's config.json; --no-prove skips the check",
                     )

@@ -6,7 +6,7 @@ grows with the model as those of packing and of the proof do, and its memory doe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,10 +57,10 @@ class Sample:
         """For a pack that cannot run here: only what its weights have lost."""
         return compare(self.logits, _logits(graph, self.texts, weights), self.texts, "weights")
 
-    def beside_code(self, path: Path) -> QualityCard:
-        """For a pack of this CPU. ``path``: the finished file, hidden as it may be. Raises FerrumError."""
+    def beside_code(self, path: Path, variant: str = "") -> QualityCard:
+        """For a pack of this CPU, by a variant of its code. ``path``: the finished file, even if hidden. Raises FerrumError."""
         with open_pack(path, trust=True) as pack, GivingBack(pack.address("weights"), pack.weights.nbytes):
-            executor = CpuDevice().load(pack, room_for(pack.manifest, self.texts))
+            executor = CpuDevice().load(pack, replace(room_for(pack.manifest, self.texts), variant=variant))
             try:
                 return compare(self.logits, text_logits(executor, self.texts), self.texts)
             finally:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from ferrum.codegen.backend import Code
+from ferrum.codegen.backend import Built, Code
 from ferrum.codegen.job import Job
 from ferrum.codegen.manifest import contract_of, plan_dump
 from ferrum.codegen.packing import Packing, Shared
 from ferrum.codegen.plan import Plan
 from ferrum.codegen.prove import runs_here
-from ferrum.codegen.target import Target
+from ferrum.codegen.target import AnyCpu, Target
 from ferrum.codegen.walk import Call
 from ferrum.errors import FerrumError
 from ferrum.graphs.constants import save_graph
@@ -39,7 +39,10 @@ from ferrum.graphs.weights.stored import listed, stored
 
 @dataclass
 class Work:
-    """What stages hand on; each sets its own field. ``cleanup`` is closed when the command ends, however it ends."""
+    """What stages hand on; each sets its own field. ``cleanup`` is closed when the command ends, however it ends.
+
+    ``variants``: the work of each target that the pack has code for: this one itself, where it is of one.
+    """
 
     job: Job
     pool: Executor
@@ -53,14 +56,26 @@ class Work:
     contract: str = field(init=False)
     source: str = field(init=False)
     building: Future[Code] = field(init=False)
+    variants: list[Work] = field(init=False)
     packing: Packing = field(init=False)
 
+    @property
+    def built(self) -> Built:
+        assert not isinstance(self.job.target, AnyCpu)
+        return Built(self.job.target, self.plan, self.building.result())
+
     def on(self, job: Job) -> Work:
-        """The work of another target on the same graph."""
+        """The work of a target on the same graph, which is not there yet when stages go on from a dump behind it."""
+        other = self._alone(job)
+        if isinstance(job.target, AnyCpu):
+            other.variants = [self._alone(job.on(target, apart=True)) for target in job.target.variants]
+        return other
+
+    def _alone(self, job: Job) -> Work:
         other = Work(job, self.pool, self.shared, self.cleanup, self.checkpoint)
-        other.graph = self.graph
-        if hasattr(self, "laid_out"):
-            other.laid_out = self.laid_out
+        if hasattr(self, "graph"):
+            other.graph = self.graph
+        other.variants = [other]
         return other
 
 
@@ -69,11 +84,14 @@ Dump = Callable[[Work, Path], Path]
 
 @dataclass(frozen=True)
 class Stage:
-    """``dump(work, path)`` writes the result to ``path``, which has no suffix yet, and says where; ``load`` is its inverse."""
+    """``dump(work, path)`` writes the result to ``path``, which has no suffix yet, and says where; ``load`` is its inverse.
+
+    ``scope``: runs once for a model, for each variant of a target's code, or for each target.
+    """
 
     name: str
     doc: str
-    scope: Literal["model", "target"]
+    scope: Literal["model", "variant", "target"]
     run: Callable[[Work], None]
     dump: Dump | None = None
     load: Callable[[Work, Path], None] | None = None
@@ -159,6 +177,9 @@ def _layout(work: Work) -> None:
 
 def _tune(job: Job, graph: Graph) -> None:
     """Measure blockings for the formats that the model has on its target, which must be this machine."""
+    if isinstance(job.target, Target) and job.target.unit:
+        what = "how units are cut that several CPUs read is not measured on one"
+        raise FerrumError("bad-option", what, "--tune", "leave it out, or name one CPU as the target")
     if not isinstance(job.target, Target) or not runs_here(job.target.arch, job.target.requires):
         what = f"kernels for {job.target.name} cannot be measured on this machine"
         raise FerrumError("bad-option", what, "--tune", "leave it out, or compile on such a machine")
@@ -227,10 +248,11 @@ def _dump_code(work: Work, path: Path) -> Path:
 
 
 def _pack(work: Work) -> None:
-    code = work.building.result()
+    builds = [each.built for each in work.variants]
     work.job.progress("build", 1, 1)
-    assert work.checkpoint is not None
-    work.packing = Packing(work.job, work.plan, code, work.contract, work.checkpoint, work.shared)
+    contract, *others = [each.contract for each in work.variants]
+    assert work.checkpoint is not None and all(other == contract for other in others), "variants of the code read other weights"
+    work.packing = Packing(work.job, builds, contract, work.checkpoint, work.shared)
     work.cleanup.callback(work.packing.close)
     work.packing.write()
     if not work.job.options.prove or work.job.options.stop_after == "pack":
@@ -245,7 +267,7 @@ def _prove(work: Work) -> None:
     if not work.job.options.prove:
         return
     work.job.progress("prove", 0, 2)
-    work.packing.add_reference(work.graph)
+    work.packing.add_reference(work.variants[0].graph)
     work.job.progress("prove", 1, 2)
     work.packing.finish()
     work.job.progress("prove", 2, 2)
@@ -258,28 +280,28 @@ _MACHINE: tuple[Stage, ...] = (
         "target reads; a quantize converts rows before a product that wants others (graphs/passes/layout.py). Before that, "
         "joined matrices of which a checkpoint has quantized parts in several ways are taken apart where each can stay as it is "
         "(graphs/passes/apart.py).",
-        "target", _layout, _dump_layout, _load_layout, PAGED_OPS,
+        "variant", _layout, _dump_layout, _load_layout, PAGED_OPS,
     ),
     Stage(
         "select",
         "A kernel is chosen for every node from one table of ops and devices, and the reason is kept: ferrum explain PACK --why "
         "(codegen/select.py).",
-        "target", _select, _text("txt", _calls_text),
+        "variant", _select, _text("txt", _calls_text),
     ),
     Stage(
         "plan",
         "Arena offsets, workspace as a function of tokens, and the table of launches (codegen/plan.py).",
-        "target", _plan, _text("json", lambda work: plan_dump(work.plan).decode()),
+        "variant", _plan, _text("json", lambda work: plan_dump(work.plan).decode()),
     ),
     Stage(
         "render",
         "jinja2 templates become C, CUDA or Metal with the model's dimensions as constants (codegen/render.py, templates/).",
-        "target", _render, _dump_source,
+        "variant", _render, _dump_source,
     ),
     Stage(
         "build",
         "The compiler of the target makes its code; sources and the command to repeat a failure are kept (codegen/toolchains).",
-        "target", _build, _dump_code,
+        "variant", _build, _dump_code,
     ),
     Stage(
         "pack",

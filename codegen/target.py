@@ -6,7 +6,8 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeAlias
 
 from ferrum.devices.cuda_archs import runs_on
 from ferrum.devices.host import machine_arch, machine_features, machine_vendor
@@ -20,7 +21,9 @@ class Target:
     ``lanes``: 32-bit lanes of a vector, also the rows of a weight tile. ``registers``: vector registers.
     ``requires``: features (as in /proc/cpuinfo) that a machine must have. ``cflags``: for gcc and clang alike.
     ``zig_cpu``/``zig_triple``: the same machine in zig's words, for cross compiling. ``slow_on``: vendors whose cores run what
-    is new here at less than the rate of what it replaces; ``--target cpu`` passes over it there.
+    is new here at less than the rate of what it replaces; ``--target cpu`` passes over it there. ``variant``: what its code is
+    called in a pack. ``unit``: rows of a tile and tiles of a unit of the weights, where several targets read the same ones;
+    without it a tile is a vector, and a unit as many as products hold in registers.
     """
 
     name: str
@@ -34,6 +37,13 @@ class Target:
     zig_triple: str
     zig_cpu: str
     slow_on: tuple[str, ...] = ()
+    variant: str = "main"
+    unit: tuple[int, int] | None = None
+
+    @property
+    def variants(self) -> tuple[Target, ...]:
+        """What a pack for this target has code for."""
+        return (self,)
 
     @property
     def has_byte_pairs(self) -> bool:
@@ -52,6 +62,23 @@ _V4_FLAGS = (*_V3_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", 
 _ZIG_V4 = "x86_64_v4"
 _X86 = "x86_64-linux-gnu.2.28"
 _ARM = "aarch64-linux-gnu.2.28"
+
+
+@dataclass(frozen=True)
+class AnyCpu:
+    """Several targets in one pack: code for each, best first, over one layout of the weights and the cache.
+
+    A CPU takes the first of the ``variants`` whose features it has. What all of them require is required of the pack's machine.
+    """
+
+    name: str
+    arch: str
+    variants: tuple[Target, ...]
+    device: ClassVar[str] = "cpu"
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        return tuple(f for f in self.variants[-1].requires if all(f in variant.requires for variant in self.variants))
 
 
 @dataclass(frozen=True)
@@ -76,6 +103,11 @@ class GpuTarget:
     driver: str
     cards: str
     max_threads: int = 1024
+    variant: ClassVar[str] = "main"
+
+    @property
+    def variants(self) -> tuple[GpuTarget, ...]:
+        return (self,)
 
     @property
     def requires(self) -> tuple[str, ...]:
@@ -141,7 +173,31 @@ TARGETS: tuple[Target, ...] = (
            ("-march=armv8.2-a+dotprod",), _ARM, "generic+v8_2a+dotprod"),
     Target("cpu-arm64", "cpu", "aarch64", 4, 32, "neon", ("asimd",), (), _ARM, "generic"),
 )  # fmt: skip
-_ALL: tuple[Target | GpuTarget, ...] = (*TARGETS, *GPU_TARGETS)
+
+
+def _variant(name: str, *requires: str, unit: tuple[int, int] | None = None) -> Target:
+    """A target as one of several, which may ask for more where a later one is faster without."""
+    target = next(target for target in TARGETS if target.name == name)
+    return replace(target, variant=name.removeprefix("cpu-"), requires=(*target.requires, *requires), unit=unit)
+
+
+# The unit that AVX-512 holds in registers; shorter vectors read parts of it, one after the other.
+_X86_UNIT = (16, 4)
+ANY_CPUS: tuple[AnyCpu, ...] = (
+    AnyCpu("cpu-x86_64-any", "x86_64", (
+        _variant("cpu-avx512-bf16", "AuthenticAMD", unit=_X86_UNIT),  # the cores of its other maker are faster by widening
+        _variant("cpu-avx512-vnni", unit=_X86_UNIT),
+        _variant("cpu-avx512", unit=_X86_UNIT),
+        _variant("cpu-avx2", unit=_X86_UNIT),
+        _variant("cpu-x86_64", unit=_X86_UNIT),
+    )),
+    # vectors of one length, and as many of them
+    AnyCpu("cpu-arm64-any", "aarch64", (
+        _variant("cpu-arm64-i8mm"), _variant("cpu-arm64-dotprod"), _variant("cpu-arm64"),
+    )),
+)  # fmt: skip
+AnyTarget: TypeAlias = Target | GpuTarget | AnyCpu
+_ALL: tuple[AnyTarget, ...] = (*TARGETS, *ANY_CPUS, *GPU_TARGETS)
 BY_NAME = {t.name: t for t in _ALL}
 
 
@@ -158,7 +214,7 @@ def best_target(arch: str, features: Iterable[str], vendor: str = "") -> Target:
     raise FerrumError("no-target", f"no CPU target fits {arch}", sys.platform, f"targets exist for {known}")
 
 
-def parse_target(text: str) -> Target | GpuTarget:
+def parse_target(text: str) -> AnyTarget:
     """``cpu``, ``cuda`` and ``metal`` are this machine's; anything else is a name from the lists above.
 
     Raises FerrumError for an unknown name and for a GPU that is not there.
@@ -174,7 +230,7 @@ def parse_target(text: str) -> Target | GpuTarget:
     return BY_NAME[text]
 
 
-def parse_targets(text: str) -> list[Target | GpuTarget]:
+def parse_targets(text: str) -> list[AnyTarget]:
     """The targets of a list with commas, in its order. Raises FerrumError for an unknown name or one that is there twice."""
     targets = [parse_target(part.strip()) for part in text.split(",")]
     twice = sorted({t.name for t in targets if sum(other.name == t.name for other in targets) > 1})

@@ -13,13 +13,15 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Variable:
-    """``dest`` is the option's attribute in the parsed command line; ``is_path`` values are made absolute."""
+    """``dest`` is the option's attribute in the parsed command line; ``is_path`` values are made absolute. They, and what is
+    ``published``, are read from here alone, so a given flag is written back."""
 
     name: str
     flag: str
     dest: str
     meaning: str
     is_path: bool = False
+    published: bool = False
 
 
 VARIABLES = (
@@ -29,6 +31,7 @@ VARIABLES = (
     Variable("FERRUM_VERBOSE", "-v", "verbose", "how much is said on stderr, 0 to 4"),
     Variable("FERRUM_TARGET", "--target", "target", "machine to compile for"),
     Variable("FERRUM_THREADS", "--threads", "threads", "CPU threads of one loaded model"),
+    Variable("FERRUM_VARIANT", "--variant", "variant", "variant of a pack's code for CPUs", published=True),
     Variable("FERRUM_HOST", "--host", "host", "address the server listens on"),
     Variable("FERRUM_PORT", "--port", "port", "port the server listens on"),
     Variable("FERRUM_API_KEY", "--api-key", "api_key", "key that requests must carry"),

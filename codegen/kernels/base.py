@@ -18,6 +18,10 @@ F32 = NDArray[np.float32]
 UNWRITTEN = ("count", "input:", "table:", "weight:")
 
 
+# What marks a parameter of few kernels: those that leave it as it is have the symbols that they would have without it.
+OPTIONAL = {"optional": True}
+
+
 @dataclass(frozen=True)
 class Cost:
     """Work of one launch: weight bytes once, and per row the bytes of activations moved and the operations."""
@@ -54,7 +58,8 @@ class Kernel(ABC):
     @property
     def params(self) -> dict[str, int | float | str | bool]:
         """The parameters as plain values, for the manifest and the symbol; of a matrix how it lies and its format."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        used = (f for f in fields(self) if "optional" not in f.metadata or getattr(self, f.name) != f.default)
+        values = {f.name: getattr(self, f.name) for f in used}
         plain = {name: v if isinstance(v, (bool, int, float, str)) else v.name for name, v in values.items()}
         matrix = next((v for v in values.values() if isinstance(v, MatrixLayout)), None)
         return plain if matrix is None else plain | {"format": matrix.format.name}

@@ -48,6 +48,12 @@ def add_load_choices(parser: argparse.ArgumentParser) -> None:
     """How a pack is loaded."""
     parser.add_argument("--threads", type=non_negative, default=0, metavar="N", help="CPU threads (default: all cores)")
     parser.add_argument("--trust", action="store_true", help="open a pack that was neither built here nor signed")
+    add_variant(parser)
+
+
+def add_variant(parser: argparse.ArgumentParser) -> None:
+    meaning = "variant of the pack's code, of those that ferrum explain lists (default: the first that this CPU can run)"
+    parser.add_argument("--variant", default="", metavar="NAME", help=meaning)
 
 
 @contextmanager

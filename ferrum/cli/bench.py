@@ -15,7 +15,7 @@ from ferrum.cli.machine import ROOF_UNITS, roofs_with
 from ferrum.cli.options import positive
 from ferrum.cli.output import print_json, print_table
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import kv_groups, require_step
+from ferrum.pack.programs import build_of, kv_groups
 from ferrum.pack.schema import Manifest
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ferrum.devices.base import variant_of
     from ferrum.devices.options import DeviceOptions
     from ferrum.engine.load import load_model
     from ferrum.engine.options import EngineOptions
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         _round(engine, model.info.vocab_size, args, 0)
         samples = [_round(engine, model.info.vocab_size, args, i + 1) for i in range(args.rounds)]
         manifest = model.pack.manifest
-        result = summary(samples, roof, manifest, args)
+        result = summary(samples, roof, manifest, args, variant_of(model.executor))
         if args.profile:
             result["kernels"] = _profile(model, args)
     finally:
@@ -117,12 +118,13 @@ def _profile(model: LoadedModel, args: argparse.Namespace) -> list[dict[str, Any
     """Seconds of each kernel in one round, most first; kernels of one spec and shape together."""
     import numpy as np
 
+    from ferrum.devices.base import variant_of
     from ferrum.pack.launch_check import read_table
 
     profile = getattr(model.executor, "profile", None)
     if profile is None:
         raise FerrumError("bad-option", "the device does not time its kernels", "--profile", "leave it out")
-    launches = read_table(model.pack).launches
+    launches = read_table(model.pack, variant_of(model.executor)).launches
     seconds = np.zeros(len(launches))
     profile(seconds)
     _round(model.generator, model.info.vocab_size, args, args.rounds + 1)
@@ -134,8 +136,10 @@ def _profile(model: LoadedModel, args: argparse.Namespace) -> list[dict[str, Any
     return sorted(rows, key=lambda row: -row["seconds"])
 
 
-def summary(samples: Sequence[Sample], roof: dict[str, float], manifest: Manifest, args: argparse.Namespace) -> dict[str, Any]:
-    """Medians over the rounds; shares of what the machine's measured limits allow."""
+def summary(
+    samples: Sequence[Sample], roof: dict[str, float], manifest: Manifest, args: argparse.Namespace, variant: str = ""
+) -> dict[str, Any]:
+    """Medians over the rounds; shares of what the machine's measured limits allow. ``variant``: of the code that ran."""
 
     def median(name: str) -> float:
         return float(statistics.median(getattr(s, name) for s in samples))
@@ -143,6 +147,7 @@ def summary(samples: Sequence[Sample], roof: dict[str, float], manifest: Manifes
     result: dict[str, Any] = {
         "model": manifest.model.name,
         "target": manifest.target.name,
+        "variant": variant if len(manifest.code) > 1 else "",
         "quant": manifest.model.quant,
         "concurrency": args.concurrency,
         "prompt_tokens": args.prompt_tokens,
@@ -152,7 +157,7 @@ def summary(samples: Sequence[Sample], roof: dict[str, float], manifest: Manifes
         "samples": [asdict(s) for s in samples],
     }
     if roof:
-        decode, prefill = limits(roof, manifest, args)
+        decode, prefill = limits(roof, manifest, args, variant)
         result["roofs"]["decode_tokens_per_s"] = decode
         result["decode_share"] = result["decode_tokens_per_s"] / decode
         if prefill:  # a GPU's arithmetic is not measured here
@@ -161,13 +166,13 @@ def summary(samples: Sequence[Sample], roof: dict[str, float], manifest: Manifes
     return result
 
 
-def limits(roof: dict[str, float], manifest: Manifest, args: argparse.Namespace) -> tuple[float, float]:
+def limits(roof: dict[str, float], manifest: Manifest, args: argparse.Namespace, variant: str = "") -> tuple[float, float]:
     """Tokens/s at the roofline: (decode, prefill), the latter 0 where no rate of arithmetic was measured.
 
     A decode step reads all weights once and what each sequence sees of its KV cache; prefill does the arithmetic at the best
     rate that the machine has for the weights' format.
     """
-    step = require_step(manifest)
+    step = build_of(manifest, variant)
     kernels, weights = step.kernels, step.weight_bytes
     activations = sum(k.bytes_per_token for k in kernels)
     flops = sum(k.flops_per_token for k in kernels)
@@ -194,7 +199,8 @@ def _print(result: dict[str, Any]) -> None:
         ("time to first token", f"{result['ttft_s'] * 1e3:.1f} ms", ""),
         ("time per output token", f"{result['tpot_s'] * 1e3:.2f} ms", ""),
     ]
-    print(f"{result['model']} {result['quant']} on {result['target']}: {result['concurrency']} at once, ", end="")
+    target = f"{result['target']}, {result['variant']}" if result["variant"] else result["target"]
+    print(f"{result['model']} {result['quant']} on {target}: {result['concurrency']} at once, ", end="")
     print(f"{result['prompt_tokens']} + {result['max_tokens']} tokens, median of {len(result['samples'])} rounds")
     print_table(("WHAT", "VALUE", "OF THE ROOFLINE"), rows)
     total = sum(row["seconds"] for row in result.get("kernels", ()))

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import zip_longest
 
 from ferrum.cli.output import count, size
-from ferrum.pack.programs import require_step
+from ferrum.pack.programs import build_of, require_step
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import KernelRecord, Manifest, TensorRecord
 
@@ -38,7 +38,8 @@ def _facts(pack: Pack) -> Iterator[tuple[str, str]]:
     yield "states", "; ".join(f"{s.kind} {', '.join(f'{a.name} {a.dtype}' for a in s.arrays)}" for s in manifest.states)
     yield "activations", made.options.get("activations", "auto")
     yield "fused", made.options.get("fuse", "yes")
-    yield "toolchain", "; ".join(code.toolchain for code in manifest.code)
+    yield "code", ", ".join(code.name for code in manifest.code)
+    yield "toolchain", "; ".join(dict.fromkeys(code.toolchain for code in manifest.code))
     yield "made by", f"{made.compiler}, templates {made.templates_sha256[:12]}"
 
 
@@ -53,7 +54,7 @@ def _formats(manifest: Manifest) -> str:
 def _firsts(first: Pack, second: Pack) -> Differences:
     """The first line of the graph, the first tensor and the first kernel that are not the same."""
     graphs = [bytes(p.member(require_step(p.manifest, str(p.path)).graph)).decode("utf-8").splitlines() for p in (first, second)]
-    kernels = [require_step(p.manifest, str(p.path)).kernels for p in (first, second)]
+    kernels = [build_of(p.manifest, path=str(p.path)).kernels for p in (first, second)]
     tensors = [p.manifest.tensors for p in (first, second)]
     texts = {
         "graph, first": graphs,

@@ -50,11 +50,12 @@ def machine() -> Iterator[Finding]:
     yield Finding("ferrum", "ok", f"{__version__}, Python {platform.python_version()}")
     total, available = memory_bytes()
     yield Finding("machine", "ok", f"{platform.machine()}, {cores()} cores, {size(available)} of {size(total)} memory free")
-    from ferrum.codegen.target import parse_target
+    from ferrum.codegen.target import ANY_CPUS, parse_target
 
     try:
         target = parse_target("cpu")
-        yield Finding("device cpu", "ok", f"{target.name}: {', '.join(target.requires) or 'baseline'}")
+        anywhere = ", ".join(each.name for each in ANY_CPUS if each.arch == target.arch)
+        yield Finding("device cpu", "ok", f"{target.name}: {', '.join(target.requires) or 'baseline'}; others too: {anywhere}")
     except FerrumError as error:
         yield Finding("device cpu", "missing", str(error))
     for device in GPU_DEVICES:

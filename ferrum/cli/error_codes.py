@@ -285,6 +285,10 @@ ERROR_CODES: dict[str, str] = {
         "The record that a pack was built here cannot be written. Set FERRUM_HOME to a folder of your own."
     ),
     "unknown-device": "No device has this name. auto takes the one that the pack was compiled for.",
+    "variant-unknown": (
+        "--variant or FERRUM_VARIANT names a variant of the code that the pack does not have. ferrum explain PACK lists those it "
+        "has; without the option the CPU takes the first that it can run."
+    ),
     "unknown-target": "--target names no known target. The message lists them; cpu is this machine.",
     "template-failed": (
         "The model's chat template stopped with an error on this conversation: it expects other messages than it got. The "

@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ferrum.cli.machine import known_roofs
+from ferrum.cli.arguments import add_variant
+from ferrum.cli.machine import known_roofs, taken_variant
 from ferrum.cli.output import count, print_json, print_table, size
 from ferrum.cli.quality import show_quality
 from ferrum.errors import FerrumError, one_line
+from ferrum.pack.programs import code_named
 from ferrum.pack.proof import PROOF_NAME, KernelProof, decode_proof
-from ferrum.pack.schema import KernelRecord, Manifest, ProgramRecord, StateRecord, TuningRecord
+from ferrum.pack.schema import BuildRecord, CodeRecord, KernelRecord, Manifest, ProgramRecord, StateRecord, TuningRecord
 from ferrum.pack.static import STATIC_NAME, KernelStatic, decode_static, shortcomings
 
 if TYPE_CHECKING:
     from ferrum.pack.reader import Pack
 
-_SOURCES = ("code/step.c", "code/step.cu", "code/step.metal")
+_SOURCES = (".c", ".cu", ".metal")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--why", action="store_true", help="why each kernel was chosen")
     parser.add_argument("--graph", action="store_true", help="print the final graph's text")
     parser.add_argument("--quality", action="store_true", help="how far a pack with quantized numbers is from its model")
+    add_variant(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -72,27 +75,34 @@ def _explain_pack(args: argparse.Namespace) -> int:
     # Nothing is executed here, so a pack from elsewhere may be looked at before it is trusted.
     with open_pack(args.subject, trust=True) as pack:
         manifest = pack.manifest
+        code = shown_code(manifest, args.subject, args.variant)
         if args.quality:
             show_quality(pack, args.json)
         elif args.graph:
             print(_graph(pack), end="")
         elif args.source:
-            source = bytes(pack.member(next(name for name in _SOURCES if name in pack))).decode("utf-8")
-            print(_function(source, _kernel(manifest, args.kernel).symbol) if args.kernel else source, end="")
+            name = next(name for name in code.members if name.endswith(_SOURCES))
+            source = bytes(pack.member(name)).decode("utf-8")
+            print(_function(source, _kernel(code, args.kernel).symbol) if args.kernel else source, end="")
         elif args.json:
-            print_json(_as_json(manifest, args.kernel) | _records(pack, args.kernel))
+            print_json(_as_json(manifest, code, args.kernel) | _records(pack, code, args.kernel))
         elif args.kernel:
-            _print_kernel(_kernel(manifest, args.kernel))
+            _print_kernel(_kernel(code, args.kernel))
         else:
-            _print_pack(manifest, _graph(pack), args.why)
+            _print_pack(manifest, code, _graph(pack), args.why)
             if not args.why:
                 _print_machine_code(pack)
     return 0
 
 
-def _kernel(manifest: Manifest, name: str) -> KernelRecord:
+def shown_code(manifest: Manifest, path: str, variant: str = "") -> CodeRecord:
+    """The variant of the code by its name, else the one that this machine takes, else the first."""
+    return code_named(manifest, variant or taken_variant(manifest), path)
+
+
+def _kernel(code: CodeRecord, name: str) -> KernelRecord:
     """By symbol or, when it is the only one, by spec."""
-    kernels = _kernels(manifest)
+    kernels = _kernels(code)
     found = [k for k in kernels if k.symbol == name] or [k for k in kernels if k.spec == name]
     if not found:
         raise FerrumError(
@@ -101,39 +111,40 @@ def _kernel(manifest: Manifest, name: str) -> KernelRecord:
     return found[0]
 
 
-def _print_pack(manifest: Manifest, graph: str, why: bool) -> None:
+def _print_pack(manifest: Manifest, code: CodeRecord, graph: str, why: bool) -> None:
     model, target = manifest.model, manifest.target
     print(f"model    {model.name}: {model.family}, {count(model.num_parameters)} parameters, vocabulary {model.vocab_size}")
     print(f"         up to {model.max_model_len} tokens, weights {model.quant}, {size(manifest.weights_bytes)}")
     if blocks := manifest.provenance.blocks:
         print(f"         {one_line(blocks)}")
     print(f"target   {target.name} ({target.arch}: {', '.join(target.features) or 'baseline'})")
-    for code in manifest.code:
-        needs = f", needs {', '.join(code.features)}" if code.features else ""
-        print(f"code     {code.name}: {code.toolchain}{needs}")
+    for each in manifest.code:
+        print(_code(each, manifest))
     print(f"made by  {manifest.provenance.compiler}, pack format {manifest.format}")
     print(f"graph    {_graph_summary(graph)}")
     for state in manifest.states:
         print(_state(state))
+    if len(manifest.code) > 1:
+        print(f"below    {code.name}; others with --variant NAME")
     for program in manifest.programs:
-        print(_program(program, manifest))
+        print(_program(program, code.programs[program.name], manifest))
     for record in manifest.tuning:
         if record.chosen:
             print(f"tuned    {record.format}: {record.rows} rows by {record.tiles} tiles, chunks of {record.chunk_kib} KiB")
-    if generic := _generic(_kernels(manifest)):
+    if generic := _generic(_kernels(code)):
         print(f"generic  {generic}")
     print()
     if why:
         for record in manifest.tuning:
             print(_tuning(record))
-        for kernel in _kernels(manifest):
+        for kernel in _kernels(code):
             print(f"{kernel.symbol}: {kernel.why}")
         return
     roof = known_roofs(manifest.target)
-    rows = [_row(kernel, roof) for kernel in _kernels(manifest)]
+    rows = [_row(kernel, roof) for kernel in _kernels(code)]
     print_table(("KERNEL", "CALLS", "WEIGHTS", "FLOP/TOKEN", "BYTES/TOKEN", "FLOP/BYTE", "LIMIT AT 1 TOKEN"), rows)
     if roof:
-        total = sum(_seconds(kernel, roof)[0] for kernel in _kernels(manifest))
+        total = sum(_seconds(kernel, roof)[0] for kernel in _kernels(code))
         print(f"\nroofline of this machine: {1 / total:.0f} tokens/s for one sequence" if total else "")
     else:
         print("\nferrum bench measures this machine; then each kernel's roofline is shown")
@@ -148,9 +159,17 @@ def _generic(kernels: Sequence[KernelRecord]) -> str:
     return f"{calls.total()} of {sum(k.calls for k in kernels)} calls: {', '.join(named)}" if named else ""
 
 
-def _kernels(manifest: Manifest) -> list[KernelRecord]:
+def _kernels(code: CodeRecord) -> list[KernelRecord]:
     """Of all programs, each once."""
-    return list({kernel.symbol: kernel for program in manifest.programs for kernel in program.kernels}.values())
+    return list({kernel.symbol: kernel for build in code.programs.values() for kernel in build.kernels}.values())
+
+
+def _code(code: CodeRecord, manifest: Manifest) -> str:
+    """``code     avx2: cc 12.2, needs avx2, fma; proved, taken here``"""
+    needs = f", needs {', '.join(code.features)}" if code.features else ""
+    taken = len(manifest.code) > 1 and code.name == taken_variant(manifest)
+    state = ", ".join(word for word, holds in (("proved", code.proved), ("taken here", taken)) if holds)
+    return f"code     {code.name}: {code.toolchain}{needs}{'; ' if state else ''}{state}"
 
 
 def _graph(pack: Pack) -> str:
@@ -166,9 +185,9 @@ def _state(state: StateRecord) -> str:
     return f"state    {state.name} ({state.kind}{window}): {state.layers} layers of {arrays}; {state.unit_bytes} bytes per {unit}"
 
 
-def _program(program: ProgramRecord, manifest: Manifest) -> str:
+def _program(program: ProgramRecord, build: BuildRecord, manifest: Manifest) -> str:
     """What a call of the program takes of memory, as a formula."""
-    memory = program.memory
+    memory = build.memory
     states = "".join(f" + {s.name} * {s.unit_bytes}" for s in manifest.states if s.name in program.states)
     return (
         f"program  {program.name}: weights {manifest.weights_bytes}{states} + {memory.fixed} + tokens * {memory.per_token}\n"
@@ -210,9 +229,9 @@ def _proofs(pack: Pack) -> list[KernelProof]:
     return decode_proof(pack.member(PROOF_NAME)).kernels if PROOF_NAME in pack else []
 
 
-def _records(pack: Pack, kernel: str) -> dict[str, Any]:
+def _records(pack: Pack, code: CodeRecord, kernel: str) -> dict[str, Any]:
     """What a GPU's pack records beside its manifest, of one kernel or of all."""
-    symbol = _kernel(pack.manifest, kernel).symbol if kernel else ""
+    symbol = _kernel(code, kernel).symbol if kernel else ""
     found: dict[str, Any] = {}
     for name, records in (("machine_code", _machine_code(pack)), ("proof", _proofs(pack))):
         chosen = [record for record in records if symbol in ("", record.symbol)]
@@ -254,9 +273,9 @@ def _print_kernel(kernel: KernelRecord) -> None:
     print(f"  why: {kernel.why}")
 
 
-def _as_json(manifest: Manifest, kernel: str) -> Any:
+def _as_json(manifest: Manifest, code: CodeRecord, kernel: str) -> Any:
     if kernel:
-        return msgspec.to_builtins(_kernel(manifest, kernel))
+        return msgspec.to_builtins(_kernel(code, kernel))
     table: dict[str, Any] = msgspec.to_builtins(manifest)
     table["tensors"] = len(manifest.tensors)
     return table

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from ferrum import env
+from ferrum.cli.machine import taken_variant
 from ferrum.cli.output import print_json, print_table, size
 from ferrum.cli.quality import short_quality
 from ferrum.cli.stop import running
@@ -109,10 +110,10 @@ def pack_status(path: Path) -> str:
     from ferrum.pack.reader import read_manifest
 
     try:
-        read_manifest(path)
+        manifest = read_manifest(path)
     except (FerrumError, OSError):
         return "incomplete"
-    return "ready"
+    return f"ready, takes {taken_variant(manifest) or 'no variant'} here" if len(manifest.code) > 1 else "ready"
 
 
 def _when(timestamp: float) -> str:

@@ -17,7 +17,7 @@ from ferrum.version import __version__
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from ferrum.pack.schema import TargetRecord
+    from ferrum.pack.schema import Manifest, TargetRecord
 
 ROOF_UNITS = {
     "read_gb_per_s": "GB/s read from memory",
@@ -32,6 +32,14 @@ def this_machine() -> tuple[str, frozenset[str]]:
     from ferrum.devices.host import machine_arch, machine_features
 
     return machine_arch(), machine_features()
+
+
+def taken_variant(manifest: Manifest) -> str:
+    """The variant of a pack's code that this CPU takes; empty where it takes none, or the pack is for another device."""
+    arch, features = this_machine()
+    if (manifest.target.device, manifest.target.arch) != ("cpu", arch):
+        return ""
+    return next((code.name for code in manifest.code if {*manifest.target.features, *code.features} <= features), "")
 
 
 def machine_for(target: TargetRecord) -> tuple[str, Collection[str]] | None:

@@ -72,6 +72,8 @@ def finish_common(args: argparse.Namespace) -> None:
             value = getattr(args, variable.dest, None)
             if value is not None:
                 env.put(variable.name, os.path.abspath(os.path.expanduser(value)))
+        elif variable.published and (text := str(getattr(args, variable.dest, None) or "")):
+            env.put(variable.name, text)
     if not hasattr(args, "verbose"):
         args.verbose = _integer("FERRUM_VERBOSE", env.get("FERRUM_VERBOSE") or "0")
     if not hasattr(args, "json"):

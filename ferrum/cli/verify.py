@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ferrum.cli.arguments import add_variant
 from ferrum.cli.output import print_json, print_table
 from ferrum.errors import EXIT_FAILURE, FerrumError
 
@@ -17,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("pack", metavar="PACK", help="a .fpk file")
     parser.add_argument("--numeric", action="store_true", help="run the pack and compare answers and layers with what is in it")
     parser.add_argument("--trust", action="store_true", help="run a pack that was neither built here nor signed")
+    add_variant(parser)
 
 
 def run(args: argparse.Namespace) -> int:

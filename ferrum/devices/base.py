@@ -172,6 +172,11 @@ class SteppingExecutor(Executor, Protocol):
         """
 
 
+def variant_of(executor: Executor) -> str:
+    """The variant of the pack's code that runs; empty on devices whose packs have one."""
+    return str(getattr(executor, "variant", ""))
+
+
 class Device(Protocol):
     name: str
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ferrum import env
 from ferrum.devices.base import Limits, StepBuffers
 from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
 from ferrum.devices.options import DeviceOptions
@@ -80,8 +81,8 @@ class Library:
     """The pack's shared object, with the signatures of its entry points."""
 
     def __init__(self, pack: Pack, program: StepProgram) -> None:
-        where = f"{pack.path.name}: {program.entry}"
-        self._fd, path = _code_file(pack.member(program.entry))
+        where = f"{pack.path.name}: {program.build.entry}"
+        self._fd, path = _code_file(pack.member(program.build.entry))
         try:
             self.lib = ctypes.CDLL(path)
         except OSError as error:
@@ -131,7 +132,10 @@ class Library:
 
 
 class CpuExecutor:
-    """A model on the CPU. ``limits`` are fixed at load; the KV cache is reserved then and touched as it is used."""
+    """A model on the CPU. ``limits`` are fixed at load; the KV cache is reserved then and touched as it is used.
+
+    ``variant``: the name of the pack's code that runs.
+    """
 
     def __init__(self, pack: Pack, program: StepProgram, options: DeviceOptions) -> None:
         self._handle = ctypes.c_void_p()
@@ -142,6 +146,7 @@ class CpuExecutor:
         self._cpus = np.array(cpus if threads == len(cpus) else [-1] * threads, np.int32)
         self.limits = choose_limits(manifest, program, options, threads)
         self.buffers = StepBuffers(self.limits)
+        self.variant = program.code.name
         self._library = Library(pack, program)
         try:
             self._open(pack, program, options, threads, len(cpus))
@@ -265,7 +270,7 @@ def choose_limits(manifest: Manifest, program: StepProgram, options: DeviceOptio
 
     Raises FerrumError when not even one sequence of the context length fits.
     """
-    model, memory, unit = manifest.model, program.record.memory, program.groups[0].unit
+    model, memory, unit = manifest.model, program.build.memory, program.groups[0].unit
     max_samples = options.max_samples or options.max_seqs
     fixed = memory.fixed + options.max_tokens * memory.per_token + max_samples * memory.per_sample + threads * memory.per_thread
     budget = options.kv_cache_bytes or int(max(0, free_memory() - fixed) * _KV_SHARE)
@@ -302,4 +307,5 @@ class CpuDevice:
                 pack.path.name,
                 "compile with --target cpu on this machine",
             )
-        return CpuExecutor(pack, step_program(pack.manifest, pack.path.name, features), options)
+        wanted = options.variant or env.get("FERRUM_VARIANT")
+        return CpuExecutor(pack, step_program(pack.manifest, pack.path.name, features, wanted), options)

@@ -26,8 +26,8 @@ def _cpuinfo(proc: Path, *keys: str) -> str:
 
 
 def machine_features(proc: Path = PROC) -> frozenset[str]:
-    """CPU features in the Linux kernel's words; empty where the system does not list them."""
-    return frozenset(_cpuinfo(proc, "flags", "Features").split())
+    """CPU features in the Linux kernel's words, and who made it; empty where the system does not list them."""
+    return frozenset(_cpuinfo(proc, "flags", "Features").split()) | frozenset(filter(None, (machine_vendor(proc),)))
 
 
 def machine_vendor(proc: Path = PROC) -> str:

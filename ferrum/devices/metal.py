@@ -35,7 +35,7 @@ from ferrum.errors import FerrumError
 from ferrum.pack.atomic import write_atomic
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
-from ferrum.pack.programs import kv_groups, require_step
+from ferrum.pack.programs import build_of, kv_groups
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT
 
@@ -129,8 +129,7 @@ class MetalExecutor:
         groups = kv_groups(pack.manifest)
         resolver = Resolver(table, self.limits, groups)
         self._recordings = Recordings(resolver)
-        step = require_step(pack.manifest)
-        self._token_work = sum(kernel.flops_per_token for kernel in step.kernels)
+        self._token_work = sum(kernel.flops_per_token for kernel in build_of(pack.manifest).kernels)
         self._context_work = _SHARED_KEYS * sum(group.unit_bytes for group in groups) // groups[0].unit
         # each command of two steps in a buffer of its own: asking for one more would wait
         most = 2 * max(len(recording.launches) for recording in self._recordings.all)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class DeviceOptions:
     """How a pack is loaded. Zeros mean "choose": threads from the machine, KV memory from what is free.
 
-    ``prefault`` maps all weights before the first step asks for them; without it they come as they are read.
+    ``prefault`` maps all weights before the first step asks for them; without it they come as they are read. ``variant``: of
+    the pack's code, for a CPU; empty takes what FERRUM_VARIANT names, else the first that the machine has the features of.
     """
 
     max_seqs: int = 16
@@ -19,3 +20,4 @@ class DeviceOptions:
     kv_cache_bytes: int = 0
     num_threads: int = 0
     prefault: bool = True
+    variant: str = ""

@@ -149,7 +149,7 @@ LARGEST = {
 def _check_options(options: DeviceOptions) -> None:
     for field in fields(options):
         value = getattr(options, field.name)
-        if isinstance(field.default, bool) and isinstance(value, bool):
+        if isinstance(field.default, (bool, str)) and isinstance(value, type(field.default)):
             continue
         smallest, largest = 1 if field.name in ("max_seqs", "max_tokens") else 0, LARGEST[field.name]
         if not isinstance(value, int) or isinstance(value, bool) or not smallest <= value <= largest:

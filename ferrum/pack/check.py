@@ -19,7 +19,9 @@ from ferrum.pack.schema import (
     MEMBER_ALIGNMENT,
     TENSOR_ALIGNMENT,
     WEIGHTS_NAME,
+    BuildRecord,
     Manifest,
+    ProgramRecord,
     StateRecord,
     TensorRecord,
 )
@@ -190,26 +192,37 @@ def _check_programs(manifest: Manifest, where: str) -> None:
     there, states = {member.name for member in manifest.members}, {state.name for state in manifest.states}
     for index, program in enumerate(manifest.programs):
         here = f"{where}: programs[{index}]"
-        for field in ("graph", "plan", "constants", "selftest", "layers"):
-            name = getattr(program, field)
-            if name not in there and (name or field in ("graph", "plan")):
-                raise damaged(f"the member {name[:80]!r} is missing", f"{here}.{field}")
+        _check_named(program, ("graph",), ("constants", "selftest"), there, here)
         if not set(program.states) <= states:
             raise damaged("a state that the pack does not describe", f"{here}.states")
-        if program.layers and not program.selftest:
-            raise damaged("sketches of layers without the prompts they are of", f"{here}.layers")
     if len({program.name for program in manifest.programs}) != len(manifest.programs):
         raise damaged("a program is named twice", f"{where}: programs")
 
 
+def _check_named(
+    record: ProgramRecord | BuildRecord, needed: tuple[str, ...], others: tuple[str, ...], there: set[str], here: str
+) -> None:
+    """The members that a record names; ``others`` may be empty."""
+    for field in (*needed, *others):
+        name = getattr(record, field)
+        if name not in there and (name or field in needed):
+            raise damaged(f"the member {name[:80]!r} is missing", f"{here}.{field}")
+
+
 def _check_code(manifest: Manifest, where: str) -> None:
-    there, programs = {member.name for member in manifest.members}, {program.name for program in manifest.programs}
+    there, programs = {member.name for member in manifest.members}, {program.name: program for program in manifest.programs}
     for index, code in enumerate(manifest.code):
         here = f"{where}: code[{index}]"
-        if not {*code.members, *code.entry.values()} <= there or not set(code.entry.values()) <= set(code.members):
+        if not {*(build.entry for build in code.programs.values())} <= set(code.members) <= there:
             raise damaged("it names a member that is missing", f"{here}.members")
-        if set(code.entry) != programs:
-            raise damaged("it must have an entry for each program", f"{here}.entry")
+        if set(code.programs) != set(programs):
+            raise damaged("it must have an entry for each program", f"{here}.programs")
+        for name, build in code.programs.items():
+            _check_named(build, ("entry", "plan"), ("launches", "layers"), there, f"{here}.programs.{name}")
+            if build.layers and not programs[name].selftest:
+                raise damaged("sketches of layers without the prompts they are of", f"{here}.programs.{name}.layers")
+    if len({code.name for code in manifest.code}) != len(manifest.code):
+        raise damaged("a variant is named twice", f"{where}: code")
 
 
 def _check_tensors(manifest: Manifest, where: str) -> None:

@@ -9,8 +9,10 @@ import hashlib
 
 import msgspec
 
+from ferrum.pack.launches import LAUNCHES_NAME
 from ferrum.pack.schema import (
     STEP,
+    BuildRecord,
     CodeRecord,
     KernelRecord,
     Manifest,
@@ -29,7 +31,7 @@ from ferrum.pack.schema import (
 from ferrum.pack.step import INPUTS, OUTPUTS
 
 SECTIONS_1 = ("code", "graph", "plan", "weights", "text", "selftest")
-_ENTRIES = ("code/launches.json", "code/step.so")
+_ENTRIES = (LAUNCHES_NAME, "code/step.so")
 
 
 class Tensor1(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
@@ -118,22 +120,27 @@ def upgrade(old: Manifest1) -> Manifest:
     program = ProgramRecord(
         name=STEP,
         graph="graph.txt",
-        plan="plan.json",
         rows=["tokens", "seqs", "samples"],
         inputs=list(INPUTS),
         outputs=list(OUTPUTS),
         states=[state.name],
+        selftest="selftest.json" if old.selftest else "",
+    )
+    build = BuildRecord(
+        entry=next((name for name in _ENTRIES if name in names), ""),
+        launches=LAUNCHES_NAME if LAUNCHES_NAME in names else "",
+        plan="plan.json",
         memory=MemoryRecord(**{name: getattr(old.memory, name) for name in MemoryRecord.__struct_fields__}),
         kernels=old.kernels,
-        selftest="selftest.json" if old.selftest else "",
         layers="layers.json" if "layers.json" in names else "",
     )
     code = CodeRecord(
         name="main",
         features=[],
-        entry={STEP: next((name for name in _ENTRIES if name in names), "")},
+        programs={STEP: build},
         members=[name for name in names if name.startswith("code/")],
         toolchain=old.provenance.toolchain,
+        proved=False,  # it was not written down
     )
     text, named = old.text, {"bos_token": old.text.bos_token, "eos_token": old.text.eos_token}
     kept_text = ("bos_token_id", "eos_token_ids", "tool_format", "reasoning_start", "reasoning_end", "generation")

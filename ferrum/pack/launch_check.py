@@ -12,7 +12,6 @@ from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.launches import (
     HEADER,
-    LAUNCHES_NAME,
     LAUNCHES_VERSION,
     ExternalArg,
     InputArg,
@@ -28,7 +27,7 @@ from ferrum.pack.launches import (
     WeightsArg,
     decode_table,
 )
-from ferrum.pack.programs import kv_groups, step_program
+from ferrum.pack.programs import build_of, check_step, kv_groups
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import INPUTS, OUTPUTS
@@ -37,13 +36,10 @@ _MAX_THREADS = 1024
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 
 
-def read_table(pack: Pack) -> LaunchTable:
-    """The launch table of a pack, every number checked. Raises FerrumError naming the field.
-
-    What a GPU opens is the table; a CPU opens code that has it inside, and the table lies beside it.
-    """
-    entry = step_program(pack.manifest, pack.path.name).entry
-    name = LAUNCHES_NAME if pack.manifest.target.device == "cpu" else entry
+def read_table(pack: Pack, variant: str = "") -> LaunchTable:
+    """The launch table of a variant of the code (empty: the first), every number checked. Raises FerrumError naming the field."""
+    check_step(pack.manifest, pack.path.name)
+    name = build_of(pack.manifest, variant, pack.path.name).launches
     where = f"{pack.path.name}: {name}"
     try:
         table = decode_table(pack.member(name))

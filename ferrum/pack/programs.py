@@ -6,7 +6,16 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ferrum.errors import FerrumError
-from ferrum.pack.schema import ENCODE, FORMAT_VERSION, STEP, Manifest, ProgramRecord, StateRecord
+from ferrum.pack.schema import (
+    ENCODE,
+    FORMAT_VERSION,
+    STEP,
+    BuildRecord,
+    CodeRecord,
+    Manifest,
+    ProgramRecord,
+    StateRecord,
+)
 from ferrum.pack.step import ENCODE_INPUTS, INPUTS, OUTPUTS, embedding_array
 
 _AGAIN = "compile it again"
@@ -35,23 +44,34 @@ class KvGroup(NamedTuple):
 
 
 class StepProgram(NamedTuple):
-    """The program, the groups of states that its sequences grow in, and the member that a device opens.
+    """The program, the groups of states that its sequences grow in, and the variant of the code that computes it.
 
     ``width``: numbers of a row that it gives, logits of the vocabulary or an embedding.
     """
 
     record: ProgramRecord
     groups: tuple[KvGroup, ...]
-    entry: str
+    code: CodeRecord
     width: int
 
+    @property
+    def build(self) -> BuildRecord:
+        return self.code.programs[self.record.name]
 
-def step_program(manifest: Manifest, path: str, features: Collection[str] = ()) -> StepProgram:
+
+def step_program(manifest: Manifest, path: str, features: Collection[str] = (), variant: str = "") -> StepProgram:
     """The program that requests run. Raises FerrumError for a pack of an older format, without one, or that asks for what is
-    reserved.
+    reserved, and where no variant of the code runs.
 
-    ``features``: of this machine, which choose among variants of the code.
+    ``features``: of this machine, which choose among variants of the code, unless one is wanted by its name.
     """
+    program = check_step(manifest, path)
+    code = choose_code(manifest, path, features, variant)
+    return StepProgram(program, kv_groups(manifest, path), code, row_width(manifest, program))
+
+
+def check_step(manifest: Manifest, path: str) -> ProgramRecord:
+    """The program that requests run, if this runtime can run it. Raises FerrumError."""
     if manifest.format < FORMAT_VERSION:
         what = f"a pack of format {manifest.format} is listed, explained and verified, but no longer run"
         raise FerrumError("pack-version", what, path, _AGAIN)
@@ -61,11 +81,7 @@ def step_program(manifest: Manifest, path: str, features: Collection[str] = ()) 
     for name, used in _reserved(manifest, program).items():
         if used:
             raise FerrumError("pack-too-new", f"the pack needs {name}, which this ferrum does not run", path, "update ferrum")
-    code = next((c for c in manifest.code if set(c.features) <= set(features)), None)
-    if code is None:
-        lacking = ", ".join(manifest.code[-1].features) if manifest.code else "any code"
-        raise FerrumError("wrong-machine", f"no variant of the code runs here: this machine lacks {lacking}", path, _AGAIN)
-    return StepProgram(program, kv_groups(manifest, path), code.entry[program.name], row_width(manifest, program))
+    return program
 
 
 def row_width(manifest: Manifest, program: ProgramRecord) -> int:
@@ -80,6 +96,32 @@ def _known_arrays(program: ProgramRecord) -> bool:
         return (given, made) == (INPUTS, OUTPUTS)
     width = made[0].width if len(made) == 1 else 0
     return 0 < width <= _MAX_WIDTH and (given, made) == (ENCODE_INPUTS, (embedding_array(width),))
+
+
+def choose_code(manifest: Manifest, path: str, features: Collection[str], variant: str = "") -> CodeRecord:
+    """The first variant of the code whose features a machine has, or the one of this name. Raises FerrumError where none runs."""
+    candidates = [code_named(manifest, variant, path)] if variant else manifest.code
+    found = next((code for code in candidates if set(code.features) <= set(features)), None)
+    if found is not None:
+        return found
+    missing = [feature for feature in candidates[-1].features if feature not in features] if candidates else ["any code"]
+    which = f"the variant {variant} does not run here" if variant else "no variant of the code runs here"
+    step = "choose another variant, or none" if variant else _AGAIN
+    raise FerrumError("wrong-machine", f"{which}: this machine lacks {', '.join(missing)}", path, step)
+
+
+def code_named(manifest: Manifest, variant: str, path: str = "") -> CodeRecord:
+    """A variant of the code by its name; the first without one. Raises FerrumError where there is none."""
+    found = next((code for code in manifest.code if variant in ("", code.name)), None)
+    if found is None:
+        names = ", ".join(code.name for code in manifest.code) or "none"
+        raise FerrumError("variant-unknown", f"the pack has no variant {variant!r} of its code", path, f"variants: {names}")
+    return found
+
+
+def build_of(manifest: Manifest, variant: str = "", path: str = "") -> BuildRecord:
+    """How a variant of the code (empty: the first) computes the program that requests run. Raises FerrumError without one."""
+    return code_named(manifest, variant, path).programs[require_program(manifest, path).name]
 
 
 def require_step(manifest: Manifest, path: str = "") -> ProgramRecord:

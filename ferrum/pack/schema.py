@@ -148,22 +148,30 @@ class ProgramRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
     """One function of the pack. ``name`` is its role: "step" (tokens to sampled tokens), "encode" (whole inputs to rows) …
 
     ``rows``: what a call of it is a number of. ``inputs`` are filled by the engine, by the output of another program (link)
-    or from the request. ``whole``: a sequence enters in one call or not at all.
+    or from the request. ``whole``: a sequence enters in one call or not at all. What depends on the code is in ``BuildRecord``.
     """
 
     name: str
-    graph: str  # member: the graph's text form
-    plan: str  # member: launches, arena, workspace, for people
+    graph: str  # member: the graph's text form, with the formats of activations that the first variant of the code has
     rows: list[Rows]
     inputs: list[StepArray]
     outputs: list[StepArray]
     states: list[str]
-    memory: MemoryRecord
-    kernels: list[KernelRecord]
     constants: str = ""  # member: numbers that the graph names by their digest
     selftest: str = ""  # member: prompts and what the interpreter says; empty without
-    layers: str = ""  # member: sketches of what the layers compute for these prompts; empty without
     whole: bool = False
+
+
+class BuildRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """How one variant of the code computes a program. ``entry``: the member that a device opens: a shared object, or a launch
+    table that names its code."""
+
+    entry: str
+    launches: str = ""  # member: the launch table, which a GPU opens and a CPU's code has inside; empty where there is none
+    plan: str  # member: launches, arena, workspace, for people
+    memory: MemoryRecord
+    kernels: list[KernelRecord]
+    layers: str = ""  # member: sketches of what the layers compute for the self-test's prompts; empty without
 
     @property
     def weight_bytes(self) -> int:
@@ -174,15 +182,16 @@ class ProgramRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_
 class CodeRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """One variant of the machine code. A machine takes the first of the list whose ``features`` it has.
 
-    ``entry``: by program the member that a device opens: a shared object, or a launch table that names its code.
-    ``members``: all that belong to the variant, sources among them.
+    ``programs``: by their names. ``members``: all that belong to the variant, sources among them. ``proved``: the code itself,
+    not only its compiler, was there when the pack was made: it ran the self-test within the tolerance, on a CPU or in emulation.
     """
 
     name: str
-    features: list[str]  # beyond those of the target
-    entry: dict[str, str]
+    features: list[str]  # beyond those of the target; of a CPU the Linux kernel's words, or the name of who made it
+    programs: dict[str, BuildRecord]
     members: list[str]
     toolchain: str
+    proved: bool
 
 
 class LinkRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

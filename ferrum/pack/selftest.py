@@ -6,7 +6,7 @@ import msgspec
 
 from ferrum.pack.check import damaged
 from ferrum.pack.layers import LayerTest, read_layer_test
-from ferrum.pack.programs import row_width
+from ferrum.pack.programs import build_of, row_width
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import SelfTest
 
@@ -37,10 +37,10 @@ def read_selftest(pack: Pack) -> SelfTest:
     return test
 
 
-def read_layers(pack: Pack) -> LayerTest | None:
-    """What the layers of a pack compute in its self-test; None for a pack without it. Raises FerrumError naming the field."""
-    program = pack.manifest.program()
-    if program is None or not program.layers:
-        return None
-    where = f"{pack.path}: {program.layers}"
-    return read_layer_test(pack.member(program.layers), len(read_selftest(pack).cases), where)
+def read_layers(pack: Pack, variant: str = "") -> LayerTest | None:
+    """What the layers compute in the self-test, where a variant of the code (empty: the first) shows them; None without them.
+
+    Raises FerrumError naming the field.
+    """
+    name = build_of(pack.manifest, variant, str(pack.path)).layers
+    return read_layer_test(pack.member(name), len(read_selftest(pack).cases), f"{pack.path}: {name}") if name else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ferrum.errors import FerrumError
+from ferrum.pack.programs import choose_code
 from ferrum.pack.reader import PackFile
 from ferrum.pack.trust import TrustState, default_state_dir, is_recorded, verify_signature
 
@@ -104,5 +105,10 @@ def _check_machine(report: VerifyReport, file: PackFile, machine: tuple[str, Col
         report.add("machine", "failed", f"the pack is for {target.arch}, this machine is {arch}")
     elif missing:
         report.add("machine", "failed", f"this machine lacks {', '.join(missing)}")
+    elif len(file.manifest.code) > 1:
+        try:
+            report.add("machine", "ok", f"takes the variant {choose_code(file.manifest, str(file.path), features).name}")
+        except FerrumError as error:
+            report.add("machine", "failed", error.what)
     else:
         report.add("machine", "ok")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ferrum.devices.base import Executor
+from ferrum.devices.base import Executor, variant_of
 from ferrum.pack.layers import LayerTest
 from ferrum.pack.reader import Pack, PackFile
 from ferrum.pack.schema import SelfTestCase
@@ -76,10 +76,11 @@ def prove_pack(
 
 
 def _check_numbers(report: ProofReport, pack: Pack, make_executor: Callable[[Pack], Executor]) -> None:
-    test, layers = read_selftest(pack), read_layers(pack)
+    test = read_selftest(pack)
     report.tolerance = test.tolerance
     executor = make_executor(pack)
     try:
+        layers = read_layers(pack, variant_of(executor))
         for index, case in enumerate(test.cases):
             report.cases.append(check_case(executor, case, index, test.tolerance, layers))
             if not report.cases[-1].passes(test.tolerance):

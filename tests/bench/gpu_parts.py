@@ -22,7 +22,7 @@ from ferrum.engine.options import EngineOptions
 from ferrum.engine.params import SamplingParams
 from ferrum.errors import FerrumError
 from ferrum.pack.launches import LAUNCHES_NAME, decode_table
-from ferrum.pack.programs import kv_groups, require_step
+from ferrum.pack.programs import build_of, kv_groups
 from ferrum.proof.numbers import prove_pack
 from tests.bench.gpu_models import SHAPES, PreparedPack, RandomExecutor
 from tests.bench.gpu_report import Report, predicted
@@ -105,7 +105,7 @@ def time_kernels(executor: RandomExecutor, pack: PreparedPack) -> dict[str, dict
     """For every kernel of the step that the buffers describe: launches, microseconds of one, bytes and operations of one."""
     executor.step()
     b = executor.buffers
-    records = {k.symbol: k for k in require_step(pack.manifest).kernels}
+    records = {k.symbol: k for k in build_of(pack.manifest).kernels}
     by_symbol = defaultdict(list)
     for step in executor._recordings.all[executor._recordings.find(b.num_tokens, b.num_seqs)].launches:
         by_symbol[step.symbol].append(step)
@@ -171,7 +171,7 @@ def run_model(report: Report, driver: Driver, gpu: Gpu, folder: Path, name: str,
         found["consistency_error"] = error = consistent(executor, COMPARED)
         if not error <= 0.05:
             raise FerrumError("device-failed", f"{name} {quant}: decode and prefill differ by {error:.3f}", "bench", "")
-        weights = require_step(pack.manifest).weight_bytes
+        weights = build_of(pack.manifest).weight_bytes
         read = report.read_gb_per_s
         for rows in ROWS:
             decode_state(executor, rows, 256)

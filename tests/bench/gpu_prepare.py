@@ -20,9 +20,9 @@ from typing import Any
 
 import msgspec
 
-from ferrum.codegen.backend import Backend, backend_of
+from ferrum.codegen.backend import Backend, Built, backend_of
 from ferrum.codegen.driver import compile_model
-from ferrum.codegen.manifest import contract_of, make_manifest, program_record
+from ferrum.codegen.manifest import code_record, contract_of, make_manifest, program_record
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.plan import Plan
 from ferrum.codegen.target import GpuTarget
@@ -33,7 +33,7 @@ from ferrum.graphs.passes import layout
 from ferrum.graphs.pipeline import STAGE_NAMES, load_graph
 from ferrum.graphs.tiny.chat import MODEL_FOLDER
 from ferrum.graphs.verify import verify
-from ferrum.pack.schema import STEP, CodeRecord, ModelRecord, TextRecord
+from ferrum.pack.schema import ModelRecord, TextRecord
 from tests.bench.gpu_models import MAX_MODEL_LEN, SHAPES
 from tests.bench.gpu_time import CEILINGS
 from tests.gpu import carried, shapes
@@ -73,8 +73,8 @@ def prepare_model(name: str, quant: str, target: GpuTarget, folder: Path) -> Pat
         target,
         record,
         TextRecord(),
-        program_record(made, target),
-        CodeRecord(name="main", features=[], entry={STEP: code.entry}, members=list(code.members), toolchain=code.toolchain),
+        program_record(made),
+        [code_record(Built(target, made, code), target)],
         [],
         source_sha256="",
         has_text=False,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.pack.programs import kv_groups, require_step
+from ferrum.pack.programs import build_of, kv_groups
 from ferrum.pack.reader import open_pack
 from tests.bench.peers import __main__ as program
 from tests.bench.peers import ferrum_, ferrum_worker, llama_cpp, load, openvino, plots, process, sections
@@ -139,7 +139,7 @@ def test_growth_and_attention_follow_from_two_lengths() -> None:
 def test_sizes_come_from_what_a_pack_says_of_itself(tiny_pack: Path) -> None:
     models = Models("qwen3-0.6b", Peers(Path(), Path(), Path()))
     with open_pack(tiny_pack, trust=True) as pack:
-        step, kv = require_step(pack.manifest), kv_groups(pack.manifest)[0]
+        step, kv = build_of(pack.manifest), kv_groups(pack.manifest)[0]
         assert models.weight_bytes(tiny_pack) == pack.member("weights").nbytes
     assert models.step_bytes(tiny_pack) == step.weight_bytes > 0
     assert models.kv_bytes(tiny_pack) == kv.unit_bytes / kv.unit

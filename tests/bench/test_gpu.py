@@ -11,7 +11,7 @@ from ferrum.codegen.layouts import RowLayout, parse_format
 from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.devices.cuda_driver import Driver, choose_gpu
 from ferrum.devices.options import DeviceOptions
-from ferrum.pack.programs import require_step
+from ferrum.pack.programs import build_of
 from ferrum.pack.schema import TensorRecord
 from tests.bench import gpu_models, gpu_parts, gpu_prepare
 from tests.bench.gpu_report import Report
@@ -58,8 +58,8 @@ def test_a_model_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert found["consistency_error"] <= 0.05
     assert {f"step_us decode x{rows}" for rows in (1, 2)} <= set(found)
     read = pack.manifest.weights_bytes - 500 * 64 * 4  # a step takes one row of the embedding's table
-    assert require_step(pack.manifest).weight_bytes == pytest.approx(read, rel=0.02)
-    share = f"{1e5 * require_step(pack.manifest).weight_bytes / found['step_us decode x1']:.0f} % of reads"
+    assert build_of(pack.manifest).weight_bytes == pytest.approx(read, rel=0.02)
+    share = f"{1e5 * build_of(pack.manifest).weight_bytes / found['step_us decode x1']:.0f} % of reads"
     assert any(share in row for row in report.table if "step on the device" in row[0])
     assert any("attention" in symbol for symbol in found["attention x1 40"])
     assert len(found["kernels sampled x2"]) == 2 and found["step_us sampled x2"] > 0

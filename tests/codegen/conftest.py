@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from ferrum.codegen.target import Target
+from ferrum.codegen.toolchains.cxx import CToolchain
 from ferrum.graphs.tiny.chat import MODEL_FOLDER
 from tests.codegen.folders import kept_pack, save
 from tests.models.test_parity import BASE, ROPES, reference
@@ -45,3 +47,13 @@ def random_pack(run_folder: Path) -> RandomPack:
     values = BASE | {"vocab_size": VOCAB, "hidden_size": 96, "intermediate_size": 160, "rope_parameters": dict(ROPES["default"])}
     folder = model_folder(run_folder, "qwen3", values)
     return lambda quant, target="cpu", prove=False: kept_pack(folder, quant, target, prove=prove)
+
+
+@pytest.fixture
+def digests_for_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where packs are compared and not run, what decides the machine code stands for it."""
+
+    def digest(compiler: CToolchain, source: str, target: Target, keep: Path | None = None) -> bytes:
+        return hashlib.sha256("\0".join([*compiler.command, *compiler.flags(target), source]).encode()).digest()
+
+    monkeypatch.setattr(CToolchain, "compile", digest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import random
 import shutil
@@ -18,24 +17,12 @@ import pytest
 from ferrum.codegen.driver import compile_model, compile_targets
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.stages import STAGE_NAMES, STAGES
-from ferrum.codegen.target import Target
-from ferrum.codegen.toolchains.cxx import CToolchain
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import require_step
+from ferrum.pack.programs import build_of, require_step
 from ferrum.pack.reader import open_pack, read_manifest
 from tests.codegen.folders import compile_folder, kept_pack, traced
 
 KILLS = int(os.environ.get("KILL_POINTS", "5"))
-
-
-@pytest.fixture
-def digests_for_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where packs are compared and not run, what decides the machine code stands for it."""
-
-    def digest(compiler: CToolchain, source: str, target: Target, keep: Path | None = None) -> bytes:
-        return hashlib.sha256("\0".join([*compiler.command, *compiler.flags(target), source]).encode()).digest()
-
-    monkeypatch.setattr(CToolchain, "compile", digest)
 
 
 @pytest.mark.parametrize("quant", [pytest.param("none", marks=pytest.mark.slow), "int4a-g32"])
@@ -48,16 +35,17 @@ def test_two_builds_are_byte_identical(qwen3_folder: Path, tmp_path: Path, quant
 def test_what_was_packed_is_what_the_manifest_says(qwen3_folder: Path) -> None:
     with open_pack(kept_pack(qwen3_folder, "int4-g32", prove=True), check="full") as pack:
         manifest = pack.manifest
-        program = require_step(manifest)
-        assert program.selftest and program.layers and manifest.required == ["weights", "programs", "code"]
-        assert {k.spec for k in program.kernels} == {
+        build = build_of(manifest)
+        assert require_step(manifest).selftest and build.layers and manifest.code[0].proved
+        assert manifest.required == ["weights", "programs", "code"]
+        assert {k.spec for k in build.kernels} == {
             "embedding", "rms_norm", "linear", "rope_table", "paged_attention", "quantize", "gather_rows", "sample",
         }  # fmt: skip
-        assert all(k.why and k.calls > 0 for k in program.kernels)
+        assert all(k.why and k.calls > 0 for k in build.kernels)
         head = next(t for t in manifest.tensors if t.name == "lm_head.weight")
         assert head.format.startswith("int6")
         # every weight is read once per step; embeddings only by row
-        linear = sum(k.weight_bytes for k in program.kernels if k.spec == "linear")
+        linear = sum(k.weight_bytes for k in build.kernels if k.spec == "linear")
         assert linear == sum(t.nbytes for t in manifest.tensors if t.layout.startswith("unit") and "embed" not in t.name)
 
 
@@ -112,7 +100,7 @@ def test_each_stage_refuses_what_belongs_behind_it(qwen3_folder: Path, tmp_path:
 
 
 def test_stages_are_one_list_of_data() -> None:
-    assert [s.scope for s in STAGES] == sorted((s.scope for s in STAGES), key=("model", "target").index)
+    assert [s.scope for s in STAGES] == sorted((s.scope for s in STAGES), key=("model", "variant", "target").index)
     assert all(s.dump for s in STAGES) and [s.name for s in STAGES if s.load] == list(STAGE_NAMES[: STAGE_NAMES.index("select")])
     assert all(s.ops for s in STAGES if s.load) and "quantize" not in STAGES[STAGE_NAMES.index("fuse_paged")].ops
 

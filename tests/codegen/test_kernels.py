@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.kernels.embedding import Embedding
 from ferrum.codegen.kernels.layer_norm import LayerNorm
+from ferrum.codegen.kernels.linear.choose import cut
 from ferrum.codegen.kernels.linear.cpu import CpuLinear
 from ferrum.codegen.kernels.quantize import Quantize
 from ferrum.codegen.kernels.rms_norm import RmsNorm
 from ferrum.codegen.layouts import TiledLayout, parse_format, stored, to_f32
 from ferrum.codegen.layouts.activations import ActFormat, act_for
 from ferrum.codegen.prove import runs_here
-from ferrum.codegen.target import TARGETS, Target
+from ferrum.codegen.target import ANY_CPUS, TARGETS, Target
 from ferrum.codegen.toolchains.cxx import _zig_compiler
 from ferrum.codegen.tuned import blocking
 from ferrum.graphs.ops import GATES
@@ -34,12 +35,17 @@ ROWS = (1, 2, 5, 6, 7, 13, 20)
 # Targets share the formats out; all of each are slow.
 SHARED = [pytest.param(t, FORMATS[i % 2 :: 2], id=t.name) for i, t in enumerate(HERE)]
 WHOLE = [pytest.param(t, FORMATS, id=f"{t.name}, all", marks=pytest.mark.slow) for t in HERE]
+# Those that read units which are cut for wider vectors; a few formats, each with other numbers at the start of a group.
+PARTS = [t for any_cpu in ANY_CPUS for t in any_cpu.variants if t.unit and runs_here(t.arch, t.requires)]
+OF_PARTS = ("bf16", "int8-g128", "int4-g32", "int4a-g32", "int5k-g32", "int6k-g16")
+IN_PARTS = [pytest.param(t, OF_PARTS, id=f"{t.name}, of several") for t in PARTS[:1]]
+WHOLE += [pytest.param(t, FORMATS, id=f"{t.name}, of several, all", marks=pytest.mark.slow) for t in PARTS]
 F32 = NDArray[np.float32]
 
 
 def layout_for(target: Target, n: int, k: int, name: str, halves: int = 1) -> TiledLayout:
     fmt = parse_format(name)
-    return TiledLayout(n, k, fmt, target.lanes, blocking(target, fmt, {}).tiles, halves)
+    return TiledLayout(n, k, fmt, *(target.unit or (target.lanes, blocking(target, fmt, {}).tiles)), halves)
 
 
 def decode_act(raw: NDArray[np.uint8], act: ActFormat, k: int) -> F32:
@@ -71,7 +77,7 @@ class Product:
         act = self.act = act_for(layout.format, k, target.has_bf16_dot, keep)
         block = blocking(target, layout.format, {}, act)
         self.quantize = Quantize(k, act)
-        self.kernel = CpuLinear(n, k, layout, bias, residual, activation, act, block.rows, block.tiles, block.chunk_kib)
+        self.kernel = CpuLinear(n, k, layout, bias, residual, activation, act, **cut(layout, target, block))
         rng = np.random.default_rng(n * 1000 + k)
         self.x, w = rng.normal(size=(max(ROWS), k)).astype(np.float32), rng.normal(size=(n, k)).astype(np.float32)
         self.b, self.r = (rng.normal(size=size).astype(np.float32) for size in (n, (max(ROWS), self.kernel.n_out)))
@@ -106,7 +112,7 @@ def run_products(products: Sequence[Product], rows: int, target: Target) -> list
     return [slot.view(np.float32) for slot in slots[4::4]]
 
 
-@pytest.mark.parametrize(("target", "names"), [*SHARED, *WHOLE])
+@pytest.mark.parametrize(("target", "names"), [*SHARED, *IN_PARTS, *WHOLE])
 def test_linear(target: Target, names: Sequence[str]) -> None:
     """Products differ from the reference on the same activations, rounded or not, by summation order alone."""
     chance, products = Random(f"3 {target.name}"), []

@@ -12,6 +12,7 @@ from ferrum.cli.main import main
 from ferrum.codegen.driver import compile_model
 from ferrum.codegen.options import CompileOptions
 from ferrum.graphs.pipeline import PIPELINE
+from ferrum.pack.programs import build_of
 from ferrum.pack.reader import open_pack
 from tests.cli.checkpoint import write_checkpoint
 
@@ -25,7 +26,7 @@ def test_a_pack_without_fusing_says_the_same(tmp_path: Path, capsys: pytest.Capt
         options = CompileOptions(str(tmp_path / "model"), quant="f32", output=tmp_path / f"{fuse}.fpk", fuse=fuse, prove=not fuse)
         pack = compile_model(options)
         with open_pack(pack, trust=True) as opened:
-            specs[fuse] = {kernel.spec for kernel in opened.manifest.programs[0].kernels}
+            specs[fuse] = {kernel.spec for kernel in build_of(opened.manifest).kernels}
             assert opened.manifest.provenance.options.get("fuse", "yes") == ("yes" if fuse else "no")
         with LLM(str(pack), trust=True, max_num_seqs=1) as llm:
             found[fuse] = llm.logits(TOKENS)

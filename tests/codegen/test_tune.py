@@ -15,7 +15,7 @@ from ferrum.codegen.layouts import parse_format
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.target import TARGETS
 from ferrum.errors import FerrumError
-from ferrum.pack.programs import require_step
+from ferrum.pack.programs import build_of
 from ferrum.pack.reader import read_manifest
 from tests.codegen.folders import traced
 
@@ -46,7 +46,7 @@ def test_a_tuned_pack(
         assert len({(r.rows, r.tiles, r.chunk_kib) for r in tried}) == len(tried) >= 3 and sum(r.chosen for r in tried) == 1
         assert all(set(r.microseconds) == {str(rows) for rows in tune.ROWS} for r in tried)
     chosen = {r.format: (r.rows, r.tiles) for r in records if r.chosen}
-    for kernel in require_step(read_manifest(pack)).kernels:
+    for kernel in build_of(read_manifest(pack)).kernels:
         if kernel.spec == "linear":
             assert (kernel.params["mr"], kernel.params["nr"]) == chosen[str(kernel.params["format"])]
     with LLM(pack) as llm:

@@ -78,7 +78,7 @@ def write_launch_pack(path: Path, device: str, arch: str, member: str = "code/st
     """A pack of the null model for ``device``; ``table`` replaces fields of its launch table."""
     manifest = minimal_manifest(
         programs=[step_record(selftest="")],
-        code=[code_record(LAUNCHES_NAME, member)],
+        code=[code_record(LAUNCHES_NAME, member, launches=LAUNCHES_NAME)],
         required=["weights", "programs", "code"],
         target=TargetRecord(name=f"{device}-{arch}", device=device, arch=arch, features=[]),
         states=[paged_state(width=1, unit=BLOCK_SIZE, unit_bytes=BYTES_PER_BLOCK, dtype="i32")],

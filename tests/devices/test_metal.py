@@ -19,7 +19,7 @@ from ferrum.pack.reader import Pack, open_pack
 from tests.devices.conftest import SMALL, fake_metal, load_metal
 from tests.devices.null_model import BLOCK_SIZE, BYTES_PER_BLOCK, write_launch_pack
 from tests.devices.test_contract import fill, prompt
-from tests.pack.helpers import step_record
+from tests.pack.helpers import KERNEL
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_weights_are_copied_when_the_system_refuses(metal_pack: Pack) -> None:
 def heavy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A chip for which a token of the null model is a third of what one command buffer may do."""
     kv = BYTES_PER_BLOCK // BLOCK_SIZE
-    work = step_record().kernels[0].flops_per_token + 5 * metal._SHARED_KEYS * kv
+    work = KERNEL.flops_per_token + 5 * metal._SHARED_KEYS * kv
     monkeypatch.setattr(metal, "_MAX_WORK", 3 * work)
 
 

@@ -135,7 +135,7 @@ def test_a_graph_without_a_tail_is_planned(name: str) -> None:
     slot = next(launch.args[kernel.args.index("result")] for (call, kernel), launch in
                 zip(made.launched, made.table.launches, strict=True) if call.output == "add.1")  # fmt: skip
     assert slot == SlotArg(made.table.logits_slot)
-    record, other = program_record(made, target), program_record(decoder_, target)
+    record, other = program_record(made), program_record(decoder_)
     assert [array.name for array in record.inputs] == ["tokens", "positions", "query_start", "context_len", "block_table"]
     assert record.outputs == [] and record.rows == ["tokens", "seqs"]
     assert (tuple(other.inputs), tuple(other.outputs), other.rows) == (INPUTS, OUTPUTS, ["tokens", "seqs", "samples"])

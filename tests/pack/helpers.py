@@ -11,6 +11,7 @@ from ferrum.pack.schema import (
     ENCODE,
     FORMAT_VERSION,
     STEP,
+    BuildRecord,
     CodeRecord,
     KernelRecord,
     Manifest,
@@ -63,24 +64,10 @@ def step_record(**changes: object) -> ProgramRecord:
     program = ProgramRecord(
         name=STEP,
         graph="step/graph.txt",
-        plan="step/plan.json",
         rows=["tokens", "seqs", "samples"],
         inputs=list(INPUTS),
         outputs=list(OUTPUTS),
         states=["kv"],
-        memory=MemoryRecord(fixed=4096, per_token=64, per_sample=64, per_thread=1024),
-        kernels=[
-            KernelRecord(
-                symbol="rms_norm_8",
-                spec="rms_norm",
-                params={"n": 8, "eps": 1e-6, "simd": "avx2", "bias": False},
-                why="the only one",
-                calls=1,
-                weight_bytes=32,
-                flops_per_token=32,
-                bytes_per_token=64,
-            )
-        ],
         selftest="step/selftest.json",
     )
     return msgspec.structs.replace(program, **changes)
@@ -92,8 +79,27 @@ def encode_record(width: int = 8, **changes: object) -> ProgramRecord:
     return step_record(name=ENCODE, **whole | changes)
 
 
-def code_record(entry: str = "code/step.so", *members: str) -> CodeRecord:
-    return CodeRecord(name="main", features=[], entry={STEP: entry}, members=[entry, *members], toolchain="none")
+KERNEL = KernelRecord(
+    symbol="rms_norm_8",
+    spec="rms_norm",
+    params={"n": 8, "eps": 1e-6, "simd": "avx2", "bias": False},
+    why="the only one",
+    calls=1,
+    weight_bytes=32,
+    flops_per_token=32,
+    bytes_per_token=64,
+)
+
+
+def code_record(
+    entry: str = "code/step.so", *members: str, launches: str = "", layers: str = "", program: str = STEP, **changes: object
+) -> CodeRecord:
+    memory = MemoryRecord(fixed=4096, per_token=64, per_sample=64, per_thread=1024)
+    build = BuildRecord(entry=entry, launches=launches, plan="step/plan.json", memory=memory, kernels=[KERNEL], layers=layers)
+    code = CodeRecord(
+        name="main", features=[], programs={program: build}, members=[entry, *members], toolchain="none", proved=False
+    )
+    return msgspec.structs.replace(code, **changes)
 
 
 def minimal_manifest(**changes: object) -> Manifest:

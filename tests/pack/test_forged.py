@@ -19,7 +19,7 @@ from tests.codegen.folders import compile_folder
 from tests.engine.windows import save_model
 from tests.pack import forged
 from tests.pack.build import parts_of, with_manifest
-from tests.pack.helpers import TENSORS, encode_record, minimal_manifest, paged_state, step_record
+from tests.pack.helpers import TENSORS, code_record, encode_record, minimal_manifest, paged_state, step_record
 
 CUDA = msgspec.structs.replace(minimal_manifest().target, device="cuda")
 COUNT = int(os.environ.get("FORGED_MANIFESTS", "300"))
@@ -108,10 +108,10 @@ def test_what_is_reserved_is_refused_in_words(changes: dict[str, object], named:
 
 
 def test_an_encoder_keeps_nothing() -> None:
-    code = msgspec.structs.replace(minimal_manifest().code[0], entry={"encode": "code/step.so"})
+    code = code_record(program="encode")
     manifest = minimal_manifest(programs=[encode_record(7)], states=[], code=[code])
     found = step_program(manifest, "x", {"avx2", "fma"})
-    assert (found.record.name, found.width, found.entry) == ("encode", 7, "code/step.so")
+    assert (found.record.name, found.width, found.build.entry) == ("encode", 7, "code/step.so")
     assert [(group.layers, group.unit_bytes) for group in found.groups] == [(0, 0)]
 
 
@@ -127,10 +127,10 @@ def test_a_block_spans_the_states_of_its_program_and_no_others() -> None:
 
 def test_the_first_variant_that_runs_here_is_taken() -> None:
     plain = minimal_manifest().code[0]
-    fast = msgspec.structs.replace(plain, name="fast", features=["amx"], entry={"step": "code/step.c"})
+    fast = code_record("code/step.c", name="fast", features=["amx"])
     manifest: Manifest = minimal_manifest(code=[fast, plain])
-    assert step_program(manifest, "x", {"amx", "avx2"}).entry == "code/step.c"
-    assert step_program(manifest, "x", {"avx2"}).entry == "code/step.so"
+    assert step_program(manifest, "x", {"amx", "avx2"}).build.entry == "code/step.c"
+    assert step_program(manifest, "x", {"avx2"}).build.entry == "code/step.so"
     with pytest.raises(FerrumError, match="lacks amx"):
         step_program(minimal_manifest(code=[fast]), "x", {"avx2"})
 

@@ -19,7 +19,7 @@ from ferrum.pack.reader import open_pack
 from ferrum.pack.selftest import read_selftest
 from ferrum.pack.verify import verify_pack
 from tests.pack.build import parts_of, with_manifest
-from tests.pack.helpers import MEMBERS, SELFTEST, TENSORS, minimal_manifest, step_record, write_minimal_pack
+from tests.pack.helpers import KERNEL, MEMBERS, SELFTEST, TENSORS, minimal_manifest, write_minimal_pack
 
 OLD = {"step/graph.txt": "graph.txt", "step/plan.json": "plan.json"}
 
@@ -43,7 +43,7 @@ def old(tmp_path: Path) -> Path:
             tensors=tensors,
             kv=Kv1(num_layers=1, num_kv_heads=1, head_dim=8, block_size=4, dtype="f32", bytes_per_block=256),
             memory=Memory1(weights=544, fixed=4096, per_token=64, per_sample=64, per_thread=1024),
-            kernels=step_record().kernels,
+            kernels=[KERNEL],
             text=Text1(bos_token="<b>", eos_token="<e>", eos_token_ids=[0], generation={"top_k": 20}),
             endpoints=bare.endpoints,
             selftest=True,
@@ -86,7 +86,8 @@ def test_a_manifest_as_format_1_wrote_it_is_still_one() -> None:
     )
     made = decode_manifest(text, "x.fpk")
     assert made.format == 1 and made.text.special_tokens == {"bos_token": "<s>", "eos_token": "</s>"}
-    assert made.programs[0].kernels[0].params == {"k": 8} and made.code[0].entry == {"step": "code/step.so"}
+    build = made.code[0].programs["step"]
+    assert build.kernels[0].params == {"k": 8} and build.entry == "code/step.so"
 
 
 def test_it_is_not_run(old: Path) -> None:

@@ -210,7 +210,7 @@ def edits() -> Iterator[tuple[str, object, str]]:
     yield from (("states.0.unit", 0, "states[0].unit"), ("states.0.unit_bytes", 0, "states[0].unit_bytes"))
     yield "model.vocab_size", big, "vocab_size"
     yield from (
-        ("programs.0.memory.per_token", -1, "per_token"),
+        ("code.0.programs.step.memory.per_token", -1, "per_token"),
         ("model.name", "a\nb", "model.name"),
         ("target.features", ["\x1b[2J"], "target.features"),
     )
@@ -232,9 +232,11 @@ def edits() -> Iterator[tuple[str, object, str]]:
     yield from (("members.0.nbytes", value, "nbytes") for value in (-1, 12, big))
     yield from (("members.0.sha256", value, "sha256") for value in ("", "F" * 64, "0" * 63))
     yield from (("members.0.sha256", "0" * 64, "graph.txt"), ("members", [], "required"))
-    yield "programs.0.kernels.0.calls", 1.5, "calls"
+    yield "code.0.programs.step.kernels.0.calls", 1.5, "calls"
     yield from (("states.0.kind", "lava", "kind"), ("states.0.window", 7, "window"), ("programs.0.states", ["x"], "states"))
-    yield from (("code.0.entry", {}, "code[0]"), ("code.0.members", ["x"], "code[0]"), ("programs.0.plan", "", "plan"))
+    yield from (("code.0.programs", {}, "code[0]"), ("code.0.members", ["x"], "code[0]"), ("code.0.proved", 1, "proved"))
+    yield from ((f"code.0.programs.step.{name}", "x", name) for name in ("plan", "launches", "layers"))
+    yield "code.0.programs.step.entry", "step/plan.json", "code[0]"
 
 
 @pytest.mark.parametrize("field, value, named", list(edits()), ids=lambda x: str(x)[:30])

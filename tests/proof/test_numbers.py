@@ -17,7 +17,7 @@ from ferrum.pack.signing import generate_key, sign_pack
 from ferrum.pack.verify import VerifyReport, verify_pack
 from ferrum.proof.numbers import ProofReport, prove_pack
 from ferrum.proof.sketch import sketch, stored
-from tests.pack.helpers import MEMBERS, VOCAB_SIZE, minimal_manifest, step_record, write_minimal_pack
+from tests.pack.helpers import MEMBERS, VOCAB_SIZE, code_record, minimal_manifest, step_record, write_minimal_pack
 
 LIMITS = Limits(max_tokens=4, max_seqs=2, max_samples=2, num_blocks=8, block_size=4, max_blocks_per_seq=8, vocab_size=VOCAB_SIZE)
 TABLE = np.random.default_rng(0).standard_normal((VOCAB_SIZE, VOCAB_SIZE)).astype(np.float32)
@@ -151,7 +151,7 @@ def layered_pack(tmp_path: Path) -> Path:
     sketches = [[stored(sketch(v)) for v in layer_values(np.array(c.tokens), np.arange(len(c.tokens)))] for c in test.cases]
     layers = LayerTest(tolerance=1e-4, limit=1e-2, points=points, sketches=sketches)
     made = {"step/selftest.json": msgspec.json.encode(test), "step/layers.json": msgspec.json.encode(layers)}
-    manifest = minimal_manifest(programs=[step_record(layers="step/layers.json")])
+    manifest = minimal_manifest(code=[code_record(layers="step/layers.json")])
     return write_minimal_pack(tmp_path / "layers.fpk", None, manifest, {**MEMBERS, **made})
 
 

@@ -7,6 +7,7 @@ import math
 from ferrum.codegen.kernels.arrays import Operands, dense
 from ferrum.codegen.kernels.grouped_linear.bucket import Bucket, BucketRows, list_bytes
 from ferrum.codegen.kernels.grouped_linear.cpu import CpuGroupedLinear
+from ferrum.codegen.kernels.linear.choose import cut
 from ferrum.codegen.layouts import StackedLayout, TiledLayout, parse_layout
 from ferrum.codegen.layouts.activations import act_for
 from ferrum.codegen.target import Target
@@ -33,9 +34,8 @@ def on_cpu(walk: Walk, node: Node) -> None:
     rows = BucketRows(lying, order, act)
     walk.add(node, rows, tuple(found.values), tuple(found.params), rows.row_bytes, f"{name}.sorted")
     kernel = CpuGroupedLinear(
-        matrix.n, matrix.k, matrix, False, False, "", act, block.rows, block.tiles, block.chunk_kib,
-        count=layout.count, times=times,
-    )  # fmt: skip
+        matrix.n, matrix.k, matrix, False, False, "", act, count=layout.count, times=times, **cut(matrix, target, block)
+    )
     walk.add(node, kernel, (f"{name}.sorted", listed), node.inputs[1:2], 4 * times * matrix.n)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ferrum.codegen.kernels.linear.cpu import CpuLinear
+from ferrum.codegen.kernels.linear.cpu import Blocking, CpuLinear
 from ferrum.codegen.kernels.linear.large import LargeLinear
 from ferrum.codegen.kernels.linear.plain import PlainLinear
 from ferrum.codegen.kernels.linear.small import SmallLinear
@@ -29,8 +29,15 @@ def on_cpu(walk: Walk, node: Node) -> None:
     assert isinstance(target, Target) and isinstance(layout, TiledLayout)
     act = walk.read_as(node.inputs[0])
     block = blocking(target, layout.format, walk.tuned, act)
-    kernel = CpuLinear(**shape, act=act, mr=block.rows, nr=block.tiles, chunk_kib=block.chunk_kib)
+    kernel = CpuLinear(**shape, act=act, **cut(layout, target, block))
     _add(walk, node, (Variant(kernel),), 4 * kernel.n_out, node.output.name)
+
+
+def cut(layout: TiledLayout, target: Target, block: Blocking) -> dict[str, Any]:
+    """How products go over units of a layout: whole units where the target cut them, else parts of as many rows as they hold."""
+    parts, left = divmod(layout.unit_rows, block.tiles * target.lanes)
+    assert parts and not left, f"{target.name} multiplies {block.tiles} x {target.lanes} rows of a unit of {layout.unit_rows}"
+    return {"mr": block.rows, "nr": block.tiles, "chunk_kib": block.chunk_kib, "unit_parts": parts}
 
 
 def on_gpu(walk: Walk, node: Node) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ferrum.codegen.kernels.base import Cost
+from ferrum.codegen.kernels.base import OPTIONAL, Cost
 from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.kernels.linear import Linear
 from ferrum.codegen.layouts import TiledLayout
@@ -34,8 +34,8 @@ class Blocking:
 
 @dataclass(frozen=True)
 class CpuLinear(Linear, CpuKernel):
-    """``mr`` rows of x and ``nr`` weight tiles are held in vector registers at once; with more rows, weights are used in chunks
-    of ``chunk_kib``.
+    """``mr`` rows of x and ``nr`` vectors of weights are held in registers at once; with more rows, weights are used in chunks
+    of ``chunk_kib``. Those are all of a unit's rows, or one of its ``unit_parts``, where a unit is cut for wider vectors.
     """
 
     stem: ClassVar[str] = "linear"
@@ -45,6 +45,12 @@ class CpuLinear(Linear, CpuKernel):
     mr: int
     nr: int
     chunk_kib: int = 16
+    unit_parts: int = field(default=1, kw_only=True, metadata=OPTIONAL)
+
+    @property
+    def lanes(self) -> int:
+        """Rows of a vector, of which a tile of the layout may have several."""
+        return self.weight.unit_rows // (self.nr * self.unit_parts)
 
     @property
     def unpacked(self) -> str:
@@ -87,6 +93,7 @@ class CpuLinear(Linear, CpuKernel):
         pair = self.weight.format.kind == "bf16" and self.act.kind == "f32"
         return {
             "n_out": self.n_out,
+            "lanes": self.lanes,
             "many": max(self.mr, _MANY // self.mr * self.mr),
             "gate_function": GATES.get(self.activation, ""),
             "steps": self.steps,
@@ -103,7 +110,9 @@ class CpuLinear(Linear, CpuKernel):
         return Cost(self.weight.nbytes, reads + 4 * self.n_out, 2 * self.n * self.k)
 
     def why(self) -> str:
-        rows = f"{self.mr} rows x {self.nr * self.weight.lanes} outputs in registers"
+        rows = f"{self.mr} rows x {self.nr * self.lanes} outputs in registers"
+        if self.unit_parts > 1:
+            rows += f", {self.unit_parts} times to a unit"
         chunks = "chunks of K that stay in the first cache"
         if self.unpacked == "floats":
             return f"{self.weight.format.name} weights become float32 in {chunks}, up to {rows}: activations are not rounded"

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ferrum.codegen.kernels.base import Cost, c_float
+from ferrum.codegen.kernels.base import OPTIONAL, Cost, c_float
 from ferrum.codegen.kernels.cpu import CpuKernel
 from ferrum.codegen.kernels.paged_attention import BLOCK_SIZE, PagedAttention
 from ferrum.pack.launches import Sync
@@ -20,7 +20,8 @@ class CpuAttention(PagedAttention, CpuKernel):
 
     ``kv_dtype`` f32, bf16 or int8 (a scale for each token and head). ``bf16_dot``: the target multiplies pairs of bfloat16; else
     q and p stay float32. Beside an int8 cache they become bytes. ``sums`` vectors of scores are held in registers: six rows by
-    four vectors of keys (of 24); where keys are widened as they are loaded, twelve by two, so that more rows share that.
+    four vectors of keys (of 24); where keys are widened as they are loaded, twelve by two, so that more rows share that. Values
+    are padded to whole vectors, or to ``value_step`` where the cache is laid out for wider ones.
     """
 
     stem: ClassVar[str] = "paged_attention"
@@ -30,6 +31,7 @@ class CpuAttention(PagedAttention, CpuKernel):
     bf16_dot: bool
     lanes: int
     sums: int
+    value_step: int = field(default=0, kw_only=True, metadata=OPTIONAL)
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -53,7 +55,8 @@ class CpuAttention(PagedAttention, CpuKernel):
 
     @property
     def padded_d(self) -> int:
-        return -(-self.value_dim // self.lanes) * self.lanes
+        step = self.value_step or self.lanes
+        return -(-self.value_dim // step) * step
 
     @property
     def packed(self) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ferrum.devices.base import variant_of
 from ferrum.devices.options import DeviceOptions
 from ferrum.engine.engine import Engine
 from ferrum.engine.load import LoadedModel, load_model
@@ -44,7 +45,7 @@ def main(order: dict[str, Any]) -> list[dict[str, Any]]:
 def measure(model: LoadedModel, prompt: int, new: int) -> dict[str, Any]:
     """``prefill``: tokens/s; ``decode``: tokens/s of equal parts; ``kernels``: seconds of each kind of kernel, if known."""
     profile = getattr(model.executor, "profile", None)
-    kinds = launch_kinds([launch.symbol for launch in read_table(model.pack).launches])
+    kinds = launch_kinds([launch.symbol for launch in read_table(model.pack, variant_of(model.executor)).launches])
     seconds = np.zeros(len(kinds), np.float64)
     if profile is not None:
         profile(seconds)

@@ -119,7 +119,8 @@ class Models:
 
     def step_bytes(self, pack: Path) -> int:
         """Of the weights, what one step reads: not the embedding's table, of which it reads a row."""
-        return sum(int(k["weight_bytes"]) for program in self.manifest(pack)["programs"] for k in program["kernels"])
+        programs = self.manifest(pack)["code"][0]["programs"]
+        return sum(int(k["weight_bytes"]) for build in programs.values() for k in build["kernels"])
 
     def manifest(self, pack: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(run([sys.executable, "-m", "ferrum", "explain", pack, "--json"]))
