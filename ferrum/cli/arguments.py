@@ -46,7 +46,8 @@ def add_pooling(parser: argparse.ArgumentParser) -> None:
 
 def add_load_choices(parser: argparse.ArgumentParser) -> None:
     """How a pack is loaded."""
-    parser.add_argument("--threads", type=non_negative, default=0, metavar="N", help="CPU threads (default: all cores)")
+    threads = "CPU threads (default: all cores, or as many as a container's limit lets run at once)"
+    parser.add_argument("--threads", type=non_negative, default=0, metavar="N", help=threads)
     parser.add_argument("--trust", action="store_true", help="open a pack that was neither built here nor signed")
     add_variant(parser)
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ferrum import env
 from ferrum.devices.base import Limits, StepBuffers
-from ferrum.devices.host import free_memory, machine_arch, machine_features, usable_cpus
+from ferrum.devices.host import cpu_quota, default_threads, free_memory, machine_arch, machine_features, usable_cpus
 from ferrum.devices.options import DeviceOptions
 from ferrum.devices.pools import Pools, with_blocks
 from ferrum.devices.prefault import Prefault
@@ -141,8 +141,8 @@ class CpuExecutor:
         self._handle = ctypes.c_void_p()
         manifest = pack.manifest
         cpus = usable_cpus()
-        threads = options.num_threads or len(cpus)
-        # More threads than cores share them; pinning would only make that worse.
+        threads = options.num_threads or default_threads(len(cpus), cpu_quota())
+        # More threads than cores share them, and fewer leave the others to somebody: pinning would only make that worse.
         self._cpus = np.array(cpus if threads == len(cpus) else [-1] * threads, np.int32)
         self.limits = choose_limits(manifest, program, options, threads)
         self.buffers = StepBuffers(self.limits)

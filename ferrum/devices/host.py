@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import platform
 from pathlib import Path
 
-PROC = Path("/proc")
+PROC, SYS = Path("/proc"), Path("/sys")
 
 
 def machine_arch() -> str:
@@ -35,20 +37,50 @@ def machine_vendor(proc: Path = PROC) -> str:
     return _cpuinfo(proc, "vendor_id")
 
 
-def usable_cpus() -> list[int]:
+def usable_cpus(sys: Path = SYS) -> list[int]:
     """Ids of the logical CPUs this process may use, one per physical core (the second thread of a core adds no bandwidth)."""
     allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
     seen: set[str] = set()
     cores = []
     for cpu in allowed:
         try:
-            siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
+            siblings = (sys / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
         except OSError:
             siblings = str(cpu)
         if siblings not in seen:
             seen.add(siblings)
             cores.append(cpu)
     return cores
+
+
+def cpu_quota(proc: Path = PROC, sys: Path = SYS) -> float:
+    """Cores that a container or a service may keep busy, whatever the machine has; infinite where nothing limits it.
+
+    Threads beyond them would be stopped for a part of each period, all at once, and those that wait for them as well.
+    """
+    folders = [sys / "fs/cgroup/cpu"]  # control groups of version 1, as a container sees its own
+    with contextlib.suppress(OSError):
+        named = [line[3:] for line in (proc / "self/cgroup").read_text().splitlines() if line.startswith("0::")]
+        own = Path(named[0].lstrip("/") if named else "")
+        folders += [sys / "fs/cgroup" / part for part in (own, *own.parents)]
+    return min(map(_quota, folders))
+
+
+def _quota(folder: Path) -> float:
+    """Of one control group: microseconds of a period, in version 2 in one file and in version 1 in two."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError):  # no such group, or no limit, which is a word in version 2
+        return math.inf
+
+
+def default_threads(cores: int, quota: float) -> int:
+    """Threads of a loaded model when nobody says how many: as many as run at once."""
+    return max(1, min(cores, int(min(quota, cores))))
 
 
 def free_memory(proc: Path = PROC) -> int:
