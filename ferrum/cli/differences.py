@@ -44,7 +44,7 @@ def _facts(pack: Pack) -> Iterator[tuple[str, str]]:
 
 
 def _formats(manifest: Manifest) -> str:
-    """``int8-g128 1.02 M, f32 5.1 K``: values by number format, the most first."""
+    """``int8-g64 1.02 M, f32 5.1 K``: values by number format, the most first."""
     values: Counter[str] = Counter()
     for tensor in manifest.tensors:
         values[tensor.format] += math.prod(tensor.shape)

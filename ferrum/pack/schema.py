@@ -67,7 +67,7 @@ class TensorRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
 
     name: str
     shape: list[int]
-    format: str  # logical: "f32", "bf16", "int8-g128", "int4-g32", "int4a-g128" …
+    format: str  # logical: "f32", "bf16", "int8-g64", "int4-g32", "int4a-g128" …
     layout: str  # physical, e.g. "unit16x2h1"
     offset: Size
     nbytes: Size

@@ -170,11 +170,12 @@ def table(folder: Path) -> str:
 
 
 def stamp() -> str:
-    """Changes with what the table is made from: templates, kernels, planner, targets, this file."""
+    """Changes with what the table is made from: templates, kernels, planner, formats, targets, this file."""
     root = Path(__file__).resolve().parents[2]
     digest = hashlib.sha256("".join(map(templates_digest, ("cuda", "metal"))).encode())
     digest.update(repr((GPU_TARGETS, SHAPES)).encode())
-    for path in (*sorted((root / "codegen/kernels").rglob("*.py")), root / "codegen/plan.py", Path(__file__)):
+    files = (*(root / "codegen/kernels").rglob("*.py"), root / "codegen/plan.py", root / "codegen/policy.py")
+    for path in (*sorted(files), Path(__file__)):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

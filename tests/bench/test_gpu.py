@@ -27,7 +27,7 @@ CONSTANTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g128", "int4-g32", "int4a-g64"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g64", "int4-g32", "int4a-g64"])
 def test_random_weights_fill_a_stored_matrix(fmt: str) -> None:
     layout = RowLayout(100, 320, parse_format(fmt))
     record = TensorRecord(name="w", format=fmt, layout=layout.name, shape=[100, 320], offset=0, nbytes=layout.nbytes)

@@ -34,7 +34,7 @@ from ferrum.codegen.target import BY_NAME, GpuTarget
 from ferrum.devices.emulate import SCHEDULES, build
 from ferrum.graphs.ops import GATES
 
-FORMATS = ("bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g128", "int4a-g64")
+FORMATS = ("bf16", "fp8", "int8-g32", "int8-g64", "int4-g32", "int4-g128", "int4a-g64")
 
 
 def bench(kernels: Sequence[GpuKernel]) -> Bench:
@@ -73,7 +73,7 @@ def draw_linear(random: np.random.Generator, fmt: str) -> list[GpuLinear]:
 
 
 @pytest.mark.parametrize(("first", "end"), ((0, 1), pytest.param(1, 3, marks=pytest.mark.slow)))
-@pytest.mark.parametrize("fmt", ("f32", *FORMATS))
+@pytest.mark.parametrize("fmt", ("f32", *FORMATS, pytest.param("int8-g128", marks=pytest.mark.slow)))
 def test_linear(fmt: str, first: int, end: int) -> None:
     random = np.random.default_rng(len(fmt))
     shapes = [draw_linear(random, fmt) for _ in range(end)]

@@ -51,8 +51,8 @@ HELD = [pytest.param(t, id=t.name, marks=() if t.name in FEW else pytest.mark.sw
 PAGE = Path(__file__).parents[2] / "docs" / "kernel-changes.md"
 pytestmark = pytest.mark.skipif(NVRTC is None or not find_tool("nvdisasm"), reason="nvrtc or nvdisasm is not installed")
 # (instructions of a warp for 1,024 bytes of weights at up to 8 rows, share of them that only moves registers): at most
-BUDGETS = {"bf16": (50, 0.35), "fp8": (95, 0.05), "int8-g128": (115, 0.08), "int4-g128": (145, 0.05), "int4-g32": (175, 0.1),
-           "int4a-g32": (205, 0.1)}  # fmt: skip
+BUDGETS = {"bf16": (50, 0.35), "fp8": (95, 0.05), "int8-g64": (115, 0.08), "int8-g128": (115, 0.08),
+           "int4-g128": (145, 0.05), "int4-g32": (175, 0.1), "int4a-g32": (205, 0.1)}  # fmt: skip
 # Blocks on a multiprocessor at once, at least: what hides the latency of memory, and of one kernel behind another.
 BLOCKS = {"linear_large": 1, "paged_attention_decode": 1, "paged_attention_prefill": 1, "sample": 1}
 OTHER_BLOCKS = 2
@@ -99,8 +99,8 @@ def kernels_of(target: GpuTarget) -> list[GpuKernel]:
         heads = attention(target, 128, 2)
         return [*narrow, *gate_up["bf16"][-2:], gate_up["int4-g128"][-1], heads[0], heads[-1], *others()]
     wide = [k for fmt in ("bf16", "int4-g128", "int4a-g32") for k in gate_up[fmt][1:]]
-    down = {fmt: products(target, 1024, 3072, fmt) for fmt in ("fp8", "int8-g128", "bf16", "int4-g128")}
-    deep = [*down["fp8"], *down["int8-g128"], down["bf16"][0], down["int4-g128"][0]]
+    down = {fmt: products(target, 1024, 3072, fmt) for fmt in ("fp8", "int8-g64", "bf16", "int4-g128")}
+    deep = [*down["fp8"], *down["int8-g64"], down["bf16"][0], down["int4-g128"][0]]
     heads = [k for dim, group in ((64, 4), (128, 2), (256, 4)) for k in attention(target, dim, group)]
     return [*narrow, *wide, *deep, *heads, *others()]
 

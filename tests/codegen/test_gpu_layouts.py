@@ -15,7 +15,9 @@ from ferrum.errors import FerrumError
 
 # Largest error of a value, relative to the largest of all: half a step, or what is cut off to make the other steps smaller.
 STEPS = {"f32": 0.0, "bf16": 2**-8, "fp8": 2**-4, "int8": 1 / 250, "int4": 0.3, "int4a": 0.3, "int4s": 0.3}
-FORMATS = ("f32", "bf16", "fp8", "int8-g32", "int8-g128", "int4-g32", "int4-g64", "int4-g128", "int4a-g32", "int4s-g32")
+FORMATS = (
+    "f32", "bf16", "fp8", "int8-g32", "int8-g64", "int8-g128", "int4-g32", "int4-g64", "int4-g128", "int4a-g32", "int4s-g32",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FORMATS)

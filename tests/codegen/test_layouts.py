@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from ferrum.codegen.layouts import TiledLayout, fit_group, parse_format, parse_layout, stored, to_bf16, to_f32
 from ferrum.codegen.layouts.activations import parse_act
 from ferrum.codegen.layouts.quantize import quantize_groups, quantize_spans
+from ferrum.codegen.policy import TargetPolicy
+from ferrum.codegen.target import parse_target
 from ferrum.errors import FerrumError
 
 FORMATS = (
-    "f32", "bf16", "int8-g32", "int8-g128", "int6-g32", "int6-g64", "int6k-g16", "int5-g32", "int5m-g32", "int5k-g32", "int4-g32",
-    "int4-g64", "int4a-g32", "int4k-g32", "int4m-g32", "int4s-g32",
+    "f32", "bf16", "int8-g32", "int8-g64", "int8-g128", "int6-g32", "int6-g64", "int6k-g16", "int5-g32", "int5m-g32", "int5k-g32",
+    "int4-g32", "int4-g64", "int4a-g32", "int4k-g32", "int4m-g32", "int4s-g32",
 )  # fmt: skip
 
 
@@ -110,3 +112,15 @@ def test_a_zero_group_stays_zero() -> None:
 @pytest.mark.parametrize(("k", "group"), [(1024, 128), (192, 64), (96, 32), (77, 32), (3072, 128)])
 def test_groups_fit_the_width(k: int, group: int) -> None:
     assert fit_group(128, k) == group
+
+
+@pytest.mark.parametrize(("k", "group"), [(1024, 64), (576, 64), (96, 32), (100, 32)])
+@pytest.mark.parametrize("name", ["cpu-x86_64", "cpu-avx2", "cpu-avx512-vnni", "cpu-arm64-dotprod", "cuda-sm89", "metal-m1"])
+def test_int8_has_groups_of_64_where_they_fit(name: str, k: int, group: int) -> None:
+    """Weights everywhere, and activations where they are rounded."""
+    target = parse_target(name)
+    choice = TargetPolicy(target, "int8").matrix("body", 8, k, 1, None)
+    assert choice.format == f"int8-g{group}"
+    assert choice.act == (f"q8-g{group}-z128" if target.device == "cpu" else "bf16")
+    head = TargetPolicy(target, "int4-g32").matrix("head", 8, k, 1, None).format
+    assert target.device == "cpu" or head == f"int8-g{group}"

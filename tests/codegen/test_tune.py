@@ -20,7 +20,7 @@ from ferrum.pack.reader import read_manifest
 from tests.codegen.folders import traced
 
 
-@pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g128", "int4-g32"])
+@pytest.mark.parametrize("fmt", ["f32", "bf16", "int8-g64", "int4-g32"])
 def test_candidates_fit_every_layout(fmt: str) -> None:
     """An even number of tiles, since gate and up take turns; no blocking twice."""
     for target in TARGETS:

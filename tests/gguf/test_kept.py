@@ -68,7 +68,7 @@ def test_the_smallest_format_that_holds_them_is_taken(kind: str) -> None:
         assert (found.name if found else "") == wanted
         choice = TargetPolicy(parse_target(target), "keep").matrix("head", 8, 512, 1, blocked)
         assert choice.format == (wanted or "bf16")
-        assert TargetPolicy(parse_target(target), "int8").matrix("head", 8, 512, 1, blocked).format == "int8-g128"
+        assert TargetPolicy(parse_target(target), "int8").matrix("head", 8, 512, 1, blocked).format == "int8-g64"
 
 
 def fields_of(kind: str, raw: NDArray[np.uint8], row: int, k: int) -> tuple[int, list[bytes], list[int]]:
