@@ -17,6 +17,7 @@ from ferrum.graphs.models.config import ModelConfig
 from ferrum.graphs.models.registry import find_config
 from ferrum.graphs.models.traced_config import TracedConfig
 from ferrum.graphs.weights.gguf import is_gguf
+from ferrum.graphs.weights.saved import saved_graph
 from ferrum.pack.atomic import check_place
 from ferrum.pack.schema import TuningRecord
 
@@ -41,7 +42,7 @@ class Job:
 
     @property
     def name(self) -> str:
-        return self.options.name or self.folder.resolve().name
+        return self.options.name or (self.folder.stem if self.folder.is_file() else self.folder.resolve().name)
 
     @property
     def output(self) -> Path:
@@ -77,11 +78,10 @@ def open_job(options: CompileOptions, progress: Progress) -> Job:
     """Raises FerrumError for a folder or file, a configuration or an option that cannot be compiled."""
     folder = Path(options.model)
     target = parse_target(options.target)
+    step = "give a folder with config.json and weights, or a .gguf, .onnx or .pt2 file"
     if not folder.exists():
-        step = "give a folder with config.json and *.safetensors, or a .gguf file"
         raise FerrumError("model-not-found", "there is no such model", str(folder), step)
-    if folder.is_file() and not is_gguf(folder):
-        step = "give a folder with config.json and *.safetensors, or a .gguf file"
+    if folder.is_file() and not is_gguf(folder) and saved_graph(folder) is None:
         raise FerrumError("format-unsupported", "files of this kind are not models that can be read", str(folder), step)
     config = find_config(folder, options.pooling)
     if options.max_model_len > config.longest:

@@ -197,7 +197,7 @@ class Packing:
             job.tuning,
             source_sha256=self.checkpoint.digest(),
             has_text=bool(self.text.tokenizer),
-            traced_by=tracer() if isinstance(job.config, TracedConfig) else "",
+            traced_by=tracer(job.config) if isinstance(job.config, TracedConfig) else "",
             unused=self.checkpoint.unused,
         )
 

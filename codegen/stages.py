@@ -34,6 +34,7 @@ from ferrum.graphs.passes import apart, layout
 from ferrum.graphs.pipeline import PIPELINE, GraphStage, check_finished, legal, load_graph, run_stage
 from ferrum.graphs.verify import verify
 from ferrum.graphs.weights.checkpoint import Checkpoint
+from ferrum.graphs.weights.saved import EXPORTED, saved_graph
 from ferrum.graphs.weights.stored import listed, stored
 
 
@@ -99,7 +100,7 @@ class Stage:
 
 
 def trace(job: Job) -> Graph:
-    """A module as a graph: the record's, or `transformers`' own; its parameters are what the checkpoint stores.
+    """A module as a graph: the record's, `transformers`' own, or a file's; its parameters are what the checkpoint stores.
 
     Raises ``UnsupportedOps``, ``WeightsMismatch``, FerrumError (export-failed).
     """
@@ -117,6 +118,15 @@ def trace(job: Job) -> Graph:
 
 
 def _trace(job: Job, config: ModelConfig | TracedConfig) -> Graph:
+    file = saved_graph(job.folder)
+    if file is not None and file.suffix == EXPORTED:
+        from ferrum.graphs.frontend.exported import import_exported
+
+        return import_exported(file, job.name, job.max_model_len)
+    if file is not None:
+        from ferrum.graphs.frontend.onnx import import_onnx
+
+        return import_onnx(file, job.name)
     if isinstance(config, TracedConfig):
         from ferrum.graphs.frontend.traced import trace_folder
 

@@ -29,7 +29,8 @@ _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _GGUF_FORM = re.compile(r"-(q\d[a-z0-9_]*|iq\d[a-z0-9_]*|bf16|f16)$")
 _SHARD_NUMBER = re.compile(r"-\d{5}-of-\d{5}$")
-_FILE_SUFFIXES = (".fpk", ".gguf", ".onnx")
+_GRAPH_SUFFIXES = (".onnx", ".pt2")  # a model whole, with what it computes
+_FILE_SUFFIXES = (".fpk", ".gguf", *_GRAPH_SUFFIXES)
 _SMALL_SUFFIXES = (".json", ".jinja", ".model", ".txt")
 _IN_FOLDERS = re.compile(r"additional_chat_templates/[A-Za-z0-9_][A-Za-z0-9._-]*\.jinja|[0-9]+_Pooling/config\.json")
 _SKIPPED = ("consolidated", "original")
@@ -44,7 +45,7 @@ FileProgress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class ModelName:
-    """What the user's text means. ``kind``: "pack", "folder", "file" (GGUF) have ``path``; "hub" ``repo`` and ``revision``."""
+    """What the user's text means. ``kind``: "pack", "folder", "file" have ``path``; "hub" ``repo`` and ``revision``."""
 
     text: str
     kind: str
@@ -100,13 +101,11 @@ def _file_name(text: str, path: Path) -> ModelName:
         return ModelName(text, "pack", path)
     if path.suffix in _UNSAFE_SUFFIXES:
         raise FerrumError("unsafe-format", "pickle files can run code and are not read", text, "convert it to safetensors")
-    if path.suffix == ".onnx":
-        raise FerrumError("format-unsupported", "ONNX files cannot be read yet", text, "use the model's safetensors")
     if path.suffix == ".safetensors":
         step = "give the folder that it is in, which has config.json too"
         raise FerrumError("format-unsupported", "a file of weights alone is not a model", text, step)
-    if path.suffix != ".gguf":
-        step = "give a .fpk, a .gguf, or a folder with config.json and weights"
+    if path.suffix not in (".gguf", *_GRAPH_SUFFIXES):
+        step = "give a .fpk, .gguf, .onnx or .pt2, or a folder with config.json and weights"
         raise FerrumError("format-unsupported", "files of this kind are not models that can be read", text, step)
     if not path.is_file():
         raise FerrumError("model-not-found", "there is no such file", text, "check the path")

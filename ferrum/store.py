@@ -139,7 +139,9 @@ def source_identity(name: ModelName, source: Path) -> str:
 
 
 def _shards(file: Path) -> list[Path]:
-    """A file with those that hold the rest of its model."""
+    """A file with those that hold the rest of its model: weights and configuration lie beside an .onnx or .pt2."""
+    if file.suffix in (".onnx", ".pt2"):
+        return sorted([*file.parent.iterdir(), *file.parent.parent.glob("*.json")])
     found = re.fullmatch(r"(.+)-\d{5}(-of-\d{5}\.gguf)", file.name)
     pattern = f"{glob.escape(found[1])}-?????{found[2]}" if found else glob.escape(file.name)
     return sorted(file.parent.glob(pattern))

@@ -368,6 +368,9 @@ def _causal(distance: Points, window: int) -> Any:
     return (distance >= 0) & ((distance < window) | (window == 0))
 
 
+LONGEST, PLACES = 8192, (0, 1, 2, 3, 17, 500, 1023, 4099, 8190)
+
+
 def rotation(
     cos: str,
     sin: str,
@@ -385,30 +388,46 @@ def rotation(
     width = shape[-1]
     if not isinstance(width, int):
         return None
-    tables = Tables(nodes, params, types, {"batch": 2, "seq": 8192, "tokens": 16384})
+    stored = min(stored_length(name, nodes, types) for name in (cos, sin))
+    for size in (LONGEST, *((stored,) if 2 < stored < LONGEST else ())):
+        tables = Tables(nodes, params, types, {"batch": 2, "seq": size, "tokens": 2 * size})
+        positions = np.array([place for place in PLACES if place < size])
+        try:
+            values = [_turns(tables, name, shape, seq_axis, positions) for name in (cos, sin)]
+        except NotATable:
+            continue
+        known = [v for v in values if v is not None]
+        return _turn(known[0], known[1], positions, rounded=size == stored) if len(known) == 2 else None
+    return None
+
+
+def _turns(tables: Tables, name: str, shape: Shape, seq_axis: int, positions: Points) -> Floats | None:
+    """A table's values [positions, width]; None if they depend on more than positions."""
     sizes = tables.shape(shape)
-    positions = np.array([0, 1, 2, 3, 17, 500, 1023, 4099, 8190])
-    at, column = (g.ravel() for g in np.meshgrid(positions, np.arange(width), indexing="ij"))
-    values: list[tuple[Floats, Floats]] = []
+    at, column = (g.ravel() for g in np.meshgrid(positions, np.arange(sizes[-1]), indexing="ij"))
+    values = []
     for other in (0, 1):
         points = tuple(
             at if axis == seq_axis else column if axis == len(sizes) - 1 else np.full_like(at, min(other, size - 1))
             for axis, size in enumerate(sizes)
         )
-        try:
-            values.append((tables.at(cos, points), tables.at(sin, points)))
-        except NotATable:
-            return None
-    if any(not np.array_equal(a, b) for a, b in zip(values[0], values[1], strict=True)):
-        return None
-    c, s = (v.reshape(len(positions), width) for v in values[0])
+        values.append(tables.at(name, points).reshape(len(positions), sizes[-1]))
+    return values[0] if np.array_equal(*values) else None
+
+
+def _turn(c: Floats, s: Floats, positions: Points, rounded: bool) -> tuple[tuple[float, ...], float] | None:
+    """``rotation`` by its cosines and sines; ``rounded``: they were stored as float32, of angles in float32."""
     scale = float(c[0, 0])
     if not np.isfinite(c).all() or not np.isfinite(s).all() or scale <= 0:
         return None
     freq = np.arctan2(s[1], c[1])
+    if rounded:  # the farther, the more exact
+        for place, sine, cosine in zip(positions[2:], s[2:], c[2:], strict=True):
+            part = np.arctan2(sine, cosine)
+            freq = (part + 2 * np.pi * np.round((freq * place - part) / (2 * np.pi))) / place
     angle = positions[:, None] * freq
-    if not (
-        np.allclose(c, scale * np.cos(angle), atol=1e-6 * scale) and np.allclose(s, scale * np.sin(angle), atol=1e-6 * scale)
-    ):
-        return None
+    near = scale * (1e-6 + (2e-7 * np.abs(angle) if rounded else 0.0))
+    for found, wanted in ((c, scale * np.cos(angle)), (s, scale * np.sin(angle))):
+        if (np.abs(found - wanted) > near + 1e-5 * np.abs(wanted)).any():
+            return None
     return tuple(float(np.float32(f)) for f in freq), scale

@@ -15,7 +15,8 @@ QUANTS = ("keep", "none", "f32", "fp8", "int8", "int4-g128", "int4-g32", "int4a-
 KV_DTYPES = ("bf16", "int8", "f32")
 POOLINGS = ("mean", "cls", "last", "max", "mean_sqrt_len", "weighted_mean")
 ACTIVATIONS = ("auto", "f32")
-MODEL_HELP = "a pack, a folder, a .gguf file, an alias such as qwen3:0.6b, or org/name[@revision]"
+SOURCE_HELP = "a folder, a .gguf, .onnx or .pt2 file, an alias (qwen3:0.6b), or org/name[@revision]"
+MODEL_HELP = "a pack, a folder, a .gguf, .onnx or .pt2 file, an alias such as qwen3:0.6b, or org/name[@revision]"
 
 
 def add_model(parser: argparse.ArgumentParser, metavar: str = "PACK|MODEL") -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from ferrum.cli.arguments import add_compile_choices, add_pooling, progress_of
+from ferrum.cli.arguments import SOURCE_HELP, add_compile_choices, add_pooling, progress_of
 from ferrum.cli.output import print_json, print_notes
 from ferrum.errors import EXIT_FAILURE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, an alias (qwen3:0.6b), or org/name[@revision]")
+    parser.add_argument("model", metavar="MODEL", help=SOURCE_HELP)
     add_compile_choices(parser)
     add_pooling(parser)
 

@@ -8,14 +8,14 @@ import sys
 import time
 from pathlib import Path
 
-from ferrum.cli.arguments import add_compile_choices, add_pooling, progress_of
+from ferrum.cli.arguments import SOURCE_HELP, add_compile_choices, add_pooling, progress_of
 from ferrum.cli.options import non_negative
 from ferrum.cli.output import print_json, print_notes, size
 from ferrum.cli.quality import quality_note
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a folder, a .gguf file, an alias (qwen3:0.6b), or org/name[@revision]")
+    parser.add_argument("model", metavar="MODEL", help=SOURCE_HELP)
     add_compile_choices(parser)
     add_pooling(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="the pack's path (default NAME.TARGET.fpk in this folder)")

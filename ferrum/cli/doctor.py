@@ -19,7 +19,7 @@ from ferrum.version import __version__
 
 GPU_DEVICES = ("cuda", "metal")
 GPU_PACKAGES = {"cuda-bindings": "cuda", "pyobjc-framework-Metal": "metal"}
-COMPILER_PACKAGES = ("torch", "safetensors", "onnx", "ziglang")
+COMPILER_PACKAGES = ("torch", "safetensors", "ziglang")
 RUNTIME_PACKAGES = ("numpy", "tokenizers", "jinja2", "msgspec", "sanic", "huggingface_hub", "rich", "cryptography")
 
 

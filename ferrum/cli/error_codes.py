@@ -25,16 +25,16 @@ ERROR_CODES: dict[str, str] = {
     "bad-path": "A name inside a file would leave its folder or is not a plain name; nothing was opened.",
     "bad-tokenizer": "tokenizer.json cannot be read by the tokenizers package, or does not fit the model.",
     "checkpoint-corrupt": (
-        "A safetensors file, its index or a GGUF file contradicts itself: sizes, offsets, shapes or names. Nothing was read from "
-        "it. Download the file again."
+        "A safetensors file, its index, or a GGUF, ONNX or .pt2 file contradicts itself: sizes, offsets, shapes or names. "
+        "Nothing was read from it. Download the file again."
     ),
     "checkpoint-missing": (
         "The folder lacks weights: model.safetensors, or the files that model.safetensors.index.json names. Finish the "
         "download, or check the path."
     ),
     "checkpoint-pickle": (
-        "The folder has pickled weights only (.bin, .pt). Opening a pickle can run any code, so they are not read. Use a "
-        "safetensors version of the model."
+        "The folder has pickled weights only (.bin, .pt), or a .pt2 file has one. Opening a pickle can run any code, so they are "
+        "not read. Use a safetensors version of the model."
     ),
     "checkpoint-unreadable": (
         "The system could not read a file of the checkpoint. Check permissions and the disk, or download it again."
@@ -94,8 +94,8 @@ ERROR_CODES: dict[str, str] = {
         "A step of the engine failed. Requests that ran were ended; start the server again, and report it with the log."
     ),
     "export-failed": (
-        "torch.export could not trace the model's module. The message has torch's reason; data-dependent control flow is the "
-        "usual one."
+        "torch.export could not trace the model's module, or torch cannot read a .pt2 file. The message has torch's reason; "
+        "data-dependent control flow is the usual one."
     ),
     "files-full": (
         "The server's folder of files and batches is at its bound: 1,000 files, 1,000 batches, 1 GiB. Delete files that are no "

@@ -1,1 +1,1 @@
-"""Readers of foreign model forms. The only importers of torch and onnx besides the models."""
+"""Readers of foreign model forms. The only importers of torch besides the models; ONNX files are read without its package."""

@@ -12,21 +12,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from torch import fx
 
+from ferrum.graphs.frontend.builder import Unsupported
+
 if TYPE_CHECKING:
     from ferrum.graphs.frontend.torch_export import Importer
 
 Result: TypeAlias = "str | tuple[str, ...]"
 Handler: TypeAlias = Callable[["Importer", fx.Node], Result]
 LARGE = 1 << 62  # torch writes "to the end" as 2**63 - 1
-
-
-class Unsupported(Exception):
-    """``what`` cannot be imported; ``nearest`` can."""
-
-    def __init__(self, what: str, nearest: str = "") -> None:
-        super().__init__(what)
-        self.what = what
-        self.nearest = nearest
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

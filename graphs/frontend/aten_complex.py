@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import fx
 
-from ferrum.graphs.frontend.aten import Handler, Unsupported, arguments, expand, identity, number, reshape
+from ferrum.graphs.frontend.aten import Handler, arguments, expand, identity, number, reshape
 from ferrum.graphs.frontend.aten_index import slice_axis
+from ferrum.graphs.frontend.builder import Unsupported
 
 if TYPE_CHECKING:
     from ferrum.graphs.frontend.torch_export import Importer

@@ -10,7 +10,9 @@ from torch import fx
 
 from ferrum.graphs.dims import Dim, floor_divide, multiply
 from ferrum.graphs.expressions.sources import Constant
-from ferrum.graphs.frontend.aten import LARGE, Handler, Unsupported, arguments, number, whole
+from ferrum.graphs.frontend.aten import LARGE, Handler, arguments, number, whole
+from ferrum.graphs.frontend.builder import Unsupported, between, count_of, every, places_of_several, top
+from ferrum.graphs.frontend.sizes import product
 from ferrum.graphs.frontend.uniform import uniform
 from ferrum.graphs.ir import Param
 
@@ -44,24 +46,10 @@ def cumsum(imp: Importer, node: fx.Node) -> str:
     return imp.emit("cumsum", imp.cast(imp.tensor(args["self"]), imp.dtype(node)), axis=imp.axis(args["self"], args["dim"]))
 
 
-def last(imp: Importer, x: str, axis: int) -> tuple[int, ...]:
-    """The order of axes that puts ``axis`` last; it is its own inverse."""
-    order = list(range(len(imp.type(x).shape)))
-    order[axis], order[-1] = order[-1], order[axis]
-    return tuple(order)
-
-
 def topk(imp: Importer, node: fx.Node) -> tuple[str, ...]:
     args = arguments(node)
     x, axis = imp.cast(imp.tensor(args["self"]), "f32"), imp.axis(args["self"], args["dim"])
-    order = last(imp, x, axis)
-    x = imp.emit("permute", x, order=order)
-    if not args["largest"]:
-        x = imp.emit("neg", x)
-    values, at = imp.scope.add("topk", (x,), None, "", {"k": whole(args["k"], "a count")})
-    if not args["largest"]:
-        values = imp.emit("neg", values)
-    return imp.emit("permute", values, order=order), imp.cast(imp.emit("permute", at, order=order), "i64")
+    return top(imp, x, axis, whole(args["k"], "a count"), bool(args["largest"]))
 
 
 def sort(imp: Importer, node: fx.Node) -> tuple[str, ...]:
@@ -86,16 +74,11 @@ def extreme(op: str, both: bool) -> Handler:
             x, axis = imp.reshape(x, (multiply(*shape),)), 0
         else:
             axis = imp.axis(args["self"], args["dim"])
-        if not isinstance(imp.type(x).shape[axis], int):
-            raise Unsupported(f"the place of the {op} of an axis that depends on the input's size", "an axis of fixed size")
-        turned = imp.emit("permute", x, order=last(imp, x, axis))
-        found = imp.scope.add("topk", (turned if op == "max" else imp.emit("neg", turned),), None, "", {"k": 1})
-        values, at = (imp.emit("permute", name, order=last(imp, name, axis)) for name in found)
-        at = imp.cast(at, "i64")
+        values, at = top(imp, x, axis, 1, op == "max")
         if not both:
             return imp.reshape(at, imp.shape(node))
         shapes = [imp.shape_of(value) for value in node.meta["val"]]
-        values = imp.cast(values if op == "max" else imp.emit("neg", values), imp.dtype_of(node.meta["val"][0]))
+        values = imp.cast(values, imp.dtype_of(node.meta["val"][0]))
         return imp.reshape(values, shapes[0]), imp.reshape(at, shapes[1])
 
     return handler
@@ -160,11 +143,7 @@ def neighbours(indices: Sequence[Any]) -> tuple[int, int]:
 
 def flat_places(imp: Importer, indices: Sequence[Any], sizes: Sequence[Dim]) -> str:
     """One number for each place in the axes ``sizes``, taken as one axis."""
-    flat = ""
-    for index, size in zip(indices, sizes, strict=True):
-        name = imp.cast(places(imp, index, size), "i64")
-        flat = imp.emit("add", imp.emit("mul_scalar", flat, value=float(whole(size, "an axis"))), name) if flat else name
-    return flat
+    return places_of_several(imp, [places(imp, index, size) for index, size in zip(indices, sizes, strict=True)], sizes)
 
 
 def index(imp: Importer, node: fx.Node) -> str:
@@ -176,7 +155,7 @@ def index(imp: Importer, node: fx.Node) -> str:
     start, end = neighbours(indices)
     shape = imp.type(x).shape
     if end - start > 1:
-        x = imp.reshape(x, (*shape[:start], multiply(*shape[start:end]), *shape[end:]))
+        x = imp.reshape(x, (*shape[:start], product(list(shape[start:end])), *shape[end:]))
     return taken(imp, x, flat_places(imp, indices[start:end], shape[start:end]), start)
 
 
@@ -223,19 +202,6 @@ def flip(imp: Importer, node: fx.Node) -> str:
     return x
 
 
-def every(imp: Importer, x: str, axis: int, start: int, end: int, step: int) -> str:
-    """x[start:end:step] of a fixed axis: a column of a table of ``step`` columns where that fits, else places that are taken."""
-    size = whole(imp.type(x).shape[axis], "an axis that is cut")
-    start, end = (max(0, min(size, i + size if i < 0 else i)) for i in (start, end))
-    count = -(-(end - start) // step)
-    shape = imp.type(x).shape
-    if start < step and end == size and size % step == 0:
-        table = imp.reshape(x, (*shape[:axis], size // step, step, *shape[axis + 1 :]))
-        column = imp.emit("slice", table, axis=axis + 1, start=start, end=start + 1)
-        return imp.reshape(column, (*shape[:axis], size // step, *shape[axis + 1 :]))
-    return imp.emit("take", x, imp.emit("iota", shape=(count,), dtype="i64", start=start, step=step), axis=axis)
-
-
 def slice_axis(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     x, axis = imp.tensor(args["self"]), imp.axis(args["self"], args["dim"])
@@ -245,7 +211,10 @@ def slice_axis(imp: Importer, node: fx.Node) -> str:
         return cut_to_tokens(imp, node, x, axis)
     start = whole(args["start"] if args["start"] is not None else 0, "the start of a slice")
     end = whole(args["end"] if args["end"] is not None else LARGE, "the end of a slice")
-    return imp.part(x, axis, start, end) if args["step"] == 1 else every(imp, x, axis, start, end, args["step"])
+    if args["step"] != 1:
+        return every(imp, x, axis, start, end, args["step"])
+    fixed = isinstance(imp.type(x).shape[axis], int)
+    return imp.part(x, axis, start, end) if fixed else between(imp, x, axis, start, end)
 
 
 def cut_to_tokens(imp: Importer, node: fx.Node, x: str, axis: int) -> str:
@@ -262,11 +231,6 @@ def cut_to_tokens(imp: Importer, node: fx.Node, x: str, axis: int) -> str:
 def size_or_number(imp: Importer, value: Any) -> Dim:
     made = value.meta.get("val") if isinstance(value, fx.Node) else value
     return made if isinstance(made, int) else imp.dim(made)
-
-
-def count_of(imp: Importer, size: Dim) -> str:
-    """A size as a value."""
-    return imp.cast(imp.emit("sum", imp.constant(1.0, (size,), "f32"), axis=0, keepdim=False), "i64")
 
 
 def placed(imp: Importer, node: fx.Node) -> str:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import fx
 
-from ferrum.graphs.frontend.aten import Handler, Unsupported, arguments, number
+from ferrum.graphs.frontend import builder
+from ferrum.graphs.frontend.aten import Handler, arguments, number
+from ferrum.graphs.frontend.builder import Unsupported, centered, scalar
 from ferrum.graphs.tables import NotATable, Tables
 
 if TYPE_CHECKING:
@@ -23,34 +25,9 @@ def own(imp: Importer, node: fx.Node, key: str = "self") -> str:
     return imp.cast(imp.tensor(arguments(node)[key]), imp.dtype(node))
 
 
-def scalar(imp: Importer, value: float, like: str) -> str:
-    return imp.constant(value, (), imp.type(like).dtype)
-
-
 def built(build: Build) -> Handler:
     """A function of one tensor, written in ops of ours."""
     return lambda imp, node: build(imp, own(imp, node))
-
-
-def relu(imp: Importer, x: str) -> str:
-    return imp.emit("maximum", x, scalar(imp, 0.0, x))
-
-
-def softplus_of(imp: Importer, x: str) -> str:
-    """log(1 + exp(x)) without overflow: max(x, 0) + log1p(exp(-|x|))."""
-    return imp.emit("add", relu(imp, x), imp.emit("log1p", imp.emit("exp", imp.emit("neg", imp.emit("abs", x)))))
-
-
-def log_sigmoid(imp: Importer, x: str) -> str:
-    return imp.emit("neg", softplus_of(imp, imp.emit("neg", x)))
-
-
-def ceil(imp: Importer, x: str) -> str:
-    return imp.emit("neg", imp.emit("floor", imp.emit("neg", x)))
-
-
-def relu6(imp: Importer, x: str) -> str:
-    return imp.emit("minimum", relu(imp, x), scalar(imp, 6.0, x))
 
 
 def softplus(imp: Importer, node: fx.Node) -> str:
@@ -59,7 +36,7 @@ def softplus(imp: Importer, node: fx.Node) -> str:
     beta = number(args["beta"], "beta")
     if number(args["threshold"], "a threshold") < 20:
         raise Unsupported("softplus with a threshold below 20", "the default threshold")
-    inner = softplus_of(imp, imp.emit("mul_scalar", own(imp, node), value=beta))
+    inner = builder.softplus(imp, imp.emit("mul_scalar", own(imp, node), value=beta))
     return imp.emit("mul_scalar", inner, value=1.0 / beta)
 
 
@@ -68,14 +45,11 @@ def elu(imp: Importer, node: fx.Node) -> str:
     x = own(imp, node)
     if args["scale"] != 1 or args["input_scale"] != 1:
         raise Unsupported("elu with scales", "elu")
-    negative = imp.emit("expm1", imp.emit("minimum", x, scalar(imp, 0.0, x)))
-    low = imp.emit("mul_scalar", negative, value=number(args["alpha"], "alpha"))
-    return imp.emit("where", imp.emit("gt", x, scalar(imp, 0.0, x)), x, low)
+    return builder.elu(imp, x, number(args["alpha"], "alpha"))
 
 
 def leaky_relu(imp: Importer, node: fx.Node) -> str:
-    x, slope = own(imp, node), number(arguments(node)["negative_slope"], "a slope")
-    return imp.emit("where", imp.emit("gt", x, scalar(imp, 0.0, x)), x, imp.emit("mul_scalar", x, value=slope))
+    return builder.leaky_relu(imp, own(imp, node), number(arguments(node)["negative_slope"], "a slope"))
 
 
 def operand(imp: Importer, value: Any, dtype: str) -> str:
@@ -175,18 +149,6 @@ def counted(op: str) -> Handler:
     return handler
 
 
-def centered(imp: Importer, x: str, axes: list[int]) -> tuple[str, str]:
-    """(x - mean, the mean of its squares), axes kept."""
-    mean = x
-    for axis in axes:
-        mean = imp.emit("mean", mean, axis=axis, keepdim=True)
-    x = imp.emit("sub", x, mean)
-    square = imp.emit("pow_scalar", x, value=2.0)
-    for axis in axes:
-        square = imp.emit("mean", square, axis=axis, keepdim=True)
-    return x, square
-
-
 def variance(imp: Importer, node: fx.Node) -> str:
     args, axes = arguments(node), axes_of(imp, node)
     x = own(imp, node)
@@ -217,10 +179,7 @@ def logsumexp(imp: Importer, node: fx.Node) -> str:
 def log_softmax(imp: Importer, node: fx.Node) -> str:
     args = arguments(node)
     axis = imp.axis(args["self"], args["dim"])
-    x = imp.cast(imp.tensor(args["self"]), "f32")
-    moved = imp.emit("sub", x, imp.emit("max", x, axis=axis, keepdim=True))
-    total = imp.emit("sum", imp.emit("exp", moved), axis=axis, keepdim=True)
-    return imp.emit("sub", moved, imp.emit("log", total))
+    return builder.log_softmax(imp, imp.cast(imp.tensor(args["self"]), "f32"), axis)
 
 
 def vector_norm(imp: Importer, node: fx.Node) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ferrum.graphs.frontend import aten_index, aten_math
+from ferrum.graphs.frontend import aten_index, aten_math, builder
 from ferrum.graphs.frontend.aten import (
     Handler,
     add,
@@ -85,10 +85,10 @@ TABLE: Mapping[str, Handler] = {
     "aten.sin.default": unary("sin"),
     **{f"aten.{op}.default": unary(op) for op in ("tanh", "log", "log1p", "expm1", "erf", "floor", "abs")},
     "aten.sigmoid.default": unary("sigmoid"),
-    "aten.relu.default": built(aten_math.relu),
-    "aten.relu6.default": built(aten_math.relu6),
-    "aten.ceil.default": built(aten_math.ceil),
-    "aten.log_sigmoid.default": built(aten_math.log_sigmoid),
+    "aten.relu.default": built(builder.relu),
+    "aten.relu6.default": built(builder.relu6),
+    "aten.ceil.default": built(builder.ceil),
+    "aten.log_sigmoid.default": built(builder.log_sigmoid),
     "aten.softplus.default": aten_math.softplus,
     "aten.elu.default": aten_math.elu,
     "aten.leaky_relu.default": aten_math.leaky_relu,

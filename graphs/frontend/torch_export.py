@@ -23,9 +23,9 @@ from ferrum.graphs.dims import Dim
 from ferrum.graphs.expressions.expression import Expr, Tensor
 from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.findings import Finding, UnsupportedOps
-from ferrum.graphs.frontend.aten import Unsupported
 from ferrum.graphs.frontend.aten_complex import COMPLEX, is_complex
 from ferrum.graphs.frontend.aten_table import IGNORED, NEAREST, TABLE
+from ferrum.graphs.frontend.builder import Builder, Unsupported
 from ferrum.graphs.frontend.sizes import NoSize, size_of
 from ferrum.graphs.ir import Graph, Node, Param, Shape, Value
 from ferrum.graphs.op_spec import OpFault
@@ -110,6 +110,13 @@ def most_tokens(program: ExportedProgram) -> int:
     return int(known.upper) if known is not None and known.upper.is_Integer and known.upper < UNBOUNDED else 0
 
 
+def refuse_longer(program: ExportedProgram, longest: int, name: str) -> None:
+    """Raises ``UnsupportedOps`` for a trace that does not hold for sequences of ``longest`` tokens."""
+    if 0 < (most := most_tokens(program)) < longest:
+        what = f"another computation for sequences of more than {most} tokens"
+        raise UnsupportedOps([Finding(what, "", "", f"--max-model-len {most}")], f"model {name}")
+
+
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """torch's own decompositions of the ops that the table lacks."""
     known = {*TABLE, *COMPLEX}
@@ -142,7 +149,7 @@ class Consequence(Unsupported):
     """A node that reads a value which no graph can hold; that value's maker has been reported."""
 
 
-class Importer:
+class Importer(Builder):
     """One pass over an exported program."""
 
     def __init__(
@@ -326,28 +333,6 @@ class Importer:
         if name is None:
             raise Consequence(arg.name)
         return name
-
-    def type(self, name: str) -> Value:
-        return self.scope.types[name]
-
-    def emit(self, op: str, *inputs: str, shape: Shape | None = None, dtype: str = "", **attrs: Any) -> str:
-        return self.scope.emit(op, *inputs, shape=shape, dtype=dtype, **attrs)
-
-    def cast(self, name: str, dtype: str) -> str:
-        return name if self.type(name).dtype == dtype else self.emit("cast", name, dtype=dtype)
-
-    def constant(self, value: float, shape: Shape, dtype: str) -> str:
-        return self.emit("full", shape=shape, dtype=dtype, value=float(value))
-
-    def reshape(self, name: str, shape: Shape) -> str:
-        return name if self.type(name).shape == shape else self.emit("reshape", name, shape=shape)
-
-    def part(self, name: str, axis: int, start: int, end: int) -> str:
-        size = self.type(name).shape[axis]
-        if not isinstance(size, int):
-            raise Unsupported(f"a part of the {size} axis", "the whole axis")
-        start, end = (max(0, min(size, i + size if i < 0 else i)) for i in (start, end))
-        return name if (start, end) == (0, size) else self.emit("slice", name, axis=axis, start=start, end=end)
 
     def axis(self, arg: Any, axis: int) -> int:
         return axis % len(self.type(self.tensor(arg)).shape)

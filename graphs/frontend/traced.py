@@ -22,7 +22,7 @@ from ferrum.graphs.frontend.conversions import parameter_sources
 from ferrum.graphs.frontend.embedder import Embedder
 from ferrum.graphs.frontend.registered import NAME, Untraced, registered
 from ferrum.graphs.frontend.replaced import functions_of_ours
-from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program, most_tokens
+from ferrum.graphs.frontend.torch_export import TRACE_SHAPE, Names, first_names, import_program, refuse_longer
 from ferrum.graphs.ir import Graph, Node
 from ferrum.graphs.models.embedding import Embedding
 from ferrum.graphs.models.traced_config import TracedConfig
@@ -157,9 +157,7 @@ def trace_module(
     module = Logits(model.eval()) if embedding is None else Embedder(model.eval(), embedding)
     with registered(), attention_of_ours(model), functions_of_ours(model):
         program = exported(module, name)
-    if 0 < (most := most_tokens(program)) < longest:
-        what = f"another computation for sequences of more than {most} tokens"
-        raise UnsupportedOps([Finding(what, "", "", f"--max-model-len {most}")], f"model {name}")
+    refuse_longer(program, longest, name)
     tied = tied_parameters(module)
 
     def own(parameter: str) -> Any:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from ferrum.graphs.dims import symbols
 from ferrum.graphs.ir import Node
 from ferrum.graphs.op_spec import number
 from ferrum.graphs.rewrite import Scope
-from ferrum.graphs.tables import ELEMENTWISE, SCALAR
+from ferrum.graphs.tables import ELEMENTWISE, SCALAR, NotATable, Tables, cone, constants
 
+MOST = 1 << 14  # elements that are looked at
 MOVED = frozenset({"reshape", "expand", "permute", "slice", "repeat", "take", "gather"})
 
 
@@ -48,3 +50,22 @@ def computed(node: Node, known: list[float]) -> float | None:
         if node.op in ELEMENTWISE:
             return float(ELEMENTWISE[node.op](*map(np.float64, known)))
         return float(SCALAR[node.op](np.asarray(first), number(node.attrs, "value"))) if node.op in SCALAR else None
+
+
+def settled(scope: Scope, name: str) -> float | None:
+    """The truth value that a comparison of places has everywhere, looked at beyond all numbers that it is computed with; None: it
+    differs, or is not known. Models ask whether each place follows the one before it: several texts may share a row, not here."""
+    if name not in scope.tables or any(leaf in scope.params for node in cone(name, scope.nodes) for leaf in node.inputs):
+        return None
+    shape, numbers = scope.types[name].shape, constants(name, scope.nodes)
+    found = set()
+    for size in (2 * max(numbers, default=0) + 8, 2 * max(numbers, default=0) + 13):
+        tables = Tables(scope.nodes, scope.params, scope.types, {"batch": 2, "seq": size, "tokens": 2 * size})
+        sizes = tables.shape(shape)
+        if not any(map(symbols, shape)) or np.prod(sizes, dtype=np.float64) > MOST:
+            return None
+        try:
+            found |= {float(value) for value in np.unique(tables.at(name, tuple(np.indices(sizes).reshape(len(sizes), -1))))}
+        except NotATable:
+            return None
+    return found.pop() if len(found) == 1 else None

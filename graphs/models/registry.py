@@ -15,9 +15,10 @@ from ferrum.graphs.expressions.expression import Expr, Tensor, rows
 from ferrum.graphs.model_files import open_files
 from ferrum.graphs.models.config import ModelConfig, from_hf
 from ferrum.graphs.models.embedding import embedding_of
-from ferrum.graphs.models.traced_config import TracedConfig, embedder_config, refuse_encoder, traced_config
+from ferrum.graphs.models.traced_config import TracedConfig, embedder_config, refuse_encoder, saved_config, traced_config
 from ferrum.graphs.weights.checkpoint import Checkpoint
 from ferrum.graphs.weights.heads import differ
+from ferrum.graphs.weights.saved import saved_graph
 
 if TYPE_CHECKING:
     from ferrum.graphs.models.blocks import Decoder
@@ -33,8 +34,11 @@ def load_config(folder: Path) -> ModelConfig:
 
 def find_config(folder: Path, pooling: str = "") -> ModelConfig | TracedConfig:
     """As ``load_config``; a model that no record describes is one to trace, if `transformers` has its code, and so is one that
-    embeds: because its folder says how its rows are pooled, or because a ``pooling`` is given."""
+    embeds: because its folder says how its rows are pooled, or because a ``pooling`` is given. Of a model whose file holds its
+    computation, whatever it is, only sizes are read."""
     values = config_values(folder)
+    if saved_graph(folder) is not None:
+        return saved_config(values)
     if (embedding := embedding_of(open_files(folder), pooling)) is not None:
         return embedder_config(values, embedding)
     try:

@@ -1,4 +1,5 @@
-"""Models without a record whose own code `transformers` has: what the compiler must know of them before they are traced."""
+"""Models without a record, whose own code `transformers` has or whose file holds it: what the compiler must know of them before
+they are traced."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ DEFAULT_PAD = 1
 @dataclass(frozen=True, slots=True)
 class TracedConfig:
     """``family`` is the model type, ``architecture`` the class of `transformers`, ``values`` all of ``config.json``, which only
-    that class understands.
+    that class understands. ``architecture`` is empty for a model whose computation its own file holds.
 
     ``max_model_len`` is the length in tokens that the model is compiled for (0: ``max_position_embeddings``). ``embedding``: the
     class gives a row for each token, and this is what becomes of them.
@@ -89,13 +90,25 @@ def positions_of(kind: str, values: Mapping[str, Any]) -> int:
     if quantized := packing_fault(values):
         step = "use another checkpoint of this model"
         raise FerrumError("config-unsupported", f"unsupported: {quantized}", "config.json", step)
+    return length_of(values, kind)
+
+
+def saved_config(values: Mapping[str, Any]) -> TracedConfig:
+    """Of a model whose file holds its computation. Raises FerrumError ``config-unsupported``."""
+    kind = values.get("model_type")
+    known = kind if isinstance(kind, str) and kind.isidentifier() else "unknown"
+    return TracedConfig(known, values, length_of(values, known))
+
+
+def length_of(values: Mapping[str, Any], kind: str) -> int:
+    """The longest sequence that a configuration names. Raises FerrumError ``config-unsupported``."""
     inner = values.get("text_config")
     parts = (values, inner if isinstance(inner, dict) else {})
     longest = next((part[key] for part in parts for key in LENGTHS if key in part), DEFAULT_LENGTH)
     pad = values.get("pad_token_id", DEFAULT_PAD)
     before = pad + 1 if kind in AFTER_PADDING and isinstance(pad, int) else 0
     if not isinstance(longest, int) or not 0 < longest - before <= MAX_POSITIONS:
-        what = f"unsupported: max_position_embeddings = {longest!r} is not an integer from {before + 1} to {MAX_POSITIONS}"
+        what = f"unsupported: max_position_embeddings = {str(longest)[:40]} is not an integer from {before + 1} to {MAX_POSITIONS}"
         raise FerrumError("config-unsupported", what, "config.json", "use another checkpoint of this model")
     return longest - before
 
@@ -130,8 +143,8 @@ def causal_classes() -> frozenset[str]:
     return frozenset(name for names in found for name in ((names,) if isinstance(names, str) else names))
 
 
-def tracer() -> str:
+def tracer(config: TracedConfig) -> str:
     """Name and version of what traces, for the pack's provenance."""
     from importlib.metadata import version
 
-    return f"{TRACER} {version(TRACER)}"
+    return f"{TRACER} {version(TRACER)}" if config.architecture else "the model's own file"

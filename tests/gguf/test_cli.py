@@ -31,8 +31,8 @@ def test_files_are_told_apart(tmp_path: Path) -> None:
     ("name", "there", "code", "words"),
     [
         ("model.gguf", False, "model-not-found", "there is no such file"),
-        ("model.onnx", False, "format-unsupported", "ONNX files cannot be read yet"),
-        ("model.onnx", True, "format-unsupported", "ONNX files cannot be read yet"),
+        ("model.onnx", False, "model-not-found", "there is no such file"),
+        ("model.pt2", False, "model-not-found", "there is no such file"),
         ("model.safetensors", True, "format-unsupported", "give the folder that it is in"),
         ("model.txt", True, "format-unsupported", "not models that can be read"),
         ("model.pt", True, "unsafe-format", "pickle files can run code"),
