@@ -412,7 +412,7 @@ def _turns(tables: Tables, name: str, shape: Shape, seq_axis: int, positions: Po
             for axis, size in enumerate(sizes)
         )
         values.append(tables.at(name, points).reshape(len(positions), sizes[-1]))
-    return values[0] if np.array_equal(*values) else None
+    return values[0] if np.array_equal(values[0], values[1]) else None
 
 
 def _turn(c: Floats, s: Floats, positions: Points, rounded: bool) -> tuple[tuple[float, ...], float] | None:

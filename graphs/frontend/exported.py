@@ -189,8 +189,8 @@ def calls(inputs: int, outputs: int) -> list[dict[str, Any]]:
     given, made = (f'{{"type": "builtins.tuple", "context": "null", "children_spec": [{part}]}}' for part in leaves)
     none = '{"type": "builtins.dict", "context": "[]", "children_spec": []}'
     whole = f'[1, {{"type": "builtins.tuple", "context": "null", "children_spec": [{given}, {none}]}}]'
-    signature = {"inputs": [], "outputs": [], "in_spec": whole, "out_spec": f"[1, {made}]", "forward_arg_names": None}
-    return [{"fqn": "", "signature": signature}]
+    trees = {"in_spec": whole, "out_spec": f"[1, {made}]"}
+    return [{"fqn": "", "signature": {"inputs": [], "outputs": [], "forward_arg_names": None, **trees}}]
 
 
 def deserialized(archive: Archive, said: dict[str, Any], tensors: Exported) -> ExportedProgram:

@@ -223,6 +223,6 @@ class Importer(Builder):
         if known.fixed:
             return self.numbers_as_value("numbers", known.values.astype(np.float64), known.dtype)
         rows = [self.constant(float(size), (1,), "i64") if isinstance(size, int) else self.reshape(count_of(self, size), (1,))
-                for size in known.values.flat]  # fmt: skip
+                for size in known.values.reshape(-1).tolist()]  # fmt: skip
         value = rows[0] if len(rows) == 1 else self.emit("cat", *rows, axis=0)
         return self.cast(self.reshape(value, shape), known.dtype)

@@ -55,7 +55,7 @@ def size(imp: Importer, node: OnnxNode) -> Held:
 
 
 def target(imp: Importer, node: OnnxNode, at: int) -> list[Dim]:
-    return list(imp.sizes(node, at, "a shape").flat)
+    return imp.sizes(node, at, "a shape").reshape(-1).tolist()
 
 
 def reshape(imp: Importer, node: OnnxNode) -> Held:
@@ -170,7 +170,7 @@ def split(imp: Importer, node: OnnxNode) -> tuple[Held, ...]:
 
 def cut(imp: Importer, node: OnnxNode) -> Held:
     held = imp.held(node, 0)
-    starts, ends = (list(imp.sizes(node, at, "the end of a slice").flat) for at in (1, 2))
+    starts, ends = (imp.sizes(node, at, "the end of a slice").reshape(-1).tolist() for at in (1, 2))
     rank = len(shape_of(imp, held))
     axes = imp.numbers(node, 3, "axes") if imp.given(node, 3) else list(range(len(starts)))
     steps = imp.numbers(node, 4, "a step") if imp.given(node, 4) else [1] * len(starts)
@@ -331,7 +331,7 @@ def conv(imp: Importer, node: OnnxNode) -> str:
     if pads[:rank] != pads[rank:]:
         low, high = ((0, 0, *part) for part in (pads[:rank], pads[rank:]))
         x, pads = imp.emit("pad", x, before=low, after=high, value=0.0), [0] * 2 * rank
-    steps = {key: tuple(node.integers(f"{key}s")) or (1,) * rank for key in ("stride", "dilation")}
+    steps: dict[str, Any] = {key: tuple(node.integers(f"{key}s")) or (1,) * rank for key in ("stride", "dilation")}
     out = imp.emit("conv", x, weight, **steps, padding=tuple(pads[:rank]), groups=node.integer("group", 1))
     if not imp.given(node, 2):
         return out

@@ -14,7 +14,7 @@ from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.ir import Graph, Param, Shape, Value
 from ferrum.graphs.passes import short_conv
 from ferrum.graphs.passes.canonicalize import FORM
-from ferrum.graphs.rewrite import Match, P, Pat, Rules, Scope, rewrite
+from ferrum.graphs.rewrite import Function, Match, P, Pat, Rules, Scope, rewrite
 
 SWAP = (0, 2, 1, 3)
 TURN = (0, 1, 3, 2)
@@ -256,6 +256,17 @@ def key_factor(s: Scope, m: Match) -> str:
     return s.copy(s.nodes[m["root"]], m["q"], m["x"], m["v"], scale=scale)
 
 
+def turned_factor(operand: str, rest: tuple[str, str]) -> Function:
+    """A factor below a permute of queries or keys, which stays."""
+
+    def function(s: Scope, m: Match) -> str:
+        scale = s.number(m["root"], "scale") * s.number(m["f"])
+        names = {operand: s.emit("permute", m["x"], order=s.order(m["p"])), **{key: m[key] for key in rest}}
+        return s.copy(s.nodes[m["root"]], names["q"], names["k"], names["v"], scale=scale)
+
+    return function
+
+
 def shared_heads(s: Scope, m: Match) -> str | None:
     a, b = s.nodes[m["a"]].attrs, s.nodes[m["b"]].attrs
     if dict(a) != dict(b) or a["axis"] != 2:
@@ -274,6 +285,8 @@ RULES: Rules = (
     (P("sdpa", "q", "k", "v", "mask"), masked),
     (P("attend", P("mul_scalar", "x", bind="f"), "k", "v"), query_factor),
     (P("attend", "q", P("mul_scalar", "x", bind="f"), "v"), key_factor),
+    (P("attend", P("permute", P("mul_scalar", "x", bind="f"), bind="p"), "k", "v"), turned_factor("q", ("k", "v"))),
+    (P("attend", "q", P("permute", P("mul_scalar", "x", bind="f"), bind="p"), "v"), turned_factor("k", ("q", "v"))),
     (P("attend", "q", P("repeat", "k", bind="a"), P("repeat", "v", bind="b")), shared_heads),
 )
 

@@ -108,7 +108,8 @@ def described(archive: Archive, folder: str, name: str, entry: Any) -> TensorInf
 
 def ints(archive: Archive, field: str, given: Any) -> tuple[int, ...]:
     """Sizes as torch writes them: each an object that says that it is an integer."""
-    found = [one.get("as_int") if isinstance(one, dict) else None for one in (given if isinstance(given, list) else [given])]
+    each = given if isinstance(given, list) else [given]
+    found: list[Any] = [one.get("as_int") if isinstance(one, dict) else None for one in each]
     if not all(isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 62 for n in found):
         raise fault(archive.path, field, "has sizes that are not known")
     return tuple(found)

@@ -76,11 +76,12 @@ class Plain(torch.nn.Module):
         return self.inner(input_ids=input_ids, use_cache=False).logits
 
 
-def plain(kind: str, folder: Path, attention: str = "sdpa") -> tuple[Plain, Path, np.ndarray]:
-    """A tiny model that computes attention as its own code does, its folder, and its logits for ``TOKENS``."""
+def plain(kind: str, folder: Path) -> tuple[Plain, Path, np.ndarray]:
+    """A tiny model that computes attention as torch does, where it can, its folder, and its logits for ``TOKENS``."""
     inner = tiny_model(kind)
     inner.save_pretrained(folder)  # type: ignore[operator]
-    inner.set_attn_implementation(attention)  # type: ignore[operator]
+    if inner._supports_sdpa:
+        inner.set_attn_implementation("sdpa")  # type: ignore[operator]
     module = Plain(inner).eval()
     with torch.no_grad():
         return module, folder, module(torch.tensor(TOKENS)).numpy()
