@@ -30,9 +30,10 @@ def meaning(s: Scope, table: str) -> Found | None:
     return s.memo[key]  # type: ignore[return-value]
 
 
-def emit(s: Scope, q: str, k: str, v: str, scale: float, found: Found) -> str:
+def emit(s: Scope, q: str, k: str, v: str, scale: float, found: Found, softcap: float = 0.0) -> str:
     """Heads before places, as torch has them."""
-    attended = general(s, *(s.emit("permute", name, order=SWAP) for name in (q, k, v)), scale=scale, found=found)
+    rows = (s.emit("permute", name, order=SWAP) for name in (q, k, v))
+    attended = general(s, *rows, scale=scale, found=found, softcap=softcap)
     return s.emit("permute", attended, order=SWAP)
 
 
@@ -120,13 +121,14 @@ def wider(s: Scope, rows: str, column: str) -> str:
 
 @dataclass(frozen=True)
 class Scores:
-    """scale * (q @ k), the tables that are added to it, and those of 0 and 1 that it is multiplied by."""
+    """scale * (q @ k), softly capped, the tables that are added to it, and those of 0 and 1 that it is multiplied by."""
 
     q: str
     k: str  # [.., width, keys]
     scale: float
     added: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    softcap: float = 0.0
 
 
 def scores_of(s: Scope, name: str, lead: Shape) -> Scores | None:
@@ -142,6 +144,9 @@ def scores_of(s: Scope, name: str, lead: Shape) -> Scores | None:
         fits = sorted((len(shape), len(inner))) == [3, 4] and shape[-2:] == inner[-2:]
         return scores_of(s, node.inputs[0], lead) if fits else None
     if node.op == "mul_scalar":
+        below = s.node(node.inputs[0], "tanh")
+        if below is not None:
+            return capped(scores_of(s, below.inputs[0], lead), s.number(name))
         return scaled(s, scores_of(s, node.inputs[0], lead), s.number(name))
     if node.op == "maximum":  # of the least number: nothing changes
         others = [one for one in node.inputs if not low(s, one)]
@@ -155,8 +160,15 @@ def scores_of(s: Scope, name: str, lead: Shape) -> Scores | None:
     return None
 
 
+def capped(found: Scores | None, cap: float) -> Scores | None:
+    """cap * tanh(scores), of which a cap is divided out."""
+    if found is None or found.added or found.kept or found.softcap or cap <= 0:
+        return None
+    return replace(found, scale=found.scale * cap, softcap=cap)
+
+
 def scaled(s: Scope, found: Scores | None, factor: float) -> Scores | None:
-    if found is None:
+    if found is None or found.softcap:
         return None
     added = tuple(s.emit("mul_scalar", t, value=factor) for t in found.added)
     return replace(found, scale=found.scale * factor, added=added)
@@ -212,7 +224,7 @@ def written_out(s: Scope, m: Match) -> str | None:
     meant = meaning(s, table)
     if meant is None or any(meaning(s, without(s, table, kept)) != meant for kept in found.kept):
         return None
-    return emit(s, found.q, key, m["v"], found.scale, meant)
+    return emit(s, found.q, key, m["v"], found.scale, meant, found.softcap)
 
 
 def without(s: Scope, table: str, kept: str) -> str:

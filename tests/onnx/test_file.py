@@ -177,7 +177,7 @@ def test_pipes_are_no_files(tmp_path: Path) -> None:
 
 def test_parts_are_counted_before_they_take_memory(tmp_path: Path) -> None:
     """Two bytes are a node: a few megabytes of them would be gigabytes of objects."""
-    nodes = b"\x0a\x00" * (4 << 20)
+    nodes = b"\x0a\x00" * (1 << 20)
     size = len(nodes)
     length = bytes([size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21])
     before, started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()

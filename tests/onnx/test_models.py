@@ -36,7 +36,7 @@ from tests.onnx.maker import TOKENS, evaluated, plain, put, to_onnx, to_pt2
 
 KINDS = ("llama", "qwen3", "gpt_neox", "gemma2", "olmo2", "phi3")
 FORMS = ("onnx20", "onnx23", "pt2")
-QUICK = {("llama", "onnx20"), ("llama", "pt2")}  # an export takes seconds
+QUICK = {("llama", "pt2")}  # the exporter of ONNX takes many seconds
 ALL = [pytest.param(kind, form, marks=() if (kind, form) in QUICK else pytest.mark.slow) for kind in KINDS for form in FORMS]
 
 
