@@ -37,6 +37,9 @@ def find_config(folder: Path, pooling: str = "") -> ModelConfig | TracedConfig:
     embeds: because its folder says how its rows are pooled, or because a ``pooling`` is given. Of a model whose file holds its
     computation, whatever it is, only sizes are read."""
     values = config_values(folder)
+    if saved_graph(folder) is not None and pooling:
+        step = "leave it out, or give the model's folder of safetensors"
+        raise FerrumError("bad-option", "a file that holds its computation does not embed", "--pooling", step)
     if saved_graph(folder) is not None:
         return saved_config(values)
     if (embedding := embedding_of(open_files(folder), pooling)) is not None:

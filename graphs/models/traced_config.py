@@ -108,7 +108,8 @@ def length_of(values: Mapping[str, Any], kind: str) -> int:
     pad = values.get("pad_token_id", DEFAULT_PAD)
     before = pad + 1 if kind in AFTER_PADDING and isinstance(pad, int) else 0
     if not isinstance(longest, int) or not 0 < longest - before <= MAX_POSITIONS:
-        what = f"unsupported: max_position_embeddings = {str(longest)[:40]} is not an integer from {before + 1} to {MAX_POSITIONS}"
+        said = f"max_position_embeddings = {str(longest)[:40]}"
+        what = f"unsupported: {said} is not an integer from {before + 1} to {MAX_POSITIONS}"
         raise FerrumError("config-unsupported", what, "config.json", "use another checkpoint of this model")
     return longest - before
 

@@ -23,12 +23,14 @@ from ferrum.codegen.driver import check_model, compile_model
 from ferrum.codegen.job import open_job
 from ferrum.codegen.options import CompileOptions
 from ferrum.codegen.stages import trace
+from ferrum.errors import FerrumError
 from ferrum.graphs.frontend.exported import import_exported
 from ferrum.graphs.frontend.onnx import import_onnx
 from ferrum.graphs.interpret import SourceWeights, reference_logits
 from ferrum.graphs.ir import Graph
 from ferrum.graphs.pipeline import run_pipeline
 from ferrum.graphs.weights import open_checkpoint
+from ferrum.graphs.weights.saved import folder_of, saved_graph
 from tests.conftest import CommandLine
 from tests.graphs.tiny_models import random_model, tiny_config, tiny_model
 from tests.onnx.genai import Builder
@@ -181,10 +183,13 @@ def test_a_file_without_its_configuration_says_so(tmp_path: Path, ferrum: Comman
     assert (job.config.family, job.max_model_len) == ("llama", 64)
 
 
-def test_which_file_of_a_folder_is_the_model(tmp_path: Path) -> None:
-    from ferrum.errors import FerrumError
-    from ferrum.graphs.weights.saved import folder_of, saved_graph
+def test_a_file_does_not_embed(tmp_path: Path) -> None:
+    path, _ = genai(tmp_path)
+    with pytest.raises(FerrumError, match="does not embed"):
+        open_job(CompileOptions(str(path), pooling="mean"), lambda stage, done, total: None)
 
+
+def test_which_file_of_a_folder_is_the_model(tmp_path: Path) -> None:
     put(tmp_path / "onnx", b"x", "model_q4.onnx", {})
     (tmp_path / "onnx" / "config.json").rename(tmp_path / "config.json")
     assert saved_graph(tmp_path) == tmp_path / "onnx" / "model_q4.onnx"
