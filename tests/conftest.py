@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,6 +46,17 @@ def pytest_configure_node(node: object) -> None:
     """The workers' run id, so that the controller can remove their common folder."""
     config = node.config  # type: ignore[attr-defined]
     config._ferrum_testrun = node.workerinput["testrunuid"]  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def _own_variables() -> Iterator[None]:
+    """What the command line, called inside a test, sets for the programs that it starts is not there for the next test."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("FERRUM_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("FERRUM_")]:
+        if name not in before:
+            del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

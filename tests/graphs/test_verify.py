@@ -126,7 +126,7 @@ def test_a_finished_graph_has_only_paged_ops() -> None:
     finished = parse_graph((stages / "12-fuse_paged.txt").read_text(encoding="utf-8"))
     assert faults(finished, paged=True) == []
     unfinished = faults(parse_graph((stages / "07-merge_linear.txt").read_text(encoding="utf-8")), paged=True)
-    assert [fault.split(" = ")[1].split(":")[0] for fault in unfinished] == ["attend", "add", "add"]
+    assert [fault.split(" = ")[1].split(":")[0] for fault in unfinished] == ["add", "add"]  # attention may be of whole sequences
 
 
 @settings(max_examples=300, deadline=None)
