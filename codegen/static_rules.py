@@ -148,9 +148,11 @@ def _follow(one: Instruction, names: dict[int, str], origin: dict[tuple[str, int
     if one.stem not in ("LDG", "LD", "LDS", "LDL"):
         for word in _PARAMETER.findall(rest):
             source |= {names[int(word, 16)]} if int(word, 16) in names else frozenset()
-        for kind, number in _REGISTER.findall(rest):
-            for n in range(int(number), int(number) + (2 if wide else 1)):
-                source |= origin.get((kind, n), frozenset())
+        for place, operand in enumerate(rest.split(",")):
+            pair = wide and not (".WIDE" in one.name and place < 2)  # such a product is of two single registers, and adds a pair
+            for kind, number in _REGISTER.findall(operand):
+                for n in range(int(number), int(number) + (2 if pair else 1)):
+                    source |= origin.get((kind, n), frozenset())
     before = origin.get((result[1], int(result[2])), frozenset()) if one.guarded else frozenset()
     for n in range(int(result[2]), int(result[2]) + (2 if wide else 1)):
         origin[result[1], n] = source | before

@@ -202,6 +202,18 @@ def test_what_a_kernel_does_before_its_wait_is_seen(old: str, new: str, what: st
     assert len(found) == bool(what) and what in "".join(found)
 
 
+@pytest.mark.parametrize(("base", "faults"), [("R4", 0), ("R8", 1)])
+def test_a_wide_product_is_of_single_registers(base: str, faults: int) -> None:
+    """Beside the number that is multiplied lies another pointer, which the address has nothing of."""
+    code = [
+        Instruction("LDC.64", "R8, c[0x0][0x218]", False, -1),  # value:0
+        Instruction("LDC.64", "R4, c[0x0][0x220]", False, -1),  # weight:0
+        Instruction("IMAD.WIDE", f"R2, R7.reuse, 0x8, {base}", False, -1),
+        Instruction("LDG.E", "R1, desc[UR8][R2.64]", False, -1),
+    ]
+    assert len(early_faults(RmsNorm(1024, 1e-6, ActFormat("bf16")), code, HOPPER)) == faults
+
+
 # What made products of up to 8 rows and decode attention faster, taken back: (kernel, what becomes what, what is said of it).
 MASKED = "INLINE u32 masked_or(u32 a, u32 mask, u32 bits) {\n"
 SLOWER = {
