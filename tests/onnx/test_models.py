@@ -39,7 +39,14 @@ from tests.onnx.maker import TOKENS, evaluated, plain, put, to_onnx, to_pt2
 KINDS = ("llama", "qwen3", "gpt_neox", "gemma2", "olmo2", "phi3")
 FORMS = ("onnx20", "onnx23", "pt2")
 QUICK = {("llama", "pt2")}  # the exporter of ONNX takes many seconds
-ALL = [pytest.param(kind, form, marks=() if (kind, form) in QUICK else pytest.mark.slow) for kind in KINDS for form in FORMS]
+SLOW = {("llama", "onnx23"), ("qwen3", "onnx20"), ("gpt_neox", "onnx23"), ("gemma2", "pt2")}  # each form and kind of rotation
+
+
+def marks(case: tuple[str, str]) -> tuple[pytest.MarkDecorator, ...]:
+    return () if case in QUICK else (pytest.mark.slow,) if case in SLOW else (pytest.mark.sweep,)
+
+
+ALL = [pytest.param(kind, form, marks=marks((kind, form))) for kind in KINDS for form in FORMS]
 
 
 def written(kind: str, form: str, folder: Path) -> tuple[Path, np.ndarray, Path]:
