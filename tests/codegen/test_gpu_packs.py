@@ -59,7 +59,7 @@ def test_every_target(device: str, quant: str, tiny_folder: Path, tmp_path: Path
         monkeypatch.setattr(backend, "static_record", lambda code, plan, target: b"")
     ran: list[Path] = []
     prove = packing.prove
-    monkeypatch.setattr(packing, "prove", lambda path: (ran.append(path), prove(path))[1])
+    monkeypatch.setattr(packing, "prove", lambda path, variant: (ran.append(path), prove(path, variant))[1])
     targets = [target for target in GPU_TARGETS if target.device == device]
     options = CompileOptions(str(tiny_folder), target=",".join(t.name for t in targets), quant=quant, name="tiny")
     paths = dict(zip(targets, compile_targets(options), strict=True))
