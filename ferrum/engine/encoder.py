@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ferrum.devices.base import Executor
 from ferrum.engine.options import EngineOptions
 from ferrum.engine.reports import EngineStats, queue_full
+from ferrum.engine.tokens import checked_tokens
 from ferrum.errors import FerrumError
 
 
@@ -133,19 +134,12 @@ class Encoder:
         self.executor.close()
 
     def _checked(self, prompt: Sequence[int]) -> array[int]:
-        vocab_size = self.executor.limits.vocab_size
         if not len(prompt):
             raise FerrumError("prompt-empty", "the text has no tokens", "prompt", "send at least one token")
         if len(prompt) > self.max_model_len:
             what = f"the text has {len(prompt)} tokens; this model embeds up to {self.max_model_len}"
             raise FerrumError("prompt-too-long", what, "prompt", "shorten it, or embed it in parts")
-        try:
-            tokens = array("i", prompt)
-        except (TypeError, OverflowError):
-            raise FerrumError("invalid-token", "token ids must be whole numbers", "prompt") from None
-        if min(tokens) < 0 or max(tokens) >= vocab_size:
-            raise FerrumError("invalid-token", f"token ids must be from 0 to {vocab_size - 1}", "prompt")
-        return tokens
+        return checked_tokens(prompt, self.executor.limits.vocab_size)
 
     def _take(self) -> dict[str, Waiting]:
         """Those that came first, as many as fit into a step; one always does."""

@@ -37,6 +37,7 @@ from ferrum.engine.request_inputs import NO_INPUTS, checked_inputs, digest
 from ferrum.engine.scheduler import Planned, Scheduler
 from ferrum.engine.sequence import MaskMaker, Sequence, State, TokenMask
 from ferrum.engine.state_groups import Copy
+from ferrum.engine.tokens import checked_tokens
 from ferrum.errors import FerrumError
 
 MASK_SECONDS = 0.002  # a step waits so long for masks; sequences whose grammar takes more time miss it
@@ -300,16 +301,9 @@ class Engine:
         return b"once" + self._arrivals.to_bytes(8, "little") if params.n > 1 else None
 
     def _checked_prompt(self, prompt: Many[int]) -> array[int]:
-        vocab_size = self.executor.limits.vocab_size
         if not len(prompt):
             raise FerrumError("prompt-empty", "the prompt has no tokens", "prompt", "send at least one token")
-        try:
-            tokens = array("i", prompt)
-        except (TypeError, OverflowError):
-            raise FerrumError("invalid-token", "token ids must be whole numbers", "prompt") from None
-        if min(tokens) < 0 or max(tokens) >= vocab_size:
-            raise FerrumError("invalid-token", f"token ids must be from 0 to {vocab_size - 1}", "prompt")
-        return tokens
+        return checked_tokens(prompt, self.executor.limits.vocab_size)
 
     def _checked_length(self, num_prompt: int, params: SamplingParams) -> int:
         """``max_tokens`` with None resolved. A request must be able to run to its end alone in the KV memory."""
