@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,6 +15,13 @@ from ferrum.errors import EXIT_USAGE, FerrumError, one_line
 
 # These weaken a protection, so a file that came with somebody's folder must not be able to switch them on.
 COMMAND_LINE_ONLY = frozenset({"trust", "insecure", "home", "cache_dir", "config", "help", "version", "json"})
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The one of ``words`` that ``word`` is most like; empty when it is like none."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(words), 1)), "")
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,16 +42,16 @@ class Parser(argparse.ArgumentParser):
         if action.choices is None or value in action.choices:
             return
         names = [str(c) for c in action.choices]
-        near = difflib.get_close_matches(str(value), names, 1)
-        choice = f"did you mean {near[0]}?" if near else "choose from " + ", ".join(names)
+        near = nearest(str(value), names)
+        choice = f"did you mean {near}?" if near else "choose from " + ", ".join(names)
         raise argparse.ArgumentError(action, f"{value!r} is not known · {choice}")
 
     def refuse_unknown(self, arguments: Sequence[str]) -> NoReturn:
         """End with the options of this parser that the first unknown one is like."""
         names = [s for a in self._actions for s in a.option_strings if s.startswith("--")]
         name = arguments[0].partition("=")[0]
-        near = difflib.get_close_matches(name, names, 1) if name.startswith("-") else []
-        self.error(f"unrecognized arguments: {' '.join(arguments)}" + (f" · did you mean {near[0]}?" if near else ""))
+        near = nearest(name, names) if name.startswith("-") else ""
+        self.error(f"unrecognized arguments: {' '.join(arguments)}" + (f" · did you mean {near}?" if near else ""))
 
     def error(self, message: str) -> NoReturn:
         with contextlib.suppress(BrokenPipeError):  # the status says it even when nobody reads the line

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import re
 import sys
+
+from ferrum.cli.options import nearest
 
 COMMANDS = {
     "/help": "list these",
@@ -49,8 +50,8 @@ def read_prompt() -> str:
 def prompt_of(text: str) -> str:
     """What to send for ``text``, which is no command; empty when it looks like a command that there is not, which is said."""
     if _LIKE_A_COMMAND.fullmatch(text):
-        near = difflib.get_close_matches(text, COMMANDS, 1)
-        meant = f"did you mean {near[0]}?" if near else "/help lists what there is"
+        near = nearest(text, COMMANDS)
+        meant = f"did you mean {near}?" if near else "/help lists what there is"
         print(f"{text} is not known · {meant} · /{text} sends it", file=sys.stderr)
         return ""
     return text[1:] if text.startswith("//") else text

@@ -10,7 +10,6 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,9 @@ from numpy.typing import NDArray
 from ferrum.errors import FerrumError
 from ferrum.structured.schema import refused
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # threads and what they need are loaded with the first grammar
+    from concurrent.futures import Future, ThreadPoolExecutor
+
     from ferrum.text.tokenizer import Tokenizer
 
 MAX_COMPILED = 64
@@ -141,6 +142,8 @@ class GrammarMasks:
         """Until all are ready, at most for ``seconds``."""
         jobs = {mask._job for mask in masks if not mask._job.done()}
         if jobs:
+            from concurrent.futures import wait
+
             wait(jobs, seconds)
 
     def close(self) -> None:
@@ -150,6 +153,8 @@ class GrammarMasks:
 
     def _start(self) -> ThreadPoolExecutor:
         if self._compiler is None:
+            from concurrent.futures import ThreadPoolExecutor
+
             before = threading.stack_size(STACK_BYTES)
             try:
                 self._compiler = ThreadPoolExecutor(1, "grammar")

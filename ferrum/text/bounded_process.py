@@ -15,6 +15,22 @@ from ferrum.errors import FerrumError
 from ferrum.text.frames import parsed, read_frame, write_frame
 
 ANSWER_SECONDS = 60.0  # processor time is bounded far below; this is for a machine that gives none
+TEMPLATES = "ferrum.text.template_worker"
+
+_ready: dict[str, subprocess.Popen[bytes]] = {}
+
+
+def make_ready(module: str) -> None:
+    """Start a process that the next ``BoundedProcess`` of ``module`` takes, so that its Python starts while this one does
+    other work. One that nobody takes ends with this process, which is the end of its input."""
+    with contextlib.suppress(OSError):  # whoever needs it tries again, and says what is wrong
+        if module not in _ready:
+            _ready[module] = _spawn(module)
+
+
+def _spawn(module: str) -> subprocess.Popen[bytes]:
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, "-m", module], stdin=pipe, stdout=pipe, process_group=0)
 
 
 class BoundedProcess:
@@ -53,9 +69,8 @@ class BoundedProcess:
 
     def _start(self) -> dict[str, Any]:
         self._end()
-        pipe = subprocess.PIPE
-        command = [sys.executable, "-m", self._module]
-        self._child = subprocess.Popen(command, stdin=pipe, stdout=pipe, process_group=0)
+        ready = _ready.pop(self._module, None)
+        self._child = ready if ready is not None and ready.poll() is None else _spawn(self._module)
         try:
             return self._ask(self._first)
         except FerrumError:

@@ -41,8 +41,9 @@ class ChatTemplate:
         self.source = source
         environment = TemplateSandbox()
         try:
-            self.variables = frozenset(meta.find_undeclared_variables(environment.parse(source)))
-            self._template = environment.from_string(source)
+            parsed = environment.parse(source)
+            self.variables = frozenset(meta.find_undeclared_variables(parsed))
+            self._template = environment.from_string(parsed)
         except jinja2.TemplateSyntaxError as error:
             raise _bad_template(f"line {error.lineno}: {error.message}") from None
         except Exception as error:

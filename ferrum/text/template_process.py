@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from ferrum.errors import FerrumError
 from ferrum.pack.reader import Pack
-from ferrum.text.bounded_process import BoundedProcess
+from ferrum.text.bounded_process import TEMPLATES, BoundedProcess
 from ferrum.text.conversation import TEMPLATE_OPTIONS
 
 
@@ -63,7 +63,7 @@ class TemplateProcess:
         first = {"templates": dict(sources), "special_tokens": dict(special_tokens or {})}
         self.source = "\n".join(sources.values())
         self._options = options
-        self._process = BoundedProcess("ferrum.text.template_worker", first, _OVER)
+        self._process = BoundedProcess(TEMPLATES, first, _OVER)
 
     @cached_property
     def variables(self) -> frozenset[str]:
