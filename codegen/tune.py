@@ -26,7 +26,7 @@ from ferrum.codegen.target import Target
 from ferrum.codegen.toolchains.cxx import find_compiler
 from ferrum.codegen.tuned import blocking
 from ferrum.devices.cpu import StepRecord, config_type
-from ferrum.devices.host import usable_cpus
+from ferrum.devices.topology import usable_cpus
 from ferrum.graphs.ir import Param
 from ferrum.pack.schema import TuningRecord
 

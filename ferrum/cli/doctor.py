@@ -47,9 +47,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def machine() -> Iterator[Finding]:
+    from ferrum.devices.topology import memory_nodes
+
     yield Finding("ferrum", "ok", f"{__version__}, Python {platform.python_version()}")
     total, available = memory_bytes()
-    yield Finding("machine", "ok", f"{platform.machine()}, {cores()} cores, {size(available)} of {size(total)} memory free")
+    nodes = len(memory_nodes())
+    where = f" of {nodes} memory nodes, over which weights are spread" if nodes > 1 else ""
+    yield Finding("machine", "ok", f"{platform.machine()}, {cores()} cores{where}, {size(available)} of {size(total)} memory free")
     from ferrum.codegen.target import ANY_CPUS, parse_target
 
     try:

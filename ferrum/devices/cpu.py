@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 
 from ferrum import env
 from ferrum.devices.base import Limits, StepBuffers
-from ferrum.devices.host import cpu_quota, default_threads, free_memory, machine_arch, machine_features, usable_cpus
+from ferrum.devices.host import cpu_quota, default_threads, free_memory, machine_arch, machine_features
 from ferrum.devices.options import DeviceOptions
 from ferrum.devices.pools import Pools, with_blocks
 from ferrum.devices.prefault import Prefault
+from ferrum.devices.topology import usable_cpus
 from ferrum.errors import FerrumError
 from ferrum.pack.check import damaged
 from ferrum.pack.layers import LayerPoint

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import platform
 from pathlib import Path
 
@@ -35,22 +34,6 @@ def machine_features(proc: Path = PROC) -> frozenset[str]:
 def machine_vendor(proc: Path = PROC) -> str:
     """Who made the CPU, in its own words, as ``GenuineIntel``; empty where the system does not say."""
     return _cpuinfo(proc, "vendor_id")
-
-
-def usable_cpus(sys: Path = SYS) -> list[int]:
-    """Ids of the logical CPUs this process may use, one per physical core (the second thread of a core adds no bandwidth)."""
-    allowed = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    seen: set[str] = set()
-    cores = []
-    for cpu in allowed:
-        try:
-            siblings = (sys / f"devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text().strip()
-        except OSError:
-            siblings = str(cpu)
-        if siblings not in seen:
-            seen.add(siblings)
-            cores.append(cpu)
-    return cores
 
 
 def cpu_quota(proc: Path = PROC, sys: Path = SYS) -> float:

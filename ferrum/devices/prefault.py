@@ -12,6 +12,7 @@ import sys
 import threading
 
 from ferrum.devices.host import free_memory
+from ferrum.devices.topology import memory_nodes, spread_over
 
 _HUGEPAGE = 14  # MADV_HUGEPAGE: of a file, pages that are still to be read
 _POPULATE_READ = 22  # MADV_POPULATE_READ, Linux 5.14; an older kernel refuses it and nothing is lost
@@ -34,6 +35,7 @@ class Prefault:
     def _run(self, address: int, nbytes: int) -> None:
         if sys.platform != "linux" or nbytes > free_memory():
             return
+        spread_over(memory_nodes())
         madvise = ctypes.CDLL(None).madvise  # releases the GIL, which mmap.madvise does not
         madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
         madvise(address, nbytes, _HUGEPAGE)

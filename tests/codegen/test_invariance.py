@@ -76,8 +76,8 @@ def test_seeded_sampling_repeats_in_any_company(alone: tuple[Path, list[list[int
         assert [tokens(llm, [prompt], params)[0] for prompt in many] == together
 
 
-def test_one_thread_gives_the_same(alone: tuple[Path, list[list[int]], list[list[int]]]) -> None:
+def test_any_number_of_threads_gives_the_same(alone: tuple[Path, list[list[int]], list[list[int]]]) -> None:
     pack, many, expected = alone
-    for threads in (1, 3):
+    for threads in (1, 3, 96):
         with LLM(pack, num_threads=threads) as llm:
             assert tokens(llm, many[:6]) == expected[:6]

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import pytest
 
-from ferrum.devices.host import cpu_quota, default_threads, machine_features, usable_cpus
-
-
-def write(root: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
+from ferrum.devices.host import cpu_quota, default_threads, machine_features
+from tests.devices.machines import write
 
 
 @pytest.mark.parametrize(
@@ -51,16 +43,6 @@ def test_a_limit_on_cores_is_found(tmp_path: Path, files: dict[str, str], quota:
 )
 def test_threads_are_those_that_run_at_once(cores: int, quota: float, threads: int) -> None:
     assert default_threads(cores, quota) == threads
-
-
-def test_a_core_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """192 logical CPUs of two sockets, as a server numbers them: the second threads of all cores come last."""
-    place = "devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    root = write(tmp_path, {place.format(cpu): f"{cpu % 96},{cpu % 96 + 96}\n" for cpu in range(192)})
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(192)))
-    assert usable_cpus(root) == list(range(96))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {*range(90, 100), 190})  # 94 and 190 are one core
-    assert usable_cpus(root) == list(range(90, 100))
 
 
 def test_features_name_the_maker(tmp_path: Path) -> None:
