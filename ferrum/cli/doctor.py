@@ -52,8 +52,9 @@ def machine() -> Iterator[Finding]:
     yield Finding("ferrum", "ok", f"{__version__}, Python {platform.python_version()}")
     total, available = memory_bytes()
     nodes = len(memory_nodes())
-    where = f" of {nodes} memory nodes, over which weights are spread" if nodes > 1 else ""
-    yield Finding("machine", "ok", f"{platform.machine()}, {cores()} cores{where}, {size(available)} of {size(total)} memory free")
+    spread = f", weights are spread over {nodes} memory nodes" if nodes > 1 else ""
+    what = f"{platform.machine()}, {cores()} cores, {size(available)} of {size(total)} memory free"
+    yield Finding("machine", "ok", what + spread)
     from ferrum.codegen.target import ANY_CPUS, parse_target
 
     try:

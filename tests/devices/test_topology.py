@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ferrum.cli import doctor
 from ferrum.devices import prefault, topology
 from ferrum.devices.topology import MPOL_DEFAULT, MPOL_INTERLEAVE, memory_nodes, policy, spread_over, usable_cpus
 from tests.devices.machines import nodes, write
@@ -66,6 +67,16 @@ def test_files_that_say_nothing_are_as_good_as_none(tmp_path: Path, monkeypatch:
     root = write(tmp_path, {"devices/system/node/online": text, "devices/cpu_atom/cpus": "what"})
     may_use(monkeypatch, {0, 1})
     assert memory_nodes(root) == [] and usable_cpus(root) == [0, 1]
+
+
+def test_doctor_says_over_how_many_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def said() -> str:
+        return next(found.detail for found in doctor.machine() if found.what == "machine")
+
+    monkeypatch.setattr(topology, "memory_nodes", lambda: [0])
+    assert "nodes" not in said()
+    monkeypatch.setattr(topology, "memory_nodes", lambda: [0, 1])
+    assert said().endswith("weights are spread over 2 memory nodes")
 
 
 def in_a_thread(work: object) -> list[object]:
