@@ -1,8 +1,8 @@
-"""``make coverage``: every type of `transformers`' causal language models, each in a process of its own.
+"""``make coverage``: every type of `transformers`' causal language models, or its encoders, each in a process of its own.
 
 Outcomes are kept in build/coverage, so a run resumes where the last one stopped: a type is tried again when the compiler or the
 runtime has changed since. ``--only`` tries some, ``--result`` those that ended so, ``--keep`` lets outcomes stand, of other trees
-as well.
+as well. ``--encoders`` takes the encoders, whose page is docs/encoders.md.
 """
 
 from __future__ import annotations
@@ -25,11 +25,9 @@ from pathlib import Path
 
 from ferrum.store import compiler_digest
 from tests.coverage.outcomes import FAULT, RUNS, Outcome, append, latest, load
-from tests.coverage.page import page, reasons
+from tests.coverage.page import ENCODERS, HEAD, page, reasons
 
 ROOT = Path(__file__).parents[2]
-KEPT = ROOT / "build" / "coverage" / "outcomes.jsonl"
-PAGE = ROOT / "docs" / "models.md"
 LIMIT = 240  # seconds that a type may take
 
 
@@ -39,13 +37,46 @@ def types() -> list[str]:
     return sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
 
 
+def encoders() -> list[str]:
+    """Those that predict masked tokens, and are not an encoder and a decoder of one model."""
+    from transformers.models.auto import modeling_auto as auto
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    both = auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() & auto.MODEL_MAPPING_NAMES.keys()
+    return sorted(kind for kind in both if not CONFIG_MAPPING[kind]().is_encoder_decoder)
+
+
 def child(kind: str, to: Connection) -> None:
     from tests.coverage.trial import try_kind
 
     to.send(try_kind(kind))
 
 
+def encoder_child(kind: str, to: Connection) -> None:
+    from tests.coverage.encoder_trial import try_encoder
+
+    to.send(try_encoder(kind))
+
+
 Target = Callable[[str, Connection], None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What is tried of each of the ``types``, and the page of what came of it. ``of``: what the differences there are of."""
+
+    types: Callable[[], list[str]]
+    trial: Target
+    kept: Path
+    page: Path
+    head: str
+    of: str
+
+
+MODELS = Table(types, child, ROOT / "build/coverage/outcomes.jsonl", ROOT / "docs/models.md", HEAD, "a logit")
+ENCODES = Table(
+    encoders, encoder_child, ROOT / "build/coverage/encoders.jsonl", ROOT / "docs/encoders.md", ENCODERS, "an embedding"
+)
 
 
 @dataclass
@@ -103,9 +134,9 @@ class Trials:
         return None
 
 
-def chosen(known: dict[str, Outcome], tree: str, args: argparse.Namespace) -> list[str]:
+def chosen(every: list[str], known: dict[str, Outcome], tree: str, args: argparse.Namespace) -> list[str]:
     """The types to try."""
-    found = [kind for kind in types() if re.fullmatch(args.only, kind)]
+    found = [kind for kind in every if re.fullmatch(args.only, kind)]
     if args.result:
         return [kind for kind in found if kind in known and known[kind].result == args.result]
     if args.only != ".*" and not args.keep:
@@ -120,16 +151,18 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="outcomes of other trees count")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--limit", type=float, default=LIMIT, help="seconds for a type")
+    parser.add_argument("--encoders", action="store_true", help="encoders, with a page of their own")
     args = parser.parse_args()
-    tree, of = compiler_digest()[:12], version("transformers")
-    todo = chosen(latest(load(KEPT), of), tree, args)
-    for number, outcome in enumerate(Trials(args.jobs, args.limit).run(todo), 1):
-        append(KEPT, replace(outcome, version=of, tree=tree))
+    table = ENCODES if args.encoders else MODELS
+    every, tree, of = table.types(), compiler_digest()[:12], version("transformers")
+    todo = chosen(every, latest(load(table.kept), of), tree, args)
+    for number, outcome in enumerate(Trials(args.jobs, args.limit, table.trial).run(todo), 1):
+        append(table.kept, replace(outcome, version=of, tree=tree))
         told = "" if outcome.result == RUNS else ": " + "; ".join(outcome.details)[:200]
         print(f"{number}/{len(todo)} {outcome.kind} {outcome.result} {outcome.seconds:.0f} s{told}", flush=True)
-    known = latest(load(KEPT), of)
-    PAGE.write_text(page(types(), known, of), encoding="utf-8")
-    print(f"{sum(o.result == RUNS for o in known.values())} of {len(types())} types run: {PAGE.relative_to(ROOT)}")
+    known = latest(load(table.kept), of)
+    table.page.write_text(page(every, known, of, table.head, table.of), encoding="utf-8")
+    print(f"{sum(o.result == RUNS for o in known.values())} of {len(every)} types run: {table.page.relative_to(ROOT)}")
     for reason, count in reasons(known.values())[:20]:
         print(f"{count:4} {reason}")
     return 0

@@ -92,29 +92,29 @@ class NoConfiguration(Exception):
     """A type whose defaults cannot be made small by rule."""
 
 
-def tiny_config(kind: str) -> Any:
-    """Raises ``NoConfiguration`` with the reason."""
+def tiny_config(kind: str, decoder: bool = True) -> Any:
+    """``decoder``: whether tokens see only what came before. Raises ``NoConfiguration`` with the reason."""
     cls = CONFIG_MAPPING[kind]
     fault: Exception | None = None
     for each_kind in (True, False):
         try:
             default = cls()
-            return cls(**(small_values(default) | (layers(default) if each_kind else {}) | MORE.get(kind, {})))
+            return cls(**(small_values(default, decoder) | (layers(default) if each_kind else {}) | MORE.get(kind, {})))
         except Exception as error:  # every class judges its values its own way
             fault = fault or error
     assert fault is not None
     raise NoConfiguration(f"{type(fault).__name__}: {' '.join(str(fault).splitlines()[:2])}") from fault
 
 
-def small_values(default: Any) -> dict[str, Any]:
+def small_values(default: Any, decoder: bool = True) -> dict[str, Any]:
     """What differs from the defaults, by name; configurations inside are made small as well."""
     found: dict[str, Any] = {}
     values = {key: value for key, value in vars(default).items() if not key.startswith("_") and key not in IGNORED}
     for key, value in values.items():
         if key == "is_decoder":
-            found[key] = True  # what is made of an encoder sees what came before
+            found[key] = decoder  # what is made of an encoder sees what came before
         elif isinstance(value, transformers.PretrainedConfig):
-            found[key] = type(value)(**(small_values(value) | layers(value) | MORE.get(value.model_type, {})))
+            found[key] = type(value)(**(small_values(value, decoder) | layers(value) | MORE.get(value.model_type, {})))
         elif key in TOKENS and isinstance(value, int):
             found[key] = TOKENS[key]
         elif key in TOKENS and isinstance(value, list):

@@ -13,7 +13,7 @@ import pytest
 
 from tests.coverage.outcomes import DIFFERS, FAULT, MEANINGS, MISSING, RUNS, Outcome, append, latest, load
 from tests.coverage.page import page, reasons
-from tests.coverage.run import PAGE, Trials, types
+from tests.coverage.run import ENCODES, MODELS, Table, Trials
 
 
 def behave(kind: str, to: Connection) -> None:
@@ -54,12 +54,13 @@ def test_the_page_counts_and_gives_reasons() -> None:
     assert reasons(outcomes) == [("topk, which nothing has", 2)]
 
 
-def test_the_page_has_every_type_once_and_no_fault() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+@pytest.mark.parametrize("table", [MODELS, ENCODES], ids=["models", "encoders"])
+def test_the_page_has_every_type_once_and_no_fault(table: Table) -> None:
+    text = table.page.read_text(encoding="utf-8")
     parts = dict(re.findall(r"(?ms)^## ([A-Z][\w ]+)\n(.*?)(?=^## |\Z)", text))
     listed = parts["Types that run"] + parts.get("Not tried yet", "")
     told = re.findall(r"`([\w-]+)`", listed) + re.findall(r"(?m)^\| `([\w-]+)` \|", text)
-    assert sorted(told) == types()
+    assert sorted(told) == table.types()
     assert not {result.capitalize() for result in (FAULT, DIFFERS)} & set(parts) and set(MEANINGS) >= {RUNS, MISSING}
 
 

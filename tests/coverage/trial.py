@@ -9,7 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import tempfile
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,11 +63,16 @@ class Reference:
 
 
 def try_kind(kind: str) -> Outcome:
+    """A causal language model. Never raises: what is raised is the outcome."""
+    return guarded(tried, kind)
+
+
+def guarded(trial: Callable[[str, Path], Outcome], kind: str) -> Outcome:
     """Never raises: what is raised is the outcome."""
     try:
         with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="ferrum-coverage-") as folder:
             warnings.simplefilter("ignore")
-            return tried(kind, Path(folder))
+            return trial(kind, Path(folder))
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         own = next((f for f in reversed(frames) if "site-packages" not in f.filename), frames[-1])
@@ -81,13 +86,18 @@ def tried(kind: str, folder: Path, chunks: Sequence[int] = CHUNKS) -> Outcome:
         model = model_of(kind, folder / "model")
     except NoConfiguration as reason:
         return Outcome(kind, UNTRIED, (str(reason),))
-    options = CompileOptions(str(folder / "model"), quant="f32", output=folder / "model.fpk")
+    refused = compiled(kind, CompileOptions(str(folder / "model"), quant="f32", output=folder / "model.fpk"))
+    return refused or compared(kind, Reference(model), folder / "model.fpk", chunks)
+
+
+def compiled(kind: str, options: CompileOptions) -> Outcome | None:
+    """None, or why it is not compiled, as `ferrum check` says it."""
     try:
         compile_model(options)
     except FerrumError as refused:
         found = told(options)
         return Outcome(kind, MISSING if found else FAULT, found[:SHOWN] or (f"{refused.code}: {refused.what}",))
-    return compared(kind, Reference(model), folder / "model.fpk", chunks)
+    return None
 
 
 def told(options: CompileOptions) -> tuple[str, ...]:

@@ -36,11 +36,11 @@ def tiny_model(kind: str, seed: int = 0) -> torch.nn.Module:
     return random_model(tiny_config(kind), seed)
 
 
-def random_model(config: Any, seed: int = 0) -> torch.nn.Module:
-    """With weights that are far enough from their initial values to tell one from another; rows in a checkpoint's buffers as
+def random_model(config: Any, seed: int = 0, auto: Any = transformers.AutoModelForCausalLM) -> torch.nn.Module:
+    """Of the class that ``auto`` finds. With weights that are far enough from their initial values to tell one from another; rows in a checkpoint's buffers as
     well, not tables there that a module computes from each other, decays by place say: they only mean something together."""
     torch.manual_seed(seed)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     held = model.state_dict()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
