@@ -8,6 +8,7 @@ the fused operation would compute there. The points sit around every boundary th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -265,14 +266,21 @@ FORBIDDEN = -1e9  # beside a bias that falls with the distance
 Slopes: TypeAlias = tuple[float, ...]
 
 
-def score_table(
-    name: str, nodes: Mapping[str, Node], params: Mapping[str, Param], types: Mapping[str, Value]
-) -> tuple[int, Slopes] | None:
-    """What a causal table ``[.., heads, seq, seq]`` of scores means: (window, slopes of the heads).
+@dataclass(frozen=True)
+class Sees:
+    """Which keys a query sees, and what falls with their distance: those less than ``window`` away (0: any), and if ``causal``
+    those up to the query itself; ``slopes`` of the heads, none for 0."""
 
-    Window 0 is plain causal, w lets a query see the last w keys, itself included. A float table adds a large negative number
-    where it forbids, elsewhere slope * (key - query), with no slopes 0; what it adds to all keys of a query changes no weight.
-    None: the table is something else.
+    window: int = 0
+    slopes: Slopes = ()
+    causal: bool = True
+
+
+def score_table(name: str, nodes: Mapping[str, Node], params: Mapping[str, Param], types: Mapping[str, Value]) -> Sees | None:
+    """What a table ``[.., heads, seq, seq]`` of scores means.
+
+    A float table adds a large negative number where it forbids, elsewhere slope * (key - query), with no slopes 0; what it adds
+    to all keys of a query changes no weight. None: the table is something else.
     """
     numbers, rank = sorted(constants(name, nodes)), len(types[name].shape)
     if len(numbers) > 64 or rank < 2:
@@ -287,7 +295,7 @@ def score_table(
     return found[0] if all(one == found[0] for one in found) else None
 
 
-def _meaning(tables: Tables, name: str, windows: set[int], numbers: list[int]) -> tuple[int, Slopes] | None:
+def _meaning(tables: Tables, name: str, windows: set[int], numbers: list[int]) -> Sees | None:
     """``score_table`` for as many tokens as ``tables`` says."""
     size, shape = tables.dims["seq"], tables.shape(tables.types[name].shape)
     rank = len(shape)
@@ -306,8 +314,14 @@ def _meaning(tables: Tables, name: str, windows: set[int], numbers: list[int]) -
         return None
     binary = tables.types[name].dtype == "bool"
     allowed, slopes = (values[0] != 0, ()) if binary else _linear(values[0] - own, values[0], query, key)
-    fits = [w for w in sorted(windows) if allowed is not None and bool((allowed == _causal(query - key, w)).all())]
-    return (fits[0], slopes) if fits else None
+    if allowed is None:
+        return None
+    fits = [w for w in sorted(windows) if (allowed == _causal(query - key, w)).all()]
+    if fits:
+        return Sees(fits[0], slopes)
+    level = binary or bool((values[0] == own)[allowed].all())
+    fits = [w for w in sorted(windows) if level and (allowed == _near(query - key, w)).all()]
+    return Sees(fits[0], causal=False) if fits else None
 
 
 def stored_length(name: str, nodes: Mapping[str, Node], types: Mapping[str, Value]) -> int:
@@ -365,7 +379,11 @@ def _linear(against_own: Floats, values: Floats, query: Points, key: Points) -> 
 
 
 def _causal(distance: Points, window: int) -> Any:
-    return (distance >= 0) & ((distance < window) | (window == 0))
+    return (distance >= 0) & _near(distance, window)
+
+
+def _near(distance: Points, window: int) -> Any:
+    return (np.abs(distance) < window) | (window == 0)
 
 
 LONGEST, PLACES = 8192, (0, 1, 2, 3, 17, 500, 1023, 4099, 8190)

@@ -1,4 +1,4 @@
-"""Scaled dot product attention → ``attend`` on [batch, seq, heads, head_dim], causal, with a window and shared kv heads.
+"""Scaled dot product attention → ``attend`` on [batch, seq, heads, head_dim], causal or not, with a window and shared kv heads.
 
 What is added to scores, or chosen instead of them, is recognized by its values (``ferrum.graphs.tables``): masks, windows, biases
 that grow with the distance (ALiBi). Attention written out as matmul, softmax, matmul becomes ``attend`` as well. Copies of kv
@@ -15,42 +15,44 @@ from ferrum.graphs.ir import Graph, Param, Shape, Value
 from ferrum.graphs.passes import short_conv
 from ferrum.graphs.passes.canonicalize import FORM
 from ferrum.graphs.rewrite import Function, Match, P, Pat, Rules, Scope, rewrite
+from ferrum.graphs.tables import Sees
 
 SWAP = (0, 2, 1, 3)
 TURN = (0, 1, 3, 2)
-Found = tuple[int, tables.Slopes]
-PLAIN: Found = (0, ())
+CAUSAL, ALL = Sees(), Sees(causal=False)
 
 
-def meaning(s: Scope, table: str) -> Found | None:
-    """(window, slopes) of what is added to causal scores."""
+def meaning(s: Scope, table: str) -> Sees | None:
+    """Of what is added to scores."""
     key = ("scores", table)
     if key not in s.memo:
         s.memo[key] = tables.score_table(table, s.nodes, s.params, s.types) if table in s.tables else None
     return s.memo[key]  # type: ignore[return-value]
 
 
-def emit(s: Scope, q: str, k: str, v: str, scale: float, found: Found, softcap: float = 0.0) -> str:
+def emit(s: Scope, q: str, k: str, v: str, scale: float, found: Sees, softcap: float = 0.0) -> str:
     """Heads before places, as torch has them."""
     rows = (s.emit("permute", name, order=SWAP) for name in (q, k, v))
     attended = general(s, *rows, scale=scale, found=found, softcap=softcap)
     return s.emit("permute", attended, order=SWAP)
 
 
-def general(s: Scope, *names: str, scale: float, found: Found, softcap: float = 0.0, sinks: tuple[str, ...] = ()) -> str:
-    """A causal ``attend`` on [batch, seq, heads, width]."""
-    (window, slopes), heads = found, s.shape(names[0])[2]
+def general(s: Scope, *names: str, scale: float, found: Sees, softcap: float = 0.0, sinks: tuple[str, ...] = ()) -> str:
+    """An ``attend`` on [batch, seq, heads, width]."""
+    slopes, heads = found.slopes, s.shape(names[0])[2]
     extra, operands = list(sinks), ("sinks",) * len(sinks)
     if slopes:
         assert isinstance(heads, int)
         values = slopes * heads if len(slopes) == 1 else slopes
         extra.append(s.add_param(Param(Value("attend.slopes", "f32", (heads,)), Constant(values))))
         operands = (*operands, "slopes")
-    return s.emit("attend", *names, *extra, causal=True, window=window, scale=scale, softcap=softcap, operands=operands)
+    return s.emit(
+        "attend", *names, *extra, causal=found.causal, window=found.window, scale=scale, softcap=softcap, operands=operands
+    )
 
 
 def is_causal(s: Scope, m: Match) -> str | None:
-    return emit(s, m["q"], m["k"], m["v"], s.number(m["root"], "scale"), PLAIN)
+    return emit(s, m["q"], m["k"], m["v"], s.number(m["root"], "scale"), CAUSAL)
 
 
 def masked(s: Scope, m: Match) -> str | None:
@@ -208,16 +210,19 @@ def with_table(s: Scope, name: str, lead: Shape) -> Scores | None:
 
 
 def written_out(s: Scope, m: Match) -> str | None:
-    """softmax(q kᵀ * scale, with tables) v."""
+    """softmax(q kᵀ * scale, with tables) v; without tables each token sees all."""
     soft = s.shape(m["soft"])
     if s.attr(m["soft"], "axis") != len(soft) - 1 or len(soft) != 4 or len(s.shape(m["v"])) != 4:
         return None
     found = scores_of(s, m["scores"], soft[:2])
-    if found is None or not found.added or len(s.shape(found.k)) != 4:
+    if found is None or len(s.shape(found.k)) != 4:
         return None
     key = s.emit("permute", found.k, order=TURN)
     if s.shape(key)[:3] != s.shape(m["v"])[:3]:
         return None
+    if not found.added:
+        alone = not found.kept and s.shape(found.q)[2] == s.shape(key)[2]
+        return emit(s, found.q, key, m["v"], found.scale, ALL, found.softcap) if alone else None
     table = found.added[0]
     for other in found.added[1:]:
         table = s.emit("add", table, other)

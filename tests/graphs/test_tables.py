@@ -11,7 +11,7 @@ from ferrum.graphs.expressions.sources import Constant
 from ferrum.graphs.interpret import ArrayWeights, interpret
 from ferrum.graphs.ir import Graph, Param, Value
 from ferrum.graphs.rewrite import Scope
-from ferrum.graphs.tables import NotATable, Tables, rotation, score_table
+from ferrum.graphs.tables import NotATable, Sees, Tables, rotation, score_table
 from ferrum.graphs.text import parse_graph
 from ferrum.graphs.verify import verify
 
@@ -80,13 +80,13 @@ def scope_of(lines: str, window: int = 5, before: str = POSITIONS) -> Scope:
     return scope
 
 
-def table_of(scope: Scope, name: str = "m") -> tuple[int, tuple[float, ...]] | None:
+def table_of(scope: Scope, name: str = "m") -> Sees | None:
     return score_table(name, scope.nodes, scope.params, scope.types)
 
 
 def window_of(lines: str, window: int = 5) -> int | None:
     found = table_of(scope_of(lines, window))
-    return None if found is None or found[1] else found[0]
+    return None if found is None or found.slopes or not found.causal else found.window
 
 
 @pytest.mark.parametrize("name", sorted(SPELLINGS))
@@ -118,6 +118,26 @@ def test_other_masks(text: str) -> None:
     assert window_of(text) is None
 
 
+BOTH = body("away: i64[seq, seq] = abs(d)", "m1: bool[seq, seq] = lt(away, cw)")
+
+
+@pytest.mark.parametrize(
+    ("text", "window"),
+    [
+        (body("m: f32[seq, seq] = full() {value=0.0}"), 0),
+        (body("m: bool[seq, seq] = or(ones, ones)"), 0),
+        (BOTH.replace("m1", "m"), 5),
+        (BOTH + body("m: f32[seq, seq] = where(m1, zero, low)"), 5),
+        # what all keys of a query get changes nothing, and what falls with the distance is none of these
+        (BOTH + body("f: f32[seq, 1] = cast(i)", "m: f32[seq, seq] = where(m1, f, low)"), 5),
+        (BOTH + body("f: f32[seq, seq] = cast(d)", "m: f32[seq, seq] = where(m1, f, low)"), None),
+        (body("f: f32[seq, seq] = cast(d)", "m: f32[seq, seq] = mul_scalar(f) {value=0.5}"), None),
+    ],
+)
+def test_masks_of_both_directions(text: str, window: int | None) -> None:
+    assert table_of(scope_of(text)) == (None if window is None else Sees(window, causal=False))
+
+
 def test_what_is_added_to_all_keys_of_a_query_changes_no_weight() -> None:
     assert window_of(body(LE, "one: f32[] = full() {value=1.0}", "m: f32[seq, seq] = where(m1, one, low)")) == 0
     assert window_of(body(LE, "f: f32[seq, 1] = cast(i)", "m: f32[seq, seq] = where(m1, f, low)")) == 0
@@ -139,7 +159,7 @@ NEARBY = body(LE, NEAR.replace("m2", "m3"), "m2: bool[seq, seq] = and(m1, m3)")
 @pytest.mark.parametrize(("mask", "window"), [(body(LE.replace("m1", "m2")), 0), (NEARBY, 7)])
 def test_a_bias_that_grows_with_the_distance_is_slopes(mask: str, window: int) -> None:
     """ALiBi, whose rows may start anywhere."""
-    assert table_of(scope_of(mask + SLOPES, window or 5, WITH_SLOPES)) == (window, (0.5, 0.125))
+    assert table_of(scope_of(mask + SLOPES, window or 5, WITH_SLOPES)) == Sees(window, (0.5, 0.125))
     square = SLOPES.replace("mul(s, k)", "mul(s, k2)").replace("bias:", "k2: f32[1, seq] = pow_scalar(k) {value=2.0}\nbias:", 1)
     assert table_of(scope_of(mask + square, window or 5, WITH_SLOPES)) is None
 
@@ -152,7 +172,7 @@ def test_a_mask_that_is_stored_says_its_window_by_its_values() -> None:
     scope = scope_of(body(LE.replace("m1", "m")))
     table = scope.add_param(Param(Value("t", "bool", (size, size)), Constant(stored)))
     cut = scope.emit("take", scope.emit("take", table, "at", axis=0), "at", axis=1)
-    assert table_of(scope, cut) == (window, ())
+    assert table_of(scope, cut) == Sees(window)
 
 
 @settings(max_examples=60, deadline=None)
