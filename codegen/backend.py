@@ -86,7 +86,7 @@ class Backend:
     def build(self, made: Plan, source: str, contract: str, keep: Path | None) -> Code:
         """The code's members: what runs, its source, the table of launches and what is known of the machine code."""
         if isinstance(self.target, Target):
-            compiler, name = find_compiler(self.target.arch), member_of(self.target, "code/step.so")
+            compiler, name = find_compiler(self.target.arch, self.target.amx), member_of(self.target, "code/step.so")
             code, version = compiler.compile(source, self.target, keep), compiler.version
         else:
             toolchain = find_gpu_toolchain(self.target)

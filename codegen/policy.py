@@ -45,7 +45,7 @@ class TargetPolicy:
         fmt = self.exact(blocked) or self._chosen(role, k)
         if cpu:
             rows, tiles = cpu.unit or (cpu.lanes, blocking(cpu, fmt, self.tuned).tiles)
-            act = act_for(fmt, k, cpu.has_bf16_dot, self.activations == "f32")
+            act = act_for(fmt, k, cpu.rounds_to_bf16, self.activations == "f32")
             return Choice(fmt.name, TiledLayout(n, k, fmt, rows, tiles, halves).name, act.name)
         return Choice(fmt.name, RowLayout(n, k, fmt, halves).name, "f32" if fmt.kind == "f32" else "bf16")
 

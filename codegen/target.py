@@ -23,7 +23,8 @@ class Target:
     ``zig_cpu``/``zig_triple``: the same machine in zig's words, for cross compiling. ``slow_on``: vendors whose cores run what
     is new here at less than the rate of what it replaces; ``--target cpu`` passes over it there. ``variant``: what its code is
     called in a pack. ``unit``: rows of a tile and tiles of a unit of the weights, where several targets read the same ones;
-    without it a tile is a vector, and a unit as many as products hold in registers.
+    without it a tile is a vector, and a unit as many as products hold in registers. ``amx``: many rows are multiplied in the tile
+    registers, sixteen rows by sixteen vectors of K, beside what ``simd`` has for few.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Target:
     slow_on: tuple[str, ...] = ()
     variant: str = "main"
     unit: tuple[int, int] | None = None
+    amx: bool = False
 
     @property
     def variants(self) -> tuple[Target, ...]:
@@ -54,12 +56,18 @@ class Target:
     def has_bf16_dot(self) -> bool:
         return self.simd == "avx512_bf16"
 
+    @property
+    def rounds_to_bf16(self) -> bool:
+        """Rows that meet bfloat16 weights are bfloat16: by the dot product of vectors, or by that of tiles."""
+        return self.has_bf16_dot or self.amx
+
 
 _AVX2 = ("avx2", "fma", "f16c", "bmi2")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512cd")
 _V3_FLAGS = ("-mavx2", "-mfma", "-mf16c", "-mbmi", "-mbmi2", "-mlzcnt", "-mpopcnt")
 _V4_FLAGS = (*_V3_FLAGS, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512")
 _ZIG_V4 = "x86_64_v4"
+_AMX = ("amx_tile", "amx_int8", "amx_bf16")
 _X86 = "x86_64-linux-gnu.2.28"
 _ARM = "aarch64-linux-gnu.2.28"
 
@@ -158,6 +166,10 @@ GPU_TARGETS: tuple[GpuTarget, ...] = (
 
 # Best first: a machine takes the first whose features it has.
 TARGETS: tuple[Target, ...] = (
+    # all of its vectors are those of avx512-vnni: the cores that have tiles are the ones whose bfloat16 dot product is slow
+    Target("cpu-amx", "cpu", "x86_64", 16, 32, "avx512_vnni", (*_AVX512, "avx512_vnni", *_AMX),
+           (*_V4_FLAGS, "-mavx512vnni", "-mamx-tile", "-mamx-int8", "-mamx-bf16"), _X86,
+           "+".join((_ZIG_V4, "avx512vnni", *_AMX)), amx=True),
     Target("cpu-avx512-bf16", "cpu", "x86_64", 16, 32, "avx512_bf16", (*_AVX512, "avx512_vnni", "avx512_bf16"),
            (*_V4_FLAGS, "-mavx512vnni", "-mavx512bf16"), _X86, _ZIG_V4 + "+avx512vnni+avx512bf16",
            # a core of Intel starts a 512-bit vdpbf16ps every second cycle and two float multiply-adds in each: widening wins
@@ -185,6 +197,7 @@ def _variant(name: str, *requires: str, unit: tuple[int, int] | None = None) -> 
 _X86_UNIT = (16, 4)
 ANY_CPUS: tuple[AnyCpu, ...] = (
     AnyCpu("cpu-x86_64-any", "x86_64", (
+        _variant("cpu-amx", unit=_X86_UNIT),
         _variant("cpu-avx512-bf16", "AuthenticAMD", unit=_X86_UNIT),  # the cores of its other maker are faster by widening
         _variant("cpu-avx512-vnni", unit=_X86_UNIT),
         _variant("cpu-avx512", unit=_X86_UNIT),

@@ -38,6 +38,8 @@ _COLD_BYTES = 96 << 20
 # Rows by tiles beside the usual block: for integers, for floats.
 _MANY_REGISTERS = (((6, 2), (4, 2), (8, 2), (4, 4), (6, 4)), ((6, 4), (4, 4), (8, 2), (12, 2)))
 _FEW_REGISTERS = (((2, 2), (3, 2), (4, 2)), ((4, 2), (5, 2), (2, 4), (6, 2)))
+# Rows from which sums of bytes go by tiles, beside the usual number.
+_AMX_ROWS = (2, 16)
 _MAX_VALUES = 2 << 20
 # Of x: a byte that makes a small number in every format of activations, scales too. Speed hardly depends on the values.
 _NUMBER = 0x3C
@@ -52,11 +54,14 @@ class Trial:
 
 
 def candidates(target: Target, fmt: Format) -> tuple[Blocking, ...]:
-    """The usual block first, others whose sums fit the registers, and twice the chunk for the usual one."""
+    """The usual block first, others whose sums fit the registers, twice the chunk for the usual one; tiles for other rows."""
     integers, floats = _MANY_REGISTERS if target.registers >= 32 else _FEW_REGISTERS
     usual = blocking(target, fmt, {})
-    others = [Blocking(*shape, chunk_kib=usual.chunk_kib) for shape in (integers if fmt.group else floats)]
-    return tuple(dict.fromkeys((usual, *others, replace(usual, chunk_kib=2 * usual.chunk_kib))))
+    others = [replace(usual, rows=rows, tiles=tiles) for rows, tiles in (integers if fmt.group else floats)]
+    others.append(replace(usual, chunk_kib=2 * usual.chunk_kib))
+    if usual.amx_rows > 1:
+        others += [replace(usual, amx_rows=rows) for rows in _AMX_ROWS]
+    return tuple(dict.fromkeys((usual, *others)))
 
 
 def tune(target: Target, params: Iterable[Param]) -> tuple[dict[str, Blocking], list[TuningRecord]]:
@@ -81,7 +86,13 @@ def _record(name: str, trial: Trial, chosen: bool) -> TuningRecord:
     block = trial.blocking
     microseconds = {str(rows): round(1e6 * s) for rows, s in zip(ROWS, trial.seconds, strict=True)}
     return TuningRecord(
-        format=name, rows=block.rows, tiles=block.tiles, chunk_kib=block.chunk_kib, chosen=chosen, microseconds=microseconds
+        format=name,
+        rows=block.rows,
+        tiles=block.tiles,
+        chunk_kib=block.chunk_kib,
+        chosen=chosen,
+        microseconds=microseconds,
+        amx_rows=block.amx_rows,
     )
 
 
@@ -90,9 +101,7 @@ def measure(target: Target, fmt: Format, n: int, k: int, blockings: Sequence[Blo
     rng = np.random.default_rng(0)
     w = rng.normal(size=(n, k)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        runners = [
-            _Runner(_linear(target, fmt, n, k, b), target, w, Path(folder) / f"{i}.so") for i, b in enumerate(blockings)
-        ]
+        runners = [_Runner(_linear(target, fmt, n, k, b), target, w, Path(folder) / f"{i}.so") for i, b in enumerate(blockings)]
         try:
             best = np.full((len(runners), len(ROWS)), np.inf)
             for _ in range(_ROUNDS):
@@ -107,8 +116,8 @@ def measure(target: Target, fmt: Format, n: int, k: int, blockings: Sequence[Blo
 
 def _linear(target: Target, fmt: Format, n: int, k: int, block: Blocking) -> CpuLinear:
     layout = TiledLayout(n, k, fmt, target.lanes, block.tiles)
-    act = act_for(fmt, k, target.has_bf16_dot)
-    return CpuLinear(n, k, layout, False, False, "", act, block.rows, block.tiles, block.chunk_kib)
+    act = act_for(fmt, k, target.rounds_to_bf16)
+    return CpuLinear(n, k, layout, False, False, "", act, block.rows, block.tiles, block.chunk_kib, amx_rows=block.amx_rows)
 
 
 class _Runner:
@@ -124,7 +133,8 @@ class _Runner:
         row_bytes = kernel.act.row_bytes(kernel.k)
         slots = [slot_alone(4 * _VOCAB, "samples"), slot_alone(row_bytes), slot_alone(4 * kernel.n)]
         plan = plan_alone([kernel], launches, slots, _VOCAB)
-        path.write_bytes(find_compiler(target.arch).compile(render_step(plan, target, "0" * 64), target))
+        compiler = find_compiler(target.arch, target.amx)
+        path.write_bytes(compiler.compile(render_step(plan, target, "0" * 64), target))
         self.lib = ctypes.CDLL(str(path))
         self.lib.ferrum_arena_bytes.restype = ctypes.c_int64
         self.lib.ferrum_step.argtypes = self.lib.ferrum_close.argtypes = [ctypes.c_void_p]

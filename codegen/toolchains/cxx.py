@@ -17,7 +17,7 @@ from ferrum.errors import FerrumError
 _FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros",
           "-ffp-contract=fast", "-fno-semantic-interposition", "-fvisibility=hidden", "-pthread", "-Wall",
           "-Wno-unknown-pragmas")  # fmt: skip
-_MIN_GCC = 9
+_MIN_GCC, _MIN_GCC_TILES = 9, 11
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class CToolchain:
         return SourceFile(source, "step.c", keep).compile("the C compiler", command, "step.so")
 
 
-def _system_compiler() -> CToolchain | None:
+def _system_compiler(oldest: int) -> CToolchain | None:
+    """The first on the path that answers; of gcc no version before ``oldest``."""
     for name in filter(None, (os.environ.get("CC"), "cc", "gcc", "clang")):
         path = shutil.which(name)
         version = version_line(path) if path else ""
@@ -47,7 +48,7 @@ def _system_compiler() -> CToolchain | None:
             continue
         kind = "clang" if "clang" in version else "gcc"
         digits = [part for part in version.split()[-1].split(".") if part.isdigit()]
-        if kind == "gcc" and digits and int(digits[0]) < _MIN_GCC:
+        if kind == "gcc" and digits and int(digits[0]) < oldest:
             continue
         return CToolchain((path,), kind, version)
     return None
@@ -59,11 +60,14 @@ def _zig_compiler() -> CToolchain | None:
 
 
 @cache
-def find_compiler(arch: str) -> CToolchain:
-    """A compiler for an architecture: the machine's own for its own, else zig. Raises FerrumError when there is none."""
-    found = (_system_compiler() if arch == machine_arch() else None) or _zig_compiler()
+def find_compiler(arch: str, tiles: bool = False) -> CToolchain:
+    """A compiler for an architecture: the machine's own for its own, else zig. Raises FerrumError when there is none.
+
+    ``tiles``: one that knows their instructions.
+    """
+    oldest = _MIN_GCC_TILES if tiles else _MIN_GCC
+    found = (_system_compiler(oldest) if arch == machine_arch() else None) or _zig_compiler()
     if found is None:
-        raise FerrumError(
-            "no-compiler", f"no C compiler for {arch} was found", "PATH", "install gcc or clang, or: pip install ziglang"
-        )
+        what = f"no C compiler for {arch}{' that knows its tiles' if tiles else ''} was found"
+        raise FerrumError("no-compiler", what, "PATH", f"install gcc {oldest} or clang, or: pip install ziglang")
     return found

@@ -189,7 +189,8 @@ def _arithmetic(quant: str) -> tuple[str, ...]:
     """The kinds of dot product that serve a weight format."""
     if quant == "f32":
         return ("f32_tflops",)
-    return ("f32_tflops", "bf16_tflops") if quant == "none" else ("f32_tflops", "bf16_tflops", "int8_tops")
+    floats = ("f32_tflops", "bf16_tflops", "bf16_tile_tflops")
+    return floats if quant == "none" else (*floats, "int8_tops", "int8_tile_tops")
 
 
 def _print(result: dict[str, Any]) -> None:

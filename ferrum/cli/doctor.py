@@ -63,6 +63,10 @@ def machine() -> Iterator[Finding]:
         yield Finding("device cpu", "ok", f"{target.name}: {', '.join(target.requires) or 'baseline'}; others too: {anywhere}")
     except FerrumError as error:
         yield Finding("device cpu", "missing", str(error))
+    from ferrum.devices.host import tiles_note
+
+    if note := tiles_note():
+        yield Finding("tiles", "note", note)
     for device in GPU_DEVICES:
         yield from gpus(device)
 

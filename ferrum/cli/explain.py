@@ -200,7 +200,8 @@ def _tuning(record: TuningRecord) -> str:
         f"{us / 1000:.2f} ms with {rows}" for rows, us in sorted(record.microseconds.items(), key=lambda pair: int(pair[0]))
     )
     mark = "chosen" if record.chosen else "tried "
-    return f"{mark} {record.format} {record.rows} x {record.tiles}, {record.chunk_kib} KiB: {times} rows"
+    tiles = f", tiles from {record.amx_rows} rows on" if record.amx_rows else ""
+    return f"{mark} {record.format} {record.rows} x {record.tiles}, {record.chunk_kib} KiB{tiles}: {times} rows"
 
 
 def _row(kernel: KernelRecord, roof: dict[str, float]) -> tuple[str, ...]:
@@ -217,7 +218,8 @@ def _row(kernel: KernelRecord, roof: dict[str, float]) -> tuple[str, ...]:
 def _seconds(kernel: KernelRecord, roof: dict[str, float]) -> tuple[float, str]:
     """Least time of all calls in a step of one token, and what bounds it."""
     memory = (kernel.weight_bytes + kernel.bytes_per_token) / (roof["read_gb_per_s"] * 1e9)
-    arithmetic = kernel.flops_per_token / (roof.get("f32_tflops", float("inf")) * 1e12)
+    rate = "bf16_tile_tflops" if kernel.params.get("amx_rows") == 1 and "bf16_tile_tflops" in roof else "f32_tflops"
+    arithmetic = kernel.flops_per_token / (roof.get(rate, float("inf")) * 1e12)
     return max((memory, "memory"), (arithmetic, "arithmetic"))
 
 

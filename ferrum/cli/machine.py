@@ -24,7 +24,10 @@ ROOF_UNITS = {
     "bf16_tflops": "TFLOP/s bf16",
     "int8_tops": "TOP/s int8",
     "f32_tflops": "TFLOP/s f32",
+    "bf16_tile_tflops": "TFLOP/s bf16 in tiles",
+    "int8_tile_tops": "TOP/s int8 in tiles",
 }
+_OF_TILES = ("bf16_tile_tflops", "int8_tile_tops")
 
 
 def this_machine() -> tuple[str, frozenset[str]]:
@@ -64,7 +67,10 @@ def known_roofs(target: TargetRecord | None = None) -> dict[str, float]:
 
 
 def roofs_with(executor: Any, target: TargetRecord | None = None) -> dict[str, float]:
-    """Measured now on a loaded model's device and kept for ``explain`` and ``doctor``; empty if the device cannot."""
+    """Measured now on a loaded model's device and kept for ``explain`` and ``doctor``; empty if the device cannot.
+
+    Code that has no tiles cannot measure them: what was measured of them before is kept.
+    """
     measure = getattr(executor, "measure_roofs", None)
     if measure is None:
         return {}
@@ -72,7 +78,8 @@ def roofs_with(executor: Any, target: TargetRecord | None = None) -> dict[str, f
     path = _roofs_file(target)
     with contextlib.suppress(OSError, FerrumError):  # a cache: what was measured is still shown
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(found).encode())
+        before = {key: value for key, value in known_roofs(target).items() if key in _OF_TILES}
+        write_atomic(path, json.dumps(before | found).encode())
     return found
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from ferrum import env
 from ferrum.devices.base import Limits, StepBuffers
-from ferrum.devices.host import cpu_quota, default_threads, free_memory, machine_arch, machine_features
+from ferrum.devices.host import cpu_quota, default_threads, free_memory, machine_arch, machine_features, tiles_note
 from ferrum.devices.options import DeviceOptions
 from ferrum.devices.pools import Pools, with_blocks
 from ferrum.devices.prefault import Prefault
@@ -34,6 +34,7 @@ ABI = 6
 # Spins of a waiting thread before it yields; a phase of a step lasts tens of microseconds.
 _SPIN = 3000
 _ALL = (1 << 31) - 1  # launches: more than any step has
+_TILE_ROUNDS = 500_000  # of four products of tiles each: some hundredths of a second
 # Share of the free memory that the KV cache may take when no size is given.
 _KV_SHARE = 0.5
 
@@ -115,6 +116,9 @@ class Library:
         lib.ferrum_roof_read.restype = lib.ferrum_roof_dot.restype = ctypes.c_double
         lib.ferrum_roof_read.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
         lib.ferrum_roof_dot.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+        if hasattr(lib, "ferrum_roof_tile"):
+            lib.ferrum_roof_tile.restype = ctypes.c_double
+            lib.ferrum_roof_tile.argtypes = [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64]
 
     def _check(self, pack: Pack, where: str, width: int) -> None:
         abi = self.lib.ferrum_abi()
@@ -235,12 +239,16 @@ class CpuExecutor:
         lib = self._library.lib
         read = max(lib.ferrum_roof_read(self._handle, data.ctypes.data, data.nbytes) for _ in range(5))
         dots = [max(lib.ferrum_roof_dot(self._handle, kind) for _ in range(3)) for kind in range(3)]
-        return {
+        found = {
             "read_gb_per_s": read / 1e9,
             "f32_tflops": dots[0] / 1e12,
             "bf16_tflops": dots[1] / 1e12,
             "int8_tops": dots[2] / 1e12,
         }
+        if hasattr(lib, "ferrum_roof_tile"):
+            tiles = [max(lib.ferrum_roof_tile(self._handle, kind, _TILE_ROUNDS) for _ in range(3)) for kind in range(2)]
+            found |= {"bf16_tile_tflops": tiles[0] / 1e12, "int8_tile_tops": tiles[1] / 1e12}
+        return found
 
     def close(self) -> None:
         if self._handle:
@@ -302,6 +310,7 @@ class CpuDevice:
         missing = sorted(set(target.features) - features)
         if target.device != self.name or target.arch != machine_arch() or missing:
             lacks = f", which lacks {', '.join(missing)}" if missing and target.arch == machine_arch() else ""
+            lacks += f" ({note})" if lacks and (note := tiles_note()) else ""
             raise FerrumError(
                 "wrong-machine",
                 f"the pack is for {target.name} and this is {machine_arch()}{lacks}",

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import platform
+import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 PROC, SYS = Path("/proc"), Path("/sys")
+# Features of x86-64 whose registers a process must ask the kernel for.
+_TILES = "amx_"
+# Of Linux on x86-64: the call, its request for a process's permission, and the state component of the tiles.
+_ARCH_PRCTL, _REQUEST, _TILE_DATA = 158, 0x1023, 18
 
 
 def machine_arch() -> str:
@@ -26,9 +34,37 @@ def _cpuinfo(proc: Path, *keys: str) -> str:
     return next((value.strip() for key, _, value in parts if key.strip() in keys), "")
 
 
-def machine_features(proc: Path = PROC) -> frozenset[str]:
-    """CPU features in the Linux kernel's words, and who made it; empty where the system does not list them."""
-    return frozenset(_cpuinfo(proc, "flags", "Features").split()) | frozenset(filter(None, (machine_vendor(proc),)))
+@cache
+def tiles_refused() -> str:
+    """Why this process may not use tile registers, in the system's words; empty where it may.
+
+    Asking is what gives the permission: to all threads, those to come included, and to processes that are forked.
+    """
+    import ctypes  # for the few CPUs that have tiles; listing packs needs nothing of it
+
+    if not sys.platform.startswith("linux") or machine_arch() != "x86_64":
+        return "this system gives none"
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(_ARCH_PRCTL, _REQUEST, _TILE_DATA) == 0:
+        return ""
+    return os.strerror(ctypes.get_errno())
+
+
+def machine_features(proc: Path = PROC, refused: Callable[[], str] = tiles_refused) -> frozenset[str]:
+    """CPU features in the Linux kernel's words, and who made it; empty where the system does not list them.
+
+    What is listed can be used: without tiles where the kernel refuses them, as ``refused`` says.
+    """
+    listed = _cpuinfo(proc, "flags", "Features").split()
+    usable = [flag for flag in listed if not flag.startswith(_TILES)] if tiles_note(proc, refused) else listed
+    return frozenset(usable) | frozenset(filter(None, (machine_vendor(proc),)))
+
+
+def tiles_note(proc: Path = PROC, refused: Callable[[], str] = tiles_refused) -> str:
+    """What keeps a CPU's tiles from being used; empty where nothing does, or it has none."""
+    has = any(flag.startswith(_TILES) for flag in _cpuinfo(proc, "flags", "Features").split())
+    reason = refused() if has else ""
+    return f"the CPU has tiles, and the system refuses them: {reason}" if reason else ""
 
 
 def machine_vendor(proc: Path = PROC) -> str:

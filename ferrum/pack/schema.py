@@ -211,10 +211,11 @@ class FlowRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
     feeds: dict[str, str]
 
 
-class TuningRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+class TuningRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True, omit_defaults=True):
     """One way to cut products of a format that the tuner measured: rows by tiles in registers, KiB of weights in a chunk.
 
-    ``microseconds``: of one pass over weights that no cache holds, by rows of activations.
+    ``microseconds``: of one pass over weights that no cache holds, by rows of activations. ``amx_rows``: rows from which tile
+    registers multiply, where the target has them.
     """
 
     format: str
@@ -223,6 +224,7 @@ class TuningRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_o
     chunk_kib: int
     chosen: bool
     microseconds: dict[str, int]
+    amx_rows: int = 0
 
 
 class TextRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):

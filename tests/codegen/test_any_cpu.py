@@ -23,6 +23,7 @@ from ferrum.codegen.toolchains.cxx import CToolchain
 from ferrum.devices import cpu
 from ferrum.devices.base import variant_of
 from ferrum.devices.host import machine_features
+from ferrum.devices.options import DeviceOptions
 from ferrum.errors import FerrumError
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.programs import choose_code
@@ -76,13 +77,38 @@ def test_variants_are_in_order_and_named() -> None:
     ("features", "variant", "said"),
     [
         ({"avx2"}, "avx2", "the variant avx2 does not run here: this machine lacks fma, f16c, bmi2"),
-        (set(), "avx9", "variants: avx512-bf16, avx512-vnni, avx512, avx2, x86_64"),
+        (set(), "avx9", "variants: amx, avx512-bf16, avx512-vnni, avx512, avx2, x86_64"),
     ],
 )
 def test_a_variant_that_cannot_be_had_is_refused(features: set[str], variant: str, said: str) -> None:
     with pytest.raises(FerrumError) as caught:
         choose_code(records(X86), "x.fpk", features, variant)
     assert said in str(caught.value) and caught.value.code in ("wrong-machine", "variant-unknown")
+
+
+def test_a_cpu_whose_tiles_are_refused_takes_the_next_level(tmp_path: Path) -> None:
+    amx = X86.variants[0]
+    (tmp_path / "cpuinfo").write_text(f"vendor_id : GenuineIntel\nflags : {' '.join(amx.requires)} avx512_bf16\n")
+    for refused, taken in (("", "amx"), ("Operation not permitted", "avx512-vnni")):
+        features = machine_features(tmp_path, lambda said=refused: said)
+        assert choose_code(records(X86), "x.fpk", features).name == taken
+        assert best_target("x86_64", features, "GenuineIntel").name == f"cpu-{taken}"
+
+
+def test_a_pack_for_tiles_alone_says_why_it_does_not_run(
+    qwen3_folder: Path, tmp_path: Path, digests_for_code: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = compile_folder(qwen3_folder, "int8", "cpu-amx", output=tmp_path / "amx.fpk")
+    lacking = frozenset(X86.variants[1].requires)
+    monkeypatch.setattr(cpu, "machine_features", lambda: lacking)
+    monkeypatch.setattr(cpu, "machine_arch", lambda: "x86_64")
+    for note in ("", "the CPU has tiles, and the system refuses them: Operation not permitted"):
+        monkeypatch.setattr(cpu, "tiles_note", lambda said=note: said)
+        with pytest.raises(FerrumError) as caught, open_pack(path, trust=True) as pack:
+            cpu.CpuDevice().load(pack, DeviceOptions())
+        said = str(caught.value)
+        assert caught.value.code == "wrong-machine" and "\n" not in said
+        assert "the pack is for cpu-amx and this is x86_64, which lacks amx_bf16, amx_int8, amx_tile" in said and note in said
 
 
 @pytest.fixture
@@ -105,7 +131,7 @@ def test_a_pack_for_all_holds_its_weights_once(unbuilt: Path, qwen3_folder: Path
             build = code.programs[STEP]
             assert build.entry == f"code/{code.name}/step.so" and read_table(pack, code.name).code == build.entry
             parts = {int(k.params.get("unit_parts", 1)) for k in build.kernels if k.spec == "linear"}
-            assert parts == ({1} if code.name.startswith("avx512") else {4} if code.name == "avx2" else {8})
+            assert parts == ({1} if code.name.startswith(("amx", "avx512")) else {4} if code.name == "avx2" else {8})
 
 
 def test_a_pack_for_all_is_shown(unbuilt: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ def check(s: Sketch, quant: str, target: Any) -> None:
         while name in moved:
             name = moved[name]
         param, x = laid_out.param(node.inputs[1]), s.arrays[name]
-        act = act_for(parse_format(param.format), param.shape[2], target.has_bf16_dot)
+        act = act_for(parse_format(param.format), param.shape[2], target.rounds_to_bf16)
         rounded[name] = Quantize.reference(x.reshape(-1, x.shape[-1]), act).reshape(x.shape)
     wanted = interpret(laid_out, rounded, weights)
     for name in graph.outputs:

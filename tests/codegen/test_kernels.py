@@ -74,7 +74,7 @@ class Product:
         activation: str = "", keep: bool = False,
     ) -> None:  # fmt: skip
         layout = self.layout = layout_for(target, n, k, name, halves)
-        act = self.act = act_for(layout.format, k, target.has_bf16_dot, keep)
+        act = self.act = act_for(layout.format, k, target.rounds_to_bf16, keep)
         block = blocking(target, layout.format, {}, act)
         self.quantize = Quantize(k, act)
         self.kernel = CpuLinear(n, k, layout, bias, residual, activation, act, **cut(layout, target, block))

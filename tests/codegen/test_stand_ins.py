@@ -6,6 +6,7 @@ registers; that is what ``tests/codegen/test_targets.py`` has qemu for.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +14,14 @@ import numpy as np
 import pytest
 
 from ferrum.codegen.kernels.linear.cpu import Blocking
+from ferrum.codegen.layouts import Format
+from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS, Target, parse_target
 from ferrum.codegen.toolchains.cxx import CToolchain, find_compiler
 from tests.codegen import kernel_harness, test_kernels
 from tests.codegen.test_kernels import FORMATS, HERE, Product, run_products
+from tests.codegen.tiles import with_tiles
 
 AWAY = [t for t in TARGETS if t not in HERE]
 AVX2 = parse_target("cpu-avx2")
@@ -36,13 +40,18 @@ def in_plain_c(source: str) -> str:
         source = source.replace(text, "#if 0\n" + text.partition("\n")[2])
     assert source.count(_REGISTER) == 1
     source = source.replace(_REGISTER, _REGISTER.replace("+v", "+m"))
-    return (Path(__file__).parent / "stand_ins.h").read_text(encoding="utf-8") + source
+    return with_tiles((Path(__file__).parent / "stand_ins.h").read_text(encoding="utf-8") + source)
 
 
 @pytest.fixture(autouse=True)
 def few_registers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks that are quickly compiled, and high enough for products that load a row of x themselves."""
-    monkeypatch.setattr(test_kernels, "blocking", lambda *shape: Blocking(4, 2, 8))
+    usual = test_kernels.blocking
+
+    def small(target: Target, fmt: Format, tuned: Mapping[str, Blocking], act: ActFormat | None = None) -> Blocking:
+        return replace(usual(target, fmt, tuned, act), rows=4, tiles=2, chunk_kib=8)
+
+    monkeypatch.setattr(test_kernels, "blocking", small)
 
 
 def products(target: Target) -> list[Product]:
@@ -63,7 +72,7 @@ def test_products_are_right_in_plain_c(target: Target, monkeypatch: pytest.Monke
         kernel_harness, "compiled", lambda compiler, source, target: compiled(compiler, in_plain_c(source), PLAIN)
     )
     made = products(target)
-    for rows in (1, 7):
+    for rows in (1, 7, 20)[: 3 if target.amx else 2]:
         for product, got in zip(made, run_products(made, rows, target), strict=True):
             error, scale = np.abs(got - (expected := product.expected(rows))), max(1.0, float(np.abs(expected).max()))
             assert error.max() <= (2e-2 if product.act.kind == "q8" else 2e-5) * scale, (product.kernel, rows)

@@ -64,10 +64,12 @@ def test_targets_agree_with_each_other(qwen3_folder: Path) -> None:
 
 def test_the_best_target_is_the_first_that_fits() -> None:
     everything = {f for t in TARGETS for f in t.requires}
-    assert best_target("x86_64", everything).name == "cpu-avx512-bf16"
-    assert best_target("x86_64", everything, "AuthenticAMD").name == "cpu-avx512-bf16"
-    assert best_target("x86_64", everything, "GenuineIntel").name == "cpu-avx512-vnni"
-    assert best_target("x86_64", everything - {"avx512_bf16"}).name == "cpu-avx512-vnni"
+    assert best_target("x86_64", everything).name == best_target("x86_64", everything, "GenuineIntel").name == "cpu-amx"
+    for tile in ("amx_tile", "amx_int8", "amx_bf16"):
+        assert best_target("x86_64", everything - {tile}).name == "cpu-avx512-bf16"
+    assert best_target("x86_64", everything - {"amx_tile"}, "AuthenticAMD").name == "cpu-avx512-bf16"
+    assert best_target("x86_64", everything - {"amx_tile"}, "GenuineIntel").name == "cpu-avx512-vnni"
+    assert best_target("x86_64", everything - {"amx_tile", "avx512_bf16"}).name == "cpu-avx512-vnni"
     assert best_target("x86_64", {"avx2", "fma", "f16c", "bmi2"}).name == "cpu-avx2"
     assert best_target("x86_64", set()).name == "cpu-x86_64"
     assert best_target("aarch64", {"asimd", "asimddp"}).name == "cpu-arm64-dotprod"

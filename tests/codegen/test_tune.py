@@ -27,6 +27,9 @@ def test_candidates_fit_every_layout(fmt: str) -> None:
         found = tune.candidates(target, parse_format(fmt))
         assert len(set(found)) == len(found) > 2
         assert all(b.tiles % 2 == 0 and b.rows * b.tiles <= target.registers for b in found)
+        # where bits depend on the way, there is one; where they do not, the number of rows is measured
+        ways = {b.amx_rows for b in found}
+        assert ways == ({0} if not target.amx or fmt == "f32" else {1} if fmt == "bf16" else {2, 8, 16})
 
 
 @pytest.mark.slow
@@ -43,7 +46,8 @@ def test_a_tuned_pack(
     assert formats == {"int4-g32", "int6-g64"} or formats == {"int4-g32", "int6-g32"}
     for name in formats:
         tried = [r for r in records if r.format == name]
-        assert len({(r.rows, r.tiles, r.chunk_kib) for r in tried}) == len(tried) >= 3 and sum(r.chosen for r in tried) == 1
+        assert len({(r.rows, r.tiles, r.chunk_kib, r.amx_rows) for r in tried}) == len(tried) >= 3
+        assert sum(r.chosen for r in tried) == 1
         assert all(set(r.microseconds) == {str(rows) for rows in tune.ROWS} for r in tried)
     chosen = {r.format: (r.rows, r.tiles) for r in records if r.chosen}
     for kernel in build_of(read_manifest(pack)).kernels:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from ferrum.codegen.toolchains import cxx
 from ferrum.devices.compilers import SourceFile, answer, complaint, run, version_line
+from ferrum.devices.host import machine_arch
 from ferrum.errors import FerrumError
 
 
@@ -45,3 +48,25 @@ def test_a_cache_that_loses_a_file_is_asked_once_more(tmp_path: Path) -> None:
     assert run(("sh", "-c", lost), tmp_path).returncode == 0
     assert run(("sh", "-c", "echo x >> others; echo error >&2; exit 1"), tmp_path).returncode == 1
     assert (tmp_path / "others").read_text() == "x\n"
+
+
+@pytest.mark.parametrize(
+    ("version", "plain", "tiles"), [("8.5.0", False, False), ("10.2.1", True, False), ("12.2.0", True, True)]
+)
+def test_a_compiler_is_new_enough(
+    version: str, plain: bool, tiles: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An old one is passed over; without another, a line says what to install."""
+    (tmp_path / "gcc").write_text(f"#!/bin/sh\necho 'gcc (made up) {version}'\n")
+    (tmp_path / "gcc").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(cxx, "_zig_compiler", lambda: None)
+    for wanted, taken, oldest in ((False, plain, 9), (True, tiles, 11)):
+        find = partial(cxx.find_compiler.__wrapped__, machine_arch(), wanted)
+        if taken:
+            assert find().version.endswith(version)
+            continue
+        with pytest.raises(FerrumError) as caught:
+            find()
+        assert caught.value.code == "no-compiler" and caught.value.next_step.startswith(f"install gcc {oldest} or clang")

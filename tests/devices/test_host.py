@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ferrum.devices.host import cpu_quota, default_threads, machine_features
+from ferrum.devices.host import cpu_quota, default_threads, machine_features, tiles_note, tiles_refused
 from tests.devices.machines import write
 
 
@@ -49,3 +49,28 @@ def test_features_name_the_maker(tmp_path: Path) -> None:
     root = write(tmp_path, {"cpuinfo": "vendor_id\t: GenuineIntel\nflags\t\t: fma avx2\n\nflags\t: other\n"})
     assert machine_features(root) == {"fma", "avx2", "GenuineIntel"}
     assert machine_features(tmp_path / "none") == frozenset()
+
+
+def test_tiles_are_a_feature_where_the_system_gives_them(tmp_path: Path) -> None:
+    """A process must ask; without the permission the first tile instruction would end it."""
+    root = write(tmp_path, {"cpuinfo": "vendor_id\t: GenuineIntel\nflags\t\t: fma avx2 amx_bf16 avx512_bf16 amx_tile amx_int8\n"})
+    tiles = {"amx_bf16", "amx_tile", "amx_int8"}
+    rest = {"fma", "avx2", "avx512_bf16", "GenuineIntel"}
+    assert machine_features(root, lambda: "") == tiles | rest and tiles_note(root, lambda: "") == ""
+    assert machine_features(root, lambda: "Operation not permitted") == rest
+    assert tiles_note(root, lambda: "Operation not permitted").endswith("the system refuses them: Operation not permitted")
+
+
+def test_a_cpu_without_tiles_asks_for_none(tmp_path: Path) -> None:
+    def asked() -> str:
+        raise AssertionError
+
+    root = write(tmp_path, {"cpuinfo": "vendor_id\t: GenuineIntel\nflags\t\t: fma avx2\n"})
+    assert machine_features(root, asked) == {"fma", "avx2", "GenuineIntel"} and tiles_note(root, asked) == ""
+
+
+def test_the_system_answers_for_this_cpu() -> None:
+    """Where there are no tiles the request is refused; where there are, features follow the answer."""
+    listed = any(flag.startswith("amx_") for flag in Path("/proc/cpuinfo").read_text().split())
+    assert listed or tiles_refused()
+    assert any(flag.startswith("amx_") for flag in machine_features()) == (listed and not tiles_refused())

@@ -69,12 +69,12 @@ def _tool() -> str:
 
 def _version(target: Target | GpuTarget) -> str:
     if isinstance(target, Target):
-        return find_compiler(target.arch).version
+        return find_compiler(target.arch, target.amx).version
     return find_gpu_toolchain(target).version if target.device == "cuda" else find_cxx(True).version
 
 
 def _cpu(source: str, target: Target, symbols: list[str]) -> dict[str, str]:
-    compiler = find_compiler(target.arch)
+    compiler = find_compiler(target.arch, target.amx)
     kernels = [s for s in symbols if s != REST]
     # kernels of a part are called by nobody
     source += f"void *const kernel_diff_roots[] = {{{', '.join(f'(void *){s}' for s in kernels)}}};\n" if kernels else ""

@@ -53,7 +53,7 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 _CPUS = ("cpu-x86_64", "cpu-avx2", "cpu-avx512", "cpu-avx512-vnni", "cpu-avx512-bf16", "cpu-arm64", "cpu-arm64-dotprod",
-         "cpu-arm64-i8mm")  # fmt: skip
+         "cpu-arm64-i8mm", "cpu-amx")  # fmt: skip
 _GPUS = ("cuda-sm80", "cuda-sm89", "cuda-sm90", "metal-m1", "metal-m4")
 _FORMATS = (("f32", ""), ("none", ""), ("int8", ""), ("int4-g32", ""), ("int4a-g128", ""))
 _CPU_FORMATS = (*_FORMATS, ("none", "int8"))

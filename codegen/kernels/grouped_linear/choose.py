@@ -23,7 +23,7 @@ def on_cpu(walk: Walk, node: Node) -> None:
     layout = parse_layout(param.layout, param.format, param.shape)
     assert isinstance(target, Target) and isinstance(layout, StackedLayout) and isinstance(layout.matrix, TiledLayout)
     matrix, times = layout.matrix, math.prod(row_dims(node.output.shape)[:-1])
-    act = act_for(matrix.format, matrix.k, target.has_bf16_dot, walk.activations == "f32")
+    act = act_for(matrix.format, matrix.k, target.rounds_to_bf16, walk.activations == "f32")
     block = blocking(target, matrix.format, walk.tuned, act)
     listed = runs(walk, node, layout.count, times)
     x = walk.view(node.inputs[0])

@@ -37,7 +37,7 @@ def cut(layout: TiledLayout, target: Target, block: Blocking) -> dict[str, Any]:
     """How products go over units of a layout: whole units where the target cut them, else parts of as many rows as they hold."""
     parts, left = divmod(layout.unit_rows, block.tiles * target.lanes)
     assert parts and not left, f"{target.name} multiplies {block.tiles} x {target.lanes} rows of a unit of {layout.unit_rows}"
-    return {"mr": block.rows, "nr": block.tiles, "chunk_kib": block.chunk_kib, "unit_parts": parts}
+    return {"mr": block.rows, "nr": block.tiles, "chunk_kib": block.chunk_kib, "unit_parts": parts, "amx_rows": block.amx_rows}
 
 
 def on_gpu(walk: Walk, node: Node) -> None:

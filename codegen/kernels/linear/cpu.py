@@ -15,18 +15,22 @@ from ferrum.graphs.ops import GATES
 
 # Rows of x between two passes over the weights: their sums stay in the first cache.
 _MANY = 48
+# Words of four bytes in a row of a tile register, which are K in one of activations: bytes, or pairs of bfloat16.
+_TILE_WORDS = 16
 
 
 @dataclass(frozen=True)
 class Blocking:
     """How a product is cut: ``rows`` of x by ``tiles`` of weights in registers, ``chunk_kib`` KiB of weights in the first cache.
 
-    The default chunk is half of the smallest first-level data cache in use.
+    The default chunk is half of the smallest first-level data cache in use. ``amx_rows``: rows from which tile registers
+    multiply; 0: never.
     """
 
     rows: int
     tiles: int
     chunk_kib: int = 16
+    amx_rows: int = 0
 
     def __str__(self) -> str:
         return f"{self.rows}x{self.tiles}, {self.chunk_kib} KiB"
@@ -35,7 +39,8 @@ class Blocking:
 @dataclass(frozen=True)
 class CpuLinear(Linear, CpuKernel):
     """``mr`` rows of x and ``nr`` vectors of weights are held in registers at once; with more rows, weights are used in chunks
-    of ``chunk_kib``. Those are all of a unit's rows, or one of its ``unit_parts``, where a unit is cut for wider vectors.
+    of ``chunk_kib``. Those are all of a unit's rows, or one of its ``unit_parts``, where a unit is cut for wider vectors. From
+    ``amx_rows`` rows on (0: never) up to 16 of them meet ``nr`` vectors of weights in tile registers.
     """
 
     stem: ClassVar[str] = "linear"
@@ -46,6 +51,7 @@ class CpuLinear(Linear, CpuKernel):
     nr: int
     chunk_kib: int = 16
     unit_parts: int = field(default=1, kw_only=True, metadata=OPTIONAL)
+    amx_rows: int = field(default=0, kw_only=True, metadata=OPTIONAL)
 
     @property
     def lanes(self) -> int:
@@ -68,13 +74,23 @@ class CpuLinear(Linear, CpuKernel):
 
     @property
     def steps(self) -> int:
-        """K steps of a span of floats; the span only paces chunks and prefetch."""
-        return math.gcd(self._float_steps, 16)
+        """K steps of a span of floats; the span only paces chunks and prefetch. In tiles it is what one holds of K."""
+        return _TILE_WORDS if self.amx_rows else math.gcd(self._float_steps, _TILE_WORDS)
+
+    @property
+    def tile_words(self) -> int:
+        """Words of four bytes of K in a tile: all that it holds, or fewer where a scale's group ends before."""
+        return math.gcd(self.act.group // 4, _TILE_WORDS) if self.act.group else _TILE_WORDS
+
+    @property
+    def last_words(self) -> int:
+        """The same of the last tile of rows of floats, where it is not full."""
+        return 0 if self.act.group else self._float_steps % _TILE_WORDS
 
     @property
     def spans(self) -> int:
         """Pieces of K that share a scale, or ``steps`` of floats."""
-        return self.weight.spans or self._float_steps // self.steps
+        return self.weight.spans or -(-self._float_steps // self.steps)
 
     @property
     def chunk(self) -> int:
@@ -101,7 +117,9 @@ class CpuLinear(Linear, CpuKernel):
             "spans": self.spans,
             "fetch_steps": self.weight.span // 8 or self.steps,
             "unpacked": self.unpacked,
-            "span_bytes": self.weight.unit_bytes // self.spans,
+            "span_bytes": self.weight.span_bytes if self.weight.span else 4 * self.weight.unit_rows * self.steps,
+            "tile_words": self.tile_words,
+            "last_words": self.last_words,
             "chunk": self.chunk,
         }
 
@@ -114,9 +132,13 @@ class CpuLinear(Linear, CpuKernel):
         if self.unit_parts > 1:
             rows += f", {self.unit_parts} times to a unit"
         chunks = "chunks of K that stay in the first cache"
+        if self.amx_rows == 1:
+            rows = f"up to {_TILE_WORDS} rows x {self.nr * self.lanes} outputs in tiles"
+            return f"{self.weight.format.name} weights with {self.act.name} activations: {rows}, in {chunks}"
         if self.unpacked == "floats":
             return f"{self.weight.format.name} weights become float32 in {chunks}, up to {rows}: activations are not rounded"
         unpack = f", above that in {chunks}" + ("; unpacked once" if self.thread_bytes else "")
+        unpack += f"; from {self.amx_rows} rows on in tiles" if self.amx_rows else ""
         return (
             f"{self.weight.format.name} weights with {self.act.name} activations: 1 row streams the weights, up to {rows}{unpack}"
         )

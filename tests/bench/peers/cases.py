@@ -26,12 +26,14 @@ class Format:
     arithmetic: tuple[str, ...]
 
 
+_FLOATS = ("f32_tflops", "bf16_tflops", "bf16_tile_tflops")
+_BYTES = (*_FLOATS, "int8_tops", "int8_tile_tops")
 FORMATS = {
     f.name: f
     for f in (
-        Format("bf16", "none", "BF16", "F16", ("f32_tflops", "bf16_tflops")),
-        Format("8 bit", "int8", "Q8_0", "Q8_0", ("f32_tflops", "bf16_tflops", "int8_tops")),
-        Format("4 bit", "int4-g32", "Q4_0", "Q4_0", ("f32_tflops", "bf16_tflops", "int8_tops")),
+        Format("bf16", "none", "BF16", "F16", _FLOATS),
+        Format("8 bit", "int8", "Q8_0", "Q8_0", _BYTES),
+        Format("4 bit", "int4-g32", "Q4_0", "Q4_0", _BYTES),
     )
 }
 

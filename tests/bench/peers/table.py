@@ -8,7 +8,8 @@ from tests.bench.peers.cases import LLAMA, OPENVINO, OURS, TORCH, Goal, goals_fo
 from tests.bench.peers.record import Record, Row
 
 HEADER = ("case", "format", "unit", "ferrum", LLAMA, OPENVINO, TORCH, "ratio", "measured", "goal", "reached")
-ROOF_UNITS = {"read_gb_per_s": "GB/s read", "f32_tflops": "TFLOP/s f32", "bf16_tflops": "TFLOP/s bf16", "int8_tops": "TOP/s int8"}
+ROOF_UNITS = {"read_gb_per_s": "GB/s read", "f32_tflops": "TFLOP/s f32", "bf16_tflops": "TFLOP/s bf16", "int8_tops": "TOP/s int8",
+              "bf16_tile_tflops": "TFLOP/s bf16 in tiles", "int8_tile_tops": "TOP/s int8 in tiles"}  # fmt: skip
 
 
 def markdown(record: Record) -> str:
