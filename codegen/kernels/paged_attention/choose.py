@@ -34,7 +34,7 @@ def on_cpu(walk: Walk, node: Node) -> None:
     kernel = CpuAttention(
         **_heads(walk, node),
         **_rotation(node),
-        **_registers(target),
+        **_registers(target, walk.kv_dtype, int(number(node, "head_dim"))),
     )
     walk.add(node, kernel, (node.inputs[0], table), node.inputs[2:], 4 * kernel.num_heads * kernel.head_dim)
 
@@ -55,17 +55,19 @@ def of_values(walk: Walk, node: Node) -> None:
     layer, ((num_heads, head_dim), (num_kv_heads, _), (_, width)) = int(number(node, "layer")), (view.dims for view in views)
     kernel = CpuAttend(
         num_heads, num_kv_heads, head_dim, int(number(node, "window")), float(number(node, "scale")), walk.kv_dtype,
-        rope_dim=0, qk_norm=False, eps=0.0, **_registers(target), q=q, k=k, v=v, value_width=width,
+        rope_dim=0, qk_norm=False, eps=0.0, **_registers(target, walk.kv_dtype, head_dim), q=q, k=k, v=v, value_width=width,
         softcap=float(number(node, "softcap")), operands=" ".join(words(node.attrs, "operands")), pool=walk.kept[layer].group,
     )  # fmt: skip
     walk.add(node, kernel, bases, node.inputs[3:], 4 * num_heads * width)
 
 
-def _registers(target: Target) -> dict[str, Any]:
-    """What of an attention kernel follows from the vectors of a CPU."""
+def _registers(target: Target, kv_dtype: str, head_dim: int) -> dict[str, Any]:
+    """What of an attention kernel follows from the registers of a CPU. Tiles take at least four words of q at once."""
     step = target.unit[0] if target.unit else 0
+    tiles = target.amx and kv_dtype == "bf16" and head_dim % 8 == 0
     return {
-        "bf16_dot": target.has_bf16_dot,
+        "bf16_dot": target.has_bf16_dot or tiles,
+        "tiles": tiles,
         "lanes": target.lanes,
         "sums": 24 if target.registers >= 32 else 12,
         "value_step": 0 if step == target.lanes else step,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from ferrum.pack.launches import Sync
 
 PART = 1024  # keys with sums of their own: a few dozen microseconds of work, and thousands of products for each merge
 _TILE_ROWS = 48
+_TILE = 16  # rows of a tile register, and words of four bytes in a row
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,8 @@ class CpuAttention(PagedAttention, CpuKernel):
     ``kv_dtype`` f32, bf16 or int8 (a scale for each token and head). ``bf16_dot``: the target multiplies pairs of bfloat16; else
     q and p stay float32. Beside an int8 cache they become bytes. ``sums`` vectors of scores are held in registers: six rows by
     four vectors of keys (of 24); where keys are widened as they are loaded, twelve by two, so that more rows share that. Values
-    are padded to whole vectors, or to ``value_step`` where the cache is laid out for wider ones.
+    are padded to whole vectors, or to ``value_step`` where the cache is laid out for wider ones. With ``tiles`` both products
+    are made in tile registers, of up to 16 rows and one block of a bfloat16 cache each.
     """
 
     stem: ClassVar[str] = "paged_attention"
@@ -32,6 +35,7 @@ class CpuAttention(PagedAttention, CpuKernel):
     lanes: int
     sums: int
     value_step: int = field(default=0, kw_only=True, metadata=OPTIONAL)
+    tiles: bool = field(default=False, kw_only=True, metadata=OPTIONAL)
 
     @property
     def args(self) -> tuple[str, ...]:
@@ -84,6 +88,8 @@ class CpuAttention(PagedAttention, CpuKernel):
     @property
     def mr(self) -> int:
         """Rows of a register block."""
+        if self.tiles:
+            return _TILE
         return self.sums // (2 if self.widened else 4)
 
     @property
@@ -102,7 +108,8 @@ class CpuAttention(PagedAttention, CpuKernel):
     def why(self) -> str:
         return (
             f"{self.group} query heads share each key and value load; a decoding sequence writes its own token's KV in its unit, "
-            f"prompts do it in a phase before; cache {self.kv_dtype}, softmax streamed over {4 * self.lanes} keys"
+            f"prompts do it in a phase before; cache {self.kv_dtype}, {'products by tiles, ' if self.tiles else ''}"
+            f"softmax streamed over {4 * self.lanes} keys"
         )
 
     def context(self) -> dict[str, object]:
@@ -128,6 +135,10 @@ class CpuAttention(PagedAttention, CpuKernel):
             "packed": self.packed,
             "value_steps": BLOCK_SIZE // self.packed,
             "tile_rows": self.tile_tokens * self.group,
+            # whole blocks of rows of one height, the last of which may have some that nobody wants
+            "all_rows": f"(ROWS + {_TILE - 1})" if self.tiles else "ROWS",
+            "key_words": math.gcd(self.key_steps, _TILE),
+            "value_tiles": max(v for v in range(1, 5) if vectors % v == 0),
             "scale": c_float(self.softmax_scale),
             "eps": c_float(self.eps),
             "value_dim": self.value_dim,
