@@ -37,8 +37,9 @@ def tiny_model(kind: str, seed: int = 0) -> torch.nn.Module:
 
 
 def random_model(config: Any, seed: int = 0, auto: Any = transformers.AutoModelForCausalLM) -> torch.nn.Module:
-    """Of the class that ``auto`` finds. With weights that are far enough from their initial values to tell one from another; rows in a checkpoint's buffers as
-    well, not tables there that a module computes from each other, decays by place say: they only mean something together."""
+    """Of the class that ``auto`` finds, with weights that are far enough from their initial values to tell one from another; rows
+    in a checkpoint's buffers as well, not tables there that a module computes from each other, decays by place say: they only
+    mean something together."""
     torch.manual_seed(seed)
     model = auto.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     held = model.state_dict()
