@@ -188,7 +188,7 @@ def logits_by(pack: Path, variant: str, monkeypatch: pytest.MonkeyPatch) -> NDAr
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("quant", "apart"),
-    [("f32", 1e-4), *(pytest.param(*case, marks=pytest.mark.sweep) for case in (("none", 2e-2), ("int4-g32", 3e-2)))],
+    [("f32", 1e-4), *(pytest.param(*case, marks=pytest.mark.sweep) for case in (("none", 2e-2), ("int4-g32", 5e-2)))],
 )
 def test_variants_say_the_same(qwen3_folder: Path, quant: str, apart: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums are in another order, and activations that are rounded may fall to another side."""
