@@ -227,13 +227,15 @@ def make_manifest(
     has_text: bool,
     traced_by: str = "",
     unused: Collection[str] = (),
+    calibrated: str = "",
 ) -> Manifest:
     """Everything but the members, which the writer fills in. ``traced_by``: whose module it is, if it is no record's;
-    ``unused``: tensors of the checkpoint that nothing is done with."""
+    ``unused``: tensors of the checkpoint that nothing is done with; ``calibrated``: what has factors and what has not."""
     blocks = kept_note(plan.graph, unused)
     chosen = {
         "quant": options.quant,
         **({"blocks": blocks} if blocks else {}),
+        **({"calibrated": calibrated} if calibrated else {}),
         "target": target.name,
         "max_model_len": str(model.max_model_len),
         "kv_dtype": options.kv,

@@ -22,6 +22,8 @@ class CompileOptions:
     f32 with f32 weights. ``activations``: what products on CPUs read; ``auto`` rounds them to what the instructions for the
     weights take (8 bits beside integers), ``f32`` does not and is slower.
     ``start_from`` names a stage whose dumped input is read from ``dump_dir``; ``stop_after`` names the last stage to run.
+    ``calibrate``: the text that a model reads before its weights are quantized (``codegen/calibrate.py``): ``auto`` is
+    ``shipped`` where that gains and ``none`` elsewhere; anything else is a file.
     ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first. Without ``fuse`` stages that
     only make things faster are left out. ``pooling``: how one row is made of those of a sequence, where a model is to embed and
     its folder does not say that.
@@ -33,6 +35,7 @@ class CompileOptions:
     max_model_len: int = 0
     kv_dtype: str = ""
     activations: str = "auto"
+    calibrate: str = "auto"
     output: Path | None = None
     dump_dir: Path | None = None
     stop_after: str = ""
@@ -56,11 +59,26 @@ class CompileOptions:
         if self.activations not in ACTIVATIONS:
             what = f"no format of activations is called {self.activations!r}"
             raise FerrumError("bad-option", what, "--activations", "use one of " + ", ".join(ACTIVATIONS))
+        if self.calibrate not in ("auto", "none") and not self.rounds:
+            what = f"no weights are quantized by --quant {self.quant}, so there is nothing to calibrate"
+            raise FerrumError("bad-option", what, "--calibrate", "leave it out, or use --quant int4-g32")
         if self.pooling and self.pooling not in POOLINGS:
             what = f"no pooling is called {self.pooling!r}"
             raise FerrumError("bad-option", what, "--pooling", "use one of " + ", ".join(POOLINGS))
         if self.max_model_len < 0:
             raise FerrumError("bad-option", "a context length cannot be negative", "--max-model-len", "give 1 or more tokens")
+
+    @property
+    def rounds(self) -> bool:
+        """Whether weights are quantized anew in groups that share a scale."""
+        return self.quant.startswith("int")
+
+    @property
+    def calibration(self) -> str:
+        """``shipped``, a file, or ``none``."""
+        if self.calibrate != "auto":
+            return self.calibrate
+        return "shipped" if self.quant.startswith("int4") else "none"
 
     @property
     def kv(self) -> str:

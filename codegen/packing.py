@@ -56,7 +56,8 @@ class Shared:
     """What targets of one command share: by contract the packs and what the interpreter says of them; proofs of kernels.
 
     ``ran``: what of packs ran whole in emulation (see ``_emulated``); ``errors``: of kernels that did. ``samples``: by graph what
-    the unquantized model says; ``cards``: by contract those of weights alone.
+    the unquantized model says; ``cards``: by contract those of weights alone; ``calibrated``: graphs with factors by what decides
+    on these.
     """
 
     packs: dict[str, Path] = field(default_factory=dict)
@@ -65,12 +66,16 @@ class Shared:
     errors: Known = field(default_factory=dict)
     samples: dict[str, Sample | None] = field(default_factory=dict)
     cards: dict[str, QualityCard] = field(default_factory=dict)
+    calibrated: dict[str, tuple[Graph, str]] = field(default_factory=dict)
 
 
 class Packing:
     """A pack under construction. ``finish`` makes it visible; ``close`` before that leaves nothing behind."""
 
-    def __init__(self, job: Job, builds: Sequence[Built], contract: str, checkpoint: Checkpoint, shared: Shared) -> None:
+    def __init__(
+        self, job: Job, builds: Sequence[Built], contract: str, checkpoint: Checkpoint, shared: Shared, calibrated: str = ""
+    ) -> None:
+        self.calibrated = calibrated
         self.job, self.builds, self.contract = job, builds, contract
         self.checkpoint, self.shared = checkpoint, shared
         self.text = read_text(job.folder)
@@ -199,6 +204,7 @@ class Packing:
             has_text=bool(self.text.tokenizer),
             traced_by=tracer(job.config) if isinstance(job.config, TracedConfig) else "",
             unused=self.checkpoint.unused,
+            calibrated=self.calibrated,
         )
 
     def _stored_weights(self) -> StoredWeights:

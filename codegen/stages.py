@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Literal
 
 from ferrum.codegen.backend import Built, Code
+from ferrum.codegen.calibrate import calibrate, calibrated, calibration_key, read_texts
 from ferrum.codegen.job import Job
 from ferrum.codegen.manifest import contract_of, plan_dump
 from ferrum.codegen.packing import Packing, Shared
 from ferrum.codegen.plan import Plan
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import AnyCpu, Target
+from ferrum.codegen.text import read_text
 from ferrum.codegen.walk import Call
 from ferrum.errors import FerrumError
 from ferrum.graphs.constants import save_graph
@@ -42,6 +44,7 @@ from ferrum.graphs.weights.stored import listed, stored
 class Work:
     """What stages hand on; each sets its own field. ``cleanup`` is closed when the command ends, however it ends.
 
+    ``calibrated``: what has factors and what has not, where the model was calibrated.
     ``variants``: the work of each target that the pack has code for: this one itself, where it is of one.
     """
 
@@ -50,6 +53,7 @@ class Work:
     shared: Shared
     cleanup: ExitStack
     checkpoint: Checkpoint | None = None
+    calibrated: str = ""
     graph: Graph = field(init=False)
     laid_out: Graph = field(init=False)
     calls: list[Call] = field(init=False)
@@ -180,9 +184,25 @@ def _of_graph(stage: GraphStage) -> Stage:
 
 def _layout(work: Work) -> None:
     work.graph = apart.run(work.graph, work.job.backend.policy())
+    if work.job.options.calibration != "none":
+        work.graph, work.calibrated = _calibrated(work)
     if work.job.options.tune:
         _tune(work.job, work.graph)
     work.laid_out = legal(verify(layout.run(work.graph, work.job.backend.policy()), "layout"), PAGED_OPS, "layout")
+
+
+def _calibrated(work: Work) -> tuple[Graph, str]:
+    """The graph with factors, and what has them; once for all variants and targets that quantize alike."""
+    assert work.checkpoint is not None
+    job, policy = work.job, work.job.backend.policy()
+    known, key = work.shared.calibrated, calibration_key(work.graph, policy)
+    if key not in known:
+        texts = read_texts(job.options.calibration, read_text(job.folder).tokenizer, work.graph, job.max_model_len)
+        job.progress("calibrate", 0, 1)
+        made = calibrate(work.graph, policy, work.checkpoint, texts) if texts else work.graph
+        known[key] = made, calibrated(made, "nothing gains" if texts else "the model has no tokenizer for the texts")
+        job.progress("calibrate", 1, 1)
+    return known[key]
 
 
 def _tune(job: Job, graph: Graph) -> None:
@@ -216,6 +236,7 @@ def _load_layout(work: Work, path: Path) -> None:
         what = f"{param.name} is {param.format or 'nothing'} as {param.layout or 'nothing'}, not {wanted}"
         raise FerrumError("bad-option", what, str(path), "start from layout, or give the dump's --target and --quant")
     work.graph = work.laid_out = graph
+    work.calibrated = calibrated(graph) if work.job.options.calibration != "none" else ""
 
 
 def _select(work: Work) -> None:
@@ -262,7 +283,8 @@ def _pack(work: Work) -> None:
     work.job.progress("build", 1, 1)
     contract, *others = [each.contract for each in work.variants]
     assert work.checkpoint is not None and all(other == contract for other in others), "variants of the code read other weights"
-    work.packing = Packing(work.job, builds, contract, work.checkpoint, work.shared)
+    said = work.variants[0].calibrated
+    work.packing = Packing(work.job, builds, contract, work.checkpoint, work.shared, said)
     work.cleanup.callback(work.packing.close)
     work.packing.write()
     if not work.job.options.prove or work.job.options.stop_after == "pack":
@@ -289,7 +311,8 @@ _MACHINE: tuple[Stage, ...] = (
         "Each weight gets a logical number format (bf16, int8, int4-g32 ...) and the physical layout that every kernel of the "
         "target reads; a quantize converts rows before a product that wants others (graphs/passes/layout.py). Before that, "
         "joined matrices of which a checkpoint has quantized parts in several ways are taken apart where each can stay as it is "
-        "(graphs/passes/apart.py).",
+        "(graphs/passes/apart.py). Calibrated, large channels of activations become smaller by a factor and the columns of the "
+        "matrices that read them larger, so that rounding these loses less (codegen/calibrate.py, graphs/passes/rescale.py).",
         "variant", _layout, _dump_layout, _load_layout, PAGED_OPS,
     ),
     Stage(

@@ -7,6 +7,7 @@
     rows(qkv.weight[96, 24], axis=0, start=0, stop=64, step=1)
     cat(q.weight[64, 24], k.weight[32, 24], axis=0)              stack(..), reshape(.., shape=(4, 6)), permute(.., order=(1, 0))
     map(norm.weight[24], function="add", value=1.0)
+    factors(v.weight[4, 24], axis=0, quarters="a0BB")            rows times 2 ** (1 / 4), 1, 2 ** (-2 / 4) and the same again
     dequant(w: u8[64, 34], scheme="q8", size=32)
 """
 
@@ -46,6 +47,7 @@ FORMS: Mapping[str, Form] = {
     "reshape": Form({"shape": tuple}, e.Reshape),
     "permute": Form({"order": tuple}, e.Permute),
     "map": Form({"function": str, "value": float}, e.Map),
+    "factors": Form({"axis": int, "quarters": str}, e.Factors),
     "dequant": Form({"scheme": str, "size": int}, _dequant, single=False),
 }
 

@@ -15,7 +15,7 @@ from ferrum.graphs.dims import evaluate as evaluate_dim
 from ferrum.graphs.expressions.evaluate import Arrays, ExprRows, Reader, evaluate, pick, whole
 from ferrum.graphs.ir import STATE_KINDS, Graph, Param
 from ferrum.graphs.numpy_ops import KERNELS
-from ferrum.graphs.numpy_run import Array, KvState, Rows, Run, Sequences, Weights
+from ferrum.graphs.numpy_run import Array, Kernel, KvState, Rows, Run, Sequences, Weights
 from ferrum.graphs.numpy_state import Version
 from ferrum.graphs.rewrite import live
 from ferrum.graphs.step_states import StepStates
@@ -76,6 +76,7 @@ def interpret(
     keep: Sequence[str] = (),
     observe: Callable[[str, Array], None] | None = None,
     wanted: Sequence[str] = (),
+    kernels: Mapping[str, Kernel] = KERNELS,
 ) -> dict[str, Array]:
     """The outputs of ``graph`` (and the values named in ``keep``) for ``inputs`` by name, computed in ``dtype``.
 
@@ -83,7 +84,7 @@ def interpret(
 
     For a paged graph the tokens of sequence ``s`` are ``query_start[s]:query_start[s + 1]`` (default: one sequence). States
     begin empty; for a finished graph ``kv`` holds, and receives, what the earlier and the new tokens keep. ``observe`` is shown
-    each node's result by name; it is gone after its last use.
+    each node's result by name; it is gone after its last use. ``kernels``: another arithmetic than the interpreter's own.
     """
     starts = query_start if query_start is not None else (0, len(inputs["tokens"]) if "tokens" in inputs else 0)
     kv, ids = KvState() if kv is None else kv, tuple(range(len(starts) - 1))
@@ -92,7 +93,7 @@ def interpret(
         for seq in ids:
             kv.states.take(seq)
     sequences = Sequences(ids, {"tokens": starts}, (0,) * len(ids))
-    return execute(graph, inputs, weights, dtype, kv.states, sequences, kv, False, keep, observe, wanted)
+    return execute(graph, inputs, weights, dtype, kv.states, sequences, kv, False, keep, observe, wanted, kernels)
 
 
 def run_step(
@@ -128,6 +129,7 @@ def execute(
     keep: Sequence[str] = (),
     observe: Callable[[str, Array], None] | None = None,
     wanted: Sequence[str] = (),
+    kernels: Mapping[str, Kernel] = KERNELS,
 ) -> dict[str, Array]:
     results_of = {*(wanted or graph.outputs), *keep}
     nodes, needed = live(graph.nodes, results_of) if wanted else (graph.nodes, {value.name for value in graph.inputs})
@@ -140,7 +142,7 @@ def execute(
     last_use = {name: i for i, node in enumerate(nodes) for name in node.inputs}
     out: dict[str, Array] = {}
     for i, node in enumerate(nodes):
-        results = KERNELS[node.op](run, node)
+        results = kernels[node.op](run, node)
         for value, result in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             env[value.name] = result
             if isinstance(result, Version):

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help=SOURCE_HELP)
     add_compile_choices(parser)
     add_pooling(parser)
+    calibrate = "text that the model reads to see how large its channels are, before its weights are quantized: a file, shipped "
+    calibrate += "(ferrum's own) or none (default: shipped with int4, none with other formats)"
+    parser.add_argument("--calibrate", default="auto", metavar="FILE|shipped|none", help=calibrate)
     parser.add_argument("-o", "--output", metavar="FILE", help="the pack's path (default NAME.TARGET.fpk in this folder)")
     parser.add_argument("--dump-ir", action="store_true", help="write the graph after every stage to build/dump/NAME")
     parser.add_argument(
@@ -58,6 +61,7 @@ def run(args: argparse.Namespace) -> int:
             quant=args.quant,
             kv_dtype=args.kv_dtype,
             activations=args.activations,
+            calibrate=args.calibrate,
             max_model_len=args.max_model_len,
             output=Path(args.output) if args.output else None,
             dump_dir=Path(dump) if dump else None,
@@ -74,8 +78,9 @@ def run(args: argparse.Namespace) -> int:
         paths = compile_targets(options, progress)
     seconds = time.monotonic() - started
     if not args.stop_after:
-        blocks = dict.fromkeys(read_manifest(path).provenance.blocks for path in paths)
-        notes = [*(f"weights: {text}" for text in blocks if text), *read_text(source).notes]
+        made = [read_manifest(path).provenance for path in paths]
+        said = [("weights", each.blocks) for each in made] + [("calibrated", each.calibrated) for each in made]
+        notes = [*dict.fromkeys(f"{what}: {text}" for what, text in said if text), *read_text(source).notes]
         print_notes([*notes, *dict.fromkeys(note for path in paths if (note := quality_note(path)))])
     if args.json:
         records = [{"path": str(p), "bytes": p.stat().st_size, "seconds": round(seconds, 3)} for p in paths]
@@ -89,9 +94,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_places(args: argparse.Namespace) -> None:
-    """Where results go is looked at before a model is downloaded. Raises FerrumError."""
+    """Where results go, and a text that is read, is looked at before a model is downloaded. Raises FerrumError."""
     from ferrum.pack.atomic import check_place
+    from ferrum.text.given_text import read_given
 
+    if args.calibrate not in ("auto", "shipped", "none"):
+        read_given(args.calibrate)
     if not args.stop_after:
         check_place(Path(args.output or "pack.fpk"))
     if args.dump_dir:

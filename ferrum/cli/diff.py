@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 _TOKENS = 128  # of each text
 _AT_ONCE = 4  # texts: logits of more would be most of the memory
-_LARGEST_TEXT = 2**22  # bytes
 _ROUNDS, _STEPS = 3, 24  # turns of each pack, steps that are timed in one
 
 
@@ -88,10 +87,11 @@ def _measured(first: Pack, second: Pack, text: str | None, threads: int) -> dict
 
 def _common_pieces(first: Pack, second: Pack, text: str | None) -> list[list[int]]:
     """The tokens of the texts, which must be the same to both packs."""
+    from ferrum.text.given_text import read_given
     from ferrum.text.sample_text import pieces_of, sample_tokens
     from ferrum.text.tokenizer import Tokenizer
 
-    given = _read(text) if text is not None else ""
+    given = read_given(text) if text is not None else ""
     where, longest = f"{first.path}, {second.path}", min(p.manifest.model.max_model_len for p in (first, second))
     ids: list[list[list[int]]] = []
     for pack in (first, second):
@@ -108,23 +108,6 @@ def _common_pieces(first: Pack, second: Pack, text: str | None) -> list[list[int
         what = "their vocabularies differ, so what one predicts says nothing of the other"
         raise FerrumError("packs-incomparable", what, where, "add --static to compare what the packs hold")
     return ids[0]
-
-
-def _read(path: str) -> str:
-    """A user's text. Raises FerrumError for a file that is none, or too large to be compared in a day."""
-    file, step = Path(path), "give a file of plain text in UTF-8"
-    if not file.is_file():
-        raise FerrumError("text-unreadable", "there is no such file", path, step)
-    if file.stat().st_size > _LARGEST_TEXT:
-        what = f"{file.stat().st_size:,} bytes, more than {_LARGEST_TEXT:,}"
-        raise FerrumError("text-unreadable", what, path, "give a part of it")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FerrumError("text-unreadable", f"it cannot be read: {error}", path, step) from None
-    if not text.strip():
-        raise FerrumError("text-unreadable", "the file is empty", path, step)
-    return text
 
 
 def _speeds(both: list[Executor], prompt: list[int]) -> dict[str, Any] | None:

@@ -117,6 +117,8 @@ def _print_pack(manifest: Manifest, code: CodeRecord, graph: str, why: bool) -> 
     print(f"         up to {model.max_model_len} tokens, weights {model.quant}, {size(manifest.weights_bytes)}")
     if blocks := manifest.provenance.blocks:
         print(f"         {one_line(blocks)}")
+    if calibrated := manifest.provenance.calibrated:
+        print(f"         calibrated: {one_line(calibrated)}")
     print(f"target   {target.name} ({target.arch}: {', '.join(target.features) or 'baseline'})")
     for each in manifest.code:
         print(_code(each, manifest))

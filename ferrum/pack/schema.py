@@ -254,6 +254,11 @@ class Provenance(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_onl
         """What became of weights that the checkpoint had quantized; empty without any."""
         return self.options.get("blocks", "")
 
+    @property
+    def calibrated(self) -> str:
+        """Which matrices have factors, and why others have none; empty where nothing was calibrated."""
+        return self.options.get("calibrated", "")
+
 
 class MemberRecord(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
     """Another zip member: its exact size, position in the file and SHA-256 (hex)."""

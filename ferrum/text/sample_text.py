@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 
 from ferrum.errors import FerrumError
 from ferrum.text.tokenizer import Tokenizer
@@ -35,11 +36,16 @@ def sample_tokens(tokenizer: Tokenizer, vocab_size: int, most: int) -> list[list
 
     A text that the vocabulary cannot spell is left out.
     """
+    return tokens_of(TEXTS, tokenizer, vocab_size, 1 + most)
+
+
+def tokens_of(texts: Sequence[str], tokenizer: Tokenizer, vocab_size: int, most: int) -> list[list[int]]:
+    """Of each text at most ``most`` tokens, at least two; a text that the vocabulary cannot spell is left out."""
     found = []
-    for text in TEXTS:
+    for text in texts:
         with contextlib.suppress(FerrumError):
             ids = [token for token in tokenizer.encode(text) if token < vocab_size]
-            found.append(ids[: 1 + most])
+            found.append(ids[:most])
     return [ids for ids in found if len(ids) > 1]
 
 

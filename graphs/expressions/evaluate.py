@@ -21,6 +21,7 @@ from ferrum.graphs.expressions.expression import (
     Components,
     Dequant,
     Expr,
+    Factors,
     Field,
     Ints,
     Map,
@@ -38,6 +39,7 @@ from ferrum.graphs.expressions.expression import (
 )
 from ferrum.graphs.expressions.functions import FUNCTIONS
 from ferrum.graphs.expressions.ggml.table import BLOCKS
+from ferrum.graphs.expressions.quarters import factors_of
 
 Array: TypeAlias = NDArray[Any]
 Box: TypeAlias = tuple[slice, ...]  # one for each axis: start, stop and step, none of them left out
@@ -226,6 +228,12 @@ def _map(expr: Map, reader: Reader, box: Box) -> Array:
     return FUNCTIONS[expr.function].apply(evaluate(expr.source, reader, box), expr.value)
 
 
+def _factors(expr: Factors, reader: Reader, box: Box) -> Array:
+    values = evaluate(expr.source, reader, box)
+    chosen = factors_of(expr.quarters[box[expr.axis]])
+    return np.asarray(values * chosen.reshape(-1, *[1] * (values.ndim - 1 - expr.axis)).astype(values.dtype))
+
+
 def _dequant(expr: Dequant, reader: Reader, box: Box) -> Array:
     blocked = expr.type.blocked
     assert blocked is not None
@@ -298,7 +306,7 @@ def _pick(expr: Pick, reader: Reader, box: Box) -> Array:
 
 _EVALUATE: dict[type, Callable[[Any, Reader, Box], Array]] = {
     Tensor: _tensor, Rows: _rows, Cat: _cat, Stack: _stack, Reshape: _reshape, Permute: _permute, Map: _map,
-    Dequant: _dequant, View: _view, Unpack: _unpack, Repeat: _repeat, Pick: _pick, Field: _field,
+    Factors: _factors, Dequant: _dequant, View: _view, Unpack: _unpack, Repeat: _repeat, Pick: _pick, Field: _field,
 }  # fmt: skip
 
 

@@ -17,39 +17,12 @@ from typing import Protocol, TypeAlias
 
 from ferrum.graphs.expressions.functions import FUNCTIONS
 from ferrum.graphs.expressions.ggml.table import BLOCKS, Part
-
-Ints: TypeAlias = tuple[int, ...]
-
-class ExpressionFault(ValueError):
-    """An expression without a type: one line that says which rule it breaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """How values are quantized: ``size`` neighbours along ``axis`` share a scale and, with ``zeros``, a zero point too, or with
-    ``mins`` a least value. ``bits``: of a code; those with neither are signed.
-
-    ``scales`` is their dtype, ``f32`` where the checkpoint may store any float. ``span``: that many neighbours share a step that
-    their scales, and one that their least values, are multiples of; 0 where they are numbers by themselves. A ``size`` of 0 is
-    the whole axis. ``codes``: whole numbers, e4m3 or other floats.
-    """
-
-    scheme: str
-    size: int
-    axis: int
-    bits: int
-    zeros: bool
-    scales: str
-    mins: bool = False
-    span: int = 0
-    codes: str = "int"
-
-
-@dataclass(frozen=True, slots=True)
-class Type:
-    shape: Ints
-    dtype: str = "f32"
-    blocked: Blocked | None = None
+from ferrum.graphs.expressions.quarters import LETTERS
+from ferrum.graphs.expressions.types import Blocked as Blocked
+from ferrum.graphs.expressions.types import ExpressionFault as ExpressionFault
+from ferrum.graphs.expressions.types import Ints as Ints
+from ferrum.graphs.expressions.types import Type as Type
+from ferrum.graphs.expressions.types import check as check
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +52,6 @@ class Scheme(Protocol):
         """The values' type. Raises ExpressionFault for parts that do not belong together."""
 
     def components(self, parts: Sequence[Expr]) -> Components: ...
-
-
-def check(condition: bool, what: str) -> None:
-    if not condition:
-        raise ExpressionFault(what)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +168,24 @@ class Map:
 
 
 @dataclass(frozen=True, slots=True)
+class Factors:
+    """Values times 2 ** (n / 4), of which each place of an axis has its whole number n, one of ``LETTERS``."""
+
+    source: Expr
+    axis: int
+    quarters: str
+
+    @property
+    def type(self) -> Type:
+        inner = self.source.type
+        check(inner.dtype == "f32", f"factors of {inner.dtype}, which is not float")
+        known = 0 <= self.axis < len(inner.shape) and set(self.quarters) <= set(LETTERS)
+        fits = known and len(self.quarters) == inner.shape[self.axis]
+        check(fits, f"{len(self.quarters)} factors of axis {self.axis} of a shape {list(inner.shape)}")
+        return Type(inner.shape)
+
+
+@dataclass(frozen=True, slots=True)
 class Dequant:
     """The values that a scheme's parts mean."""
 
@@ -292,7 +278,9 @@ class Field:
         return Type((*shape[:-1], shape[-1] // block.nbytes * block.count(self.part)), dtype)
 
 
-Expr: TypeAlias = Tensor | Rows | Cat | Stack | Reshape | Permute | Map | Dequant | View | Unpack | Repeat | Pick | Field
+Expr: TypeAlias = (
+    Tensor | Rows | Cat | Stack | Reshape | Permute | Map | Factors | Dequant | View | Unpack | Repeat | Pick | Field
+)
 
 
 def inputs(expr: Expr) -> tuple[Expr, ...]:
@@ -447,3 +435,10 @@ def mapped(expr: Expr, function: str, value: float = 0.0) -> Expr:
     made = Map(expr, function, value)
     made.type  # noqa: B018 - its faults
     return expr if (function, value) == ("mul", 1.0) else made
+
+
+def factors(expr: Expr, axis: int, quarters: str) -> Expr:
+    """Raises ExpressionFault for letters that are none, or not one for each place of the axis."""
+    made = Factors(expr, axis, quarters)
+    made.type  # noqa: B018 - its faults
+    return made if quarters.strip("0") else expr

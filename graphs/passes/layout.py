@@ -40,7 +40,7 @@ def blocks_of(param: Param) -> Blocked | None:
 
 def run(graph: Graph, policy: LayoutPolicy) -> Graph:
     """Set format and layout of all parameters; insert a ``quantize`` node where a product wants other rows."""
-    choices = _choose(graph, policy)
+    choices = choose(graph, policy)
     params = tuple(_with_choice(p, choices.get(p.name)) for p in graph.params)
     nodes: list[Node] = []
     converted: dict[tuple[str, str], str] = {}
@@ -64,7 +64,7 @@ def _shape(graph: Graph, nodes: list[Node], name: str) -> Shape:
     return graph.values()[name].shape
 
 
-def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
+def choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
     """A choice for each parameter that is multiplied with or looked up in; a product's needs win over a look-up's."""
     choices: dict[str, Choice] = {}
     params = {p.name: p for p in graph.params}
@@ -83,7 +83,7 @@ def _choose(graph: Graph, policy: LayoutPolicy) -> dict[str, Choice]:
 
 def differing(graph: Graph, policy: LayoutPolicy) -> Iterator[tuple[Param, str]]:
     """The parameters of a laid-out graph that the policy would lay otherwise, with how."""
-    choices = _choose(graph, policy)
+    choices = choose(graph, policy)
     for param in graph.params:
         wanted = _with_choice(param, choices.get(param.name))
         if (param.format, param.layout) != (wanted.format, wanted.layout):

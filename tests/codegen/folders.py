@@ -35,10 +35,11 @@ def compile_folder(
     output: Path | None = None,
     kv_dtype: str = "",
     activations: str = "auto",
+    calibrate: str = "auto",
 ) -> Path:
     """Compile ``folder``; the graph is traced once and read from its dump afterwards."""
     output = output or folder / f"{target}.{quant}{kv_dtype}{activations}.{max_model_len}.fpk"
-    base = CompileOptions(str(folder), target, quant, max_model_len, kv_dtype, activations, prove=prove)
+    base = CompileOptions(str(folder), target, quant, max_model_len, kv_dtype, activations, calibrate, prove=prove)
     return compile_model(replace(base, dump_dir=traced(folder, max_model_len), start_from="layout", output=output))
 
 

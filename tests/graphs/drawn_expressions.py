@@ -40,6 +40,10 @@ def whole(expr: e.Expr, arrays: Tensors) -> NDArray[Any]:
         case e.Map():
             x, value = whole(expr.source, arrays), np.float32(expr.value)
             return {"add": lambda: x + value, "mul": lambda: x * value, "exp": lambda: np.exp(x)}[expr.function]()
+        case e.Factors():
+            quarters = np.array([ord(c) - 96 if c.islower() else 64 - ord(c) if c.isupper() else 0 for c in expr.quarters])
+            sizes = (2.0 ** (quarters / 4)).astype(np.float32)
+            return np.moveaxis(np.moveaxis(whole(expr.source, arrays), expr.axis, -1) * sizes, -1, expr.axis)
         case e.Dequant(Q8(size=size)):
             units = whole(expr.parts[0], arrays)
             units = units.reshape(*units.shape[:-1], -1, size + 2)
@@ -137,7 +141,7 @@ class Made:
         """One more step: by the class, or by the function that simplifies."""
         shape = expr.type.shape
         axis = self.integer(0, len(shape) - 1)
-        match self.draw(st.sampled_from(["rows", "rows", "cat", "stack", "reshape", "permute", "map"])):
+        match self.draw(st.sampled_from(["rows", "rows", "cat", "stack", "reshape", "permute", "map", "factors"])):
             case "rows":
                 start = self.integer(0, shape[axis] - 1)
                 stop, step = self.integer(start + 1, shape[axis]), self.integer(1, 3)
@@ -156,6 +160,9 @@ class Made:
             case "map" if not self.quantized:
                 function, value = self.draw(st.sampled_from(["add", "mul", "exp"])), self.draw(st.sampled_from([1.0, -0.5]))
                 return (e.mapped if build else e.Map)(expr, function, 0.0 if function == "exp" else value)
+            case "factors" if not self.quantized:
+                letters = self.draw(st.text("0abdzABZ", min_size=shape[axis], max_size=shape[axis]))
+                return (e.factors if build else e.Factors)(expr, axis, letters)
         order = tuple(self.draw(st.permutations(range(len(shape)))))
         return (e.permute if build else e.Permute)(expr, order)
 

@@ -156,6 +156,7 @@ def test_what_takes_blocks_away_is_named() -> None:
         (e.Reshape(leaf, (256,)), "reshape"),
     ):
         assert expr.type.blocked is None and why_floats(expr) == f"{word} makes floats of blocks"
+    assert e.Factors(leaf, 0, "000a").type.blocked is None and why_floats(e.Factors(leaf, 0, "000a")) == ""
     assert why_floats(leaf) == why_floats(e.Permute(leaf, (1, 0))) == why_floats(e.Tensor("f", (2,))) == ""
 
 
@@ -176,6 +177,7 @@ def test_pieces_of_one_tensor_become_the_tensor() -> None:
         lambda t: e.rows(t, 2, 0, 1), lambda t: e.rows(t, 0, 3, 3), lambda t: e.rows(t, 0, 0, 5), lambda t: e.cat([], 0),
         lambda t: e.cat([t, e.Tensor("u", (4, 7))], 0), lambda t: e.cat([t, e.Tensor("u", (4, 6), "i8")], 0),
         lambda t: e.cat([t], 2), lambda t: e.reshape(t, (5, 5)), lambda t: e.permute(t, (0, 0)), lambda t: e.mapped(t, "tan"),
+        lambda t: e.factors(t, 0, "a0A"), lambda t: e.factors(t, 0, "a0A?"), lambda t: e.factors(t, 2, ""),
     ],
 )  # fmt: skip
 def test_faults_are_told_where_they_are_made(make: Any) -> None:
