@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ferrum.codegen.calibration_text import TEXTS
 from ferrum.codegen.layouts import MatrixLayout, RowLayout, TiledLayout, parse_layout, stored
+from ferrum.codegen.layouts.activations import parse_act
 from ferrum.codegen.layouts.formats import F32
 from ferrum.codegen.quality import CheckpointWeights
 from ferrum.errors import FerrumError
@@ -54,7 +55,7 @@ def calibrate(graph: Graph, policy: layout.LayoutPolicy, checkpoint: Checkpoint,
 
 def calibration_key(graph: Graph, policy: layout.LayoutPolicy) -> str:
     """All that decides on factors but the checkpoint and the texts."""
-    kinds = {name: (choice.format, choice.layout[:4]) for name, choice in layout.choose(graph, policy).items()}
+    kinds = {name: (choice.format, choice.layout[:4], choice.act) for name, choice in layout.choose(graph, policy).items()}
     return f"{print_graph(graph)}{sorted(kinds.items())}"
 
 
@@ -130,15 +131,21 @@ class _Search:
         group = self.groups.get(name)
         if group is None or not np.isfinite(x).all():
             return
-        size, square = _sizes(x.reshape(-1, x.shape[-1]), group)
+        x = x.reshape(-1, x.shape[-1])
+        size, square = _sizes(x, group)
         matrices = [self.sample(name) for name in group.readers]
+        act = parse_act(self.choices[group.readers[0]].act)
+        some = x[:: -(-len(x) // _ROWS)]
+        energy = sum(_squares(rows.astype(np.float64)) for rows, _ in matrices) * (len(x) / len(some))
         least, best = math.inf, [0] * group.channels
         for power in range(_HIGHEST + 1):
             quarters = _quarters(size, power)
             factors = factors_of(letters_of(group.spread(quarters)))
-            lost = math.fsum(math.fsum(_errors(*matrix, factors) * square) for matrix in matrices)
-            if lost < least:
-                least, best = lost, quarters
+            lost = [math.fsum(_errors(*matrix, factors) * square) for matrix in matrices]
+            if act.group:
+                lost.append(math.fsum(_rounding(some, act.group, factors) * energy))
+            if (total := math.fsum(lost)) < least:
+                least, best = total, quarters
         if any(best):
             self.chosen[name] = best
 
@@ -156,10 +163,9 @@ class _Search:
 
 def _sizes(x: F64, group: Group) -> tuple[F64, F64]:
     """Of ``x`` [tokens, channels]: sums of magnitudes, for each channel of the makers, and of squares, for each of its own."""
-    numbers, unit = whole(np.abs(x), (0, 1), _BITS)
-    shape = group.outer, group.times, group.inner
-    size = numbers.sum(0).reshape(shape).sum(1).reshape(-1)
-    return size, np.asarray((numbers * numbers).sum(0) * unit.item() ** 2)
+    numbers, _ = whole(np.abs(x), (0, 1), _BITS)
+    size = numbers.sum(0).reshape(group.outer, group.times, group.inner).sum(1).reshape(-1)
+    return size, _squares(x)
 
 
 def _quarters(size: F64, power: int) -> list[int]:
@@ -177,6 +183,21 @@ def _errors(matrix: F32, layout: MatrixLayout, factors: F32) -> F64:
     """What storing ``matrix`` [rows, K] times ``factors`` loses: for each column the sum of squares, without the factor."""
     scaled = matrix * factors
     lost = layout.decode(stored(scaled, layout).data) - scaled
-    numbers, unit = whole(lost.astype(np.float64), (0, 1), _BITS)
     wide = factors.astype(np.float64)
-    return np.asarray((numbers * numbers).sum(0) * unit.item() ** 2 / (wide * wide))
+    return _squares(lost.astype(np.float64)) / (wide * wide)
+
+
+def _rounding(x: F64, group: int, factors: F32) -> F64:
+    """What rounding ``x`` [tokens, channels] through ``factors`` to bytes loses: for each channel the sum of squares."""
+    k, wide = x.shape[1], factors.astype(np.float64)
+    groups = np.zeros((len(x), -(-k // group), group))
+    groups.reshape(len(x), -1)[:, :k] = x / wide
+    step = np.abs(groups).max(-1, keepdims=True) / 127
+    lost = np.rint(np.divide(groups, step, out=np.zeros_like(groups), where=step > 0)) * step - groups
+    return _squares(lost.reshape(len(x), -1)[:, :k]) * (wide * wide)
+
+
+def _squares(x: F64) -> F64:
+    """Of each column the sum of squares, which no order of adding changes."""
+    numbers, unit = whole(x, (0, 1), _BITS)
+    return np.asarray((numbers * numbers).sum(0) * unit.item() ** 2)

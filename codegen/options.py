@@ -23,7 +23,7 @@ class CompileOptions:
     weights take (8 bits beside integers), ``f32`` does not and is slower.
     ``start_from`` names a stage whose dumped input is read from ``dump_dir``; ``stop_after`` names the last stage to run.
     ``calibrate``: the text that a model reads before its weights are quantized (``codegen/calibrate.py``): ``auto`` is
-    ``shipped`` where that gains and ``none`` elsewhere; anything else is a file.
+    ``shipped`` where weights are quantized anew and ``none`` elsewhere; anything else is a file.
     ``jobs`` 0 uses every core. ``tune`` measures blockings of the products on this machine first. Without ``fuse`` stages that
     only make things faster are left out. ``pooling``: how one row is made of those of a sequence, where a model is to embed and
     its folder does not say that.
@@ -78,7 +78,7 @@ class CompileOptions:
         """``shipped``, a file, or ``none``."""
         if self.calibrate != "auto":
             return self.calibrate
-        return "shipped" if self.quant.startswith("int4") else "none"
+        return "shipped" if self.rounds else "none"
 
     @property
     def kv(self) -> str:

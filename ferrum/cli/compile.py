@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compile_choices(parser)
     add_pooling(parser)
     calibrate = "text that the model reads to see how large its channels are, before its weights are quantized: a file, shipped "
-    calibrate += "(ferrum's own) or none (default: shipped with int4, none with other formats)"
+    calibrate += "(ferrum's own) or none (default: shipped where --quant makes integers of weights)"
     parser.add_argument("--calibrate", default="auto", metavar="FILE|shipped|none", help=calibrate)
     parser.add_argument("-o", "--output", metavar="FILE", help="the pack's path (default NAME.TARGET.fpk in this folder)")
     parser.add_argument("--dump-ir", action="store_true", help="write the graph after every stage to build/dump/NAME")

@@ -83,6 +83,7 @@ def machines() -> list[str]:
     return [name for name in MACHINES if needed.get(name, set()) <= known]
 
 
+@pytest.mark.slow
 def test_factors_are_the_same_on_all_machines(tiny_folder: Path) -> None:
     """What rounds its sums is not, so these settings do what they are for."""
     traced(tiny_folder)

@@ -139,16 +139,20 @@ def test_its_blocks_are_kept(path: Path, model: Any, tokenizer: Tokenizer, tmp_p
 
 
 def test_four_bits_rounded_to_nearest_are_called_bad(path: Path, tmp_path: Path) -> None:
-    """One and one is one, and the card says it: neither known answers of random tokens nor the proof can see it."""
+    """One and one is one, and the card says it: neither known answers of random tokens nor the proof can see it. Calibrated, a pack
+    is nearer its model."""
     said, base = {}, CompileOptions(str(path), max_model_len=256, dump_dir=tmp_path / "dumps", output=tmp_path / "x.fpk")
     compile_model(replace(base, stop_after="fuse_paged"))
-    for quant in ("int8", "int4-g32"):
-        with open_pack(compile_model(replace(base, quant=quant, start_from="layout")), trust=True) as pack:
-            said[quant] = read_quality(pack)
-    int8, int4 = said["int8"], said["int4-g32"]
-    assert int8 is not None and int4 is not None
-    assert int8.kl_mean < 0.02 and int8.top1 > 0.93 and not int8.bad
-    assert int4.kl_mean > 0.15 and int4.perplexity > 1.1 * int4.perplexity_unquantized and int4.bad
+    for quant, calibrate in (("int8", "auto"), ("int4-g32", "none"), ("int4-g32", "auto")):
+        asked = replace(base, quant=quant, calibrate=calibrate, start_from="layout")
+        with open_pack(compile_model(asked), trust=True) as pack:
+            card = read_quality(pack)
+            assert card is not None
+            said[quant, calibrate] = card
+    int8, plain, int4 = said.values()
+    assert int8.kl_mean < 0.007 and int8.top1 > 0.93 and not int8.bad
+    assert plain.kl_mean > 0.15 and plain.perplexity > 1.1 * plain.perplexity_unquantized and plain.bad
+    assert int4.kl_mean < 0.7 * plain.kl_mean and int4.top1 > plain.top1
 
 
 def test_its_configuration_is_the_model_s(path: Path) -> None:
