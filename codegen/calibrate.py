@@ -1,9 +1,10 @@
 """Calibration: factors between activations and columns of quantized matrices, chosen by what quantizing loses with each.
 
 The unquantized model reads some texts. Where a value reaches matrices that will be quantized, the size of each of its channels is
-known then, and rows of these matrices are quantized with several sets of factors, powers of the size. The set stays whose error,
-weighted by the channel's mean square, is the least. Every number that a choice depends on is exact or rounded in one way
-(``graphs/numpy_exact.py``, ``math.fsum``), so that packs have the same bytes wherever they are made.
+known then, and rows of these matrices are stored with several sets of factors, powers of the size. The set stays whose error,
+weighted by the channel's mean square, is the least; where the target rounds activations to bytes, theirs counts too. Every number
+that a choice depends on is exact or rounded in one way (``graphs/numpy_exact.py``, ``math.fsum``), so that packs have the same
+bytes wherever they are made.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ferrum.codegen.calibration_text import TEXTS
-from ferrum.codegen.layouts import MatrixLayout, RowLayout, TiledLayout, parse_layout, stored
+from ferrum.codegen.layouts import RowLayout, TiledLayout, parse_layout, stored
 from ferrum.codegen.layouts.activations import parse_act
 from ferrum.codegen.layouts.formats import F32
 from ferrum.codegen.quality import CheckpointWeights
@@ -36,8 +37,9 @@ from ferrum.text.sample_text import pieces_of, tokens_of
 from ferrum.text.tokenizer import Tokenizer
 
 F64 = NDArray[np.float64]
+Stored = TiledLayout | RowLayout
 _POWERS, _HIGHEST = 8, 6  # candidates: the size of a channel to the power of 0 / 8 … 6 / 8
-_ROWS = 128  # of a matrix that are quantized for each candidate
+_ROWS = 128  # of a matrix, and of activations, that are rounded for each candidate
 _TOKENS, _PIECES = 64, 16  # of a text that are read, and how many texts of a file
 _BITS = 20  # of activations and errors that are squared and summed up: of 2 ** 13 of them float64 holds every sum
 
@@ -136,12 +138,12 @@ class _Search:
         matrices = [self.sample(name) for name in group.readers]
         act = parse_act(self.choices[group.readers[0]].act)
         some = x[:: -(-len(x) // _ROWS)]
-        energy = sum(_squares(rows.astype(np.float64)) for rows, _ in matrices) * (len(x) / len(some))
+        energy = sum(_squares(rows.astype(np.float64)) * times for rows, _, times in matrices) * (len(x) / len(some))
         least, best = math.inf, [0] * group.channels
         for power in range(_HIGHEST + 1):
             quarters = _quarters(size, power)
             factors = factors_of(letters_of(group.spread(quarters)))
-            lost = [math.fsum(_errors(*matrix, factors) * square) for matrix in matrices]
+            lost = [math.fsum(_errors(rows, how, factors) * square) * times for rows, how, times in matrices]
             if act.group:
                 lost.append(math.fsum(_rounding(some, act.group, factors) * energy))
             if (total := math.fsum(lost)) < least:
@@ -149,16 +151,16 @@ class _Search:
         if any(best):
             self.chosen[name] = best
 
-    def sample(self, name: str) -> tuple[F32, MatrixLayout]:
-        """Rows of a matrix, evenly spread, and how they are stored."""
+    def sample(self, name: str) -> tuple[F32, Stored, float]:
+        """Rows of a matrix, evenly spread, how they are stored, and how many each stands for."""
         param = self.graph.param(name)
         assert param.weight is not None
         n, k = param.shape
         step = -(-n // _ROWS)
         rows: F32 = evaluate(param.weight, self.weights.reader, (slice(0, n, step), slice(0, k, 1))).astype(np.float32)
         made = parse_layout(self.choices[name].layout, self.choices[name].format, param.shape)
-        assert isinstance(made, TiledLayout | RowLayout)
-        return rows, replace(made, n=len(rows), halves=1)
+        assert isinstance(made, Stored)
+        return rows, replace(made, n=len(rows), halves=1), n / len(rows)
 
 
 def _sizes(x: F64, group: Group) -> tuple[F64, F64]:
@@ -179,7 +181,7 @@ def _quarters(size: F64, power: int) -> list[int]:
     return np.clip(found - found.sum() // len(found), -MOST, MOST).tolist()
 
 
-def _errors(matrix: F32, layout: MatrixLayout, factors: F32) -> F64:
+def _errors(matrix: F32, layout: Stored, factors: F32) -> F64:
     """What storing ``matrix`` [rows, K] times ``factors`` loses: for each column the sum of squares, without the factor."""
     scaled = matrix * factors
     lost = layout.decode(stored(scaled, layout).data) - scaled

@@ -139,8 +139,8 @@ def test_its_blocks_are_kept(path: Path, model: Any, tokenizer: Tokenizer, tmp_p
 
 
 def test_four_bits_rounded_to_nearest_are_called_bad(path: Path, tmp_path: Path) -> None:
-    """One and one is one, and the card says it: neither known answers of random tokens nor the proof can see it. Calibrated, a pack
-    is nearer its model."""
+    """One and one is one, and the card says it: neither known answers of random tokens nor the proof can see it. Calibrated, both
+    formats are nearer their model."""
     said, base = {}, CompileOptions(str(path), max_model_len=256, dump_dir=tmp_path / "dumps", output=tmp_path / "x.fpk")
     compile_model(replace(base, stop_after="fuse_paged"))
     for quant, calibrate in (("int8", "auto"), ("int4-g32", "none"), ("int4-g32", "auto")):
