@@ -61,14 +61,15 @@ def calibration_key(graph: Graph, policy: layout.LayoutPolicy) -> str:
     return f"{print_graph(graph)}{sorted(kinds.items())}"
 
 
-def calibrated(graph: Graph, others: str = "") -> str:
-    """What of a graph that was calibrated has factors, and why the rest has none, in one line; ``others``: why those that could
-    have them do not. Of a graph that is laid out only the first can be said."""
+def calibrated(graph: Graph, read: bool) -> str:
+    """What of a graph, laid out or not, has factors, and why the rest has none; ``read``: whether there were texts."""
+    graph = layout.undone(graph)
     found = rescale.find(graph)
     unknown = _unknown(graph, groups := {group.value: group for group in found.groups})
+    others = f"{unknown} has no exact arithmetic" if unknown else "nothing gains"
     names = [name for group in groups.values() for name in group.readers]
     number = sum(map(rescale.scaled, graph.params))
-    left = {f"{unknown} has no exact arithmetic" if unknown else others: len(names) - number, **found.left} if others else {}
+    left = {others if read else "the model has no tokenizer for the texts": len(names) - number, **found.left}
     listed = [f"{count} without, as {reason}" for reason, count in left.items() if count]
     return "; ".join([f"{number} matrices have factors", *listed])
 

@@ -194,15 +194,20 @@ def _layout(work: Work) -> None:
 def _calibrated(work: Work) -> tuple[Graph, str]:
     """The graph with factors, and what has them; once for all variants and targets that quantize alike."""
     assert work.checkpoint is not None
-    job, policy = work.job, work.job.backend.policy()
-    known, key = work.shared.calibrated, calibration_key(work.graph, policy)
+    policy, known = work.job.backend.policy(), work.shared.calibrated
+    key = calibration_key(work.graph, policy)
     if key not in known:
-        texts = read_texts(job.options.calibration, read_text(job.folder).tokenizer, work.graph, job.max_model_len)
-        job.progress("calibrate", 0, 1)
+        texts = _texts(work, work.graph)
+        work.job.progress("calibrate", 0, 1)
         made = calibrate(work.graph, policy, work.checkpoint, texts) if texts else work.graph
-        known[key] = made, calibrated(made, "nothing gains" if texts else "the model has no tokenizer for the texts")
-        job.progress("calibrate", 1, 1)
+        known[key] = made, calibrated(made, bool(texts))
+        work.job.progress("calibrate", 1, 1)
     return known[key]
+
+
+def _texts(work: Work, graph: Graph) -> list[list[int]]:
+    job = work.job
+    return read_texts(job.options.calibration, read_text(job.folder).tokenizer, graph, job.max_model_len)
 
 
 def _tune(job: Job, graph: Graph) -> None:
@@ -236,7 +241,8 @@ def _load_layout(work: Work, path: Path) -> None:
         what = f"{param.name} is {param.format or 'nothing'} as {param.layout or 'nothing'}, not {wanted}"
         raise FerrumError("bad-option", what, str(path), "start from layout, or give the dump's --target and --quant")
     work.graph = work.laid_out = graph
-    work.calibrated = calibrated(graph) if work.job.options.calibration != "none" else ""
+    if work.job.options.calibration != "none":
+        work.calibrated = calibrated(graph, bool(_texts(work, graph)))
 
 
 def _select(work: Work) -> None:

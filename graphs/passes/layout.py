@@ -90,6 +90,13 @@ def differing(graph: Graph, policy: LayoutPolicy) -> Iterator[tuple[Param, str]]
             yield param, f"{wanted.format} as {wanted.layout}"
 
 
+def undone(graph: Graph) -> Graph:
+    """A laid-out graph as it was before; another one stays as it is."""
+    before = {node.output.name: node.inputs[0] for node in graph.nodes if node.op == "quantize"}
+    nodes = [replace(n, inputs=tuple(before.get(name, name) for name in n.inputs)) for n in graph.nodes if n.op != "quantize"]
+    return replace(graph, nodes=tuple(nodes), params=tuple(replace(p, format="", layout="") for p in graph.params))
+
+
 def _with_choice(param: Param, choice: Choice | None) -> Param:
     if choice is None:
         return replace(param, format="f32", layout="rows")
