@@ -141,7 +141,8 @@ class Made:
         """One more step: by the class, or by the function that simplifies."""
         shape = expr.type.shape
         axis = self.integer(0, len(shape) - 1)
-        match self.draw(st.sampled_from(["rows", "rows", "cat", "stack", "reshape", "permute", "map", "factors"])):
+        steps = ["rows", "rows", "cat", "stack", "reshape", "permute", "map"]
+        match self.draw(st.sampled_from(steps if self.quantized else [*steps, "factors"])):
             case "rows":
                 start = self.integer(0, shape[axis] - 1)
                 stop, step = self.integer(start + 1, shape[axis]), self.integer(1, 3)
@@ -160,7 +161,7 @@ class Made:
             case "map" if not self.quantized:
                 function, value = self.draw(st.sampled_from(["add", "mul", "exp"])), self.draw(st.sampled_from([1.0, -0.5]))
                 return (e.mapped if build else e.Map)(expr, function, 0.0 if function == "exp" else value)
-            case "factors" if not self.quantized:
+            case "factors":
                 letters = self.draw(st.text("0abdzABZ", min_size=shape[axis], max_size=shape[axis]))
                 return (e.factors if build else e.Factors)(expr, axis, letters)
         order = tuple(self.draw(st.permutations(range(len(shape)))))
