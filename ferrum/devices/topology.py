@@ -48,7 +48,7 @@ def memory_nodes(tree: Path = SYS) -> list[int]:
 
 
 def spreads(nodes: Sequence[int]) -> bool:
-    """Whether the calling thread may spread its memory over ``nodes``: a container often may not, and a policy that is set stays."""
+    """Whether the calling thread may spread its memory over ``nodes``: a policy that is set stays, and containers may refuse."""
     return sys.platform == "linux" and len(nodes) > 1 and policy() == MPOL_DEFAULT
 
 
