@@ -47,12 +47,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def machine() -> Iterator[Finding]:
-    from ferrum.devices.topology import memory_nodes
+    from ferrum.devices.topology import memory_nodes, spreads
 
     yield Finding("ferrum", "ok", f"{__version__}, Python {platform.python_version()}")
     total, available = memory_bytes()
-    nodes = len(memory_nodes())
-    spread = f", weights are spread over {nodes} memory nodes" if nodes > 1 else ""
+    nodes = memory_nodes()
+    spread = f", weights are spread over {len(nodes)} memory nodes" if spreads(nodes) else ""
     what = f"{platform.machine()}, {cores()} cores, {size(available)} of {size(total)} memory free"
     yield Finding("machine", "ok", what + spread)
     from ferrum.codegen.target import ANY_CPUS, parse_target

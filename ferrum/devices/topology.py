@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import sys
@@ -14,6 +13,7 @@ from ferrum.devices.host import SYS, machine_arch
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
 _GET_MEMPOLICY = {"x86_64": 239, "aarch64": 236}
 MPOL_DEFAULT, MPOL_INTERLEAVE = 0, 3
+_SMALL = ("cpu_atom", "cpu_lowpower")  # of the cores of a hybrid x86 processor; the second kind is the slowest
 
 
 def allowed_cpus() -> list[int]:
@@ -34,10 +34,10 @@ def usable_cpus(tree: Path = SYS) -> list[int]:
         if siblings not in seen:
             seen.add(siblings)
             cores.append(cpu)
-    slow = set(_ids(_text(tree / "devices/cpu_atom/cpus")))  # the smaller cores of a hybrid x86 processor
-    capacity = {cpu: int(_text(places / f"cpu{cpu}/cpu_capacity") or 0) for cpu in cores}  # of arm64: up to 1024
+    slow = {cpu: rank for rank, kind in enumerate(_SMALL, 1) for cpu in _ids(_text(tree / f"devices/{kind}/cpus"))}
+    capacity = {cpu: sum(_ids(_text(places / f"cpu{cpu}/cpu_capacity"))) for cpu in cores}  # of arm64: up to 1024
     node = {cpu: number for number, cpus in enumerate(_nodes(tree).values()) for cpu in cpus}
-    return sorted(cores, key=lambda cpu: (cpu in slow, -capacity[cpu], node.get(cpu, 0), cpu))
+    return sorted(cores, key=lambda cpu: (slow.get(cpu, 0), -capacity[cpu], node.get(cpu, 0), cpu))
 
 
 def memory_nodes(tree: Path = SYS) -> list[int]:
@@ -47,12 +47,17 @@ def memory_nodes(tree: Path = SYS) -> list[int]:
     return [node for node, cpus in _nodes(tree).items() if node in with_memory and allowed & set(cpus)]
 
 
+def spreads(nodes: Sequence[int]) -> bool:
+    """Whether the calling thread may spread its memory over ``nodes``: a policy that is set stays, and containers may refuse."""
+    return sys.platform == "linux" and len(nodes) > 1 and policy() == MPOL_DEFAULT
+
+
 def spread_over(nodes: Sequence[int]) -> bool:
     """Let memory that the calling thread is the first to touch, or to read from a file, lie on ``nodes`` in turn.
 
     Returns whether it will. A policy that somebody has set, by ``numactl`` say, stays.
     """
-    if sys.platform != "linux" or len(nodes) < 2 or policy() != MPOL_DEFAULT:
+    if not spreads(nodes):
         return False
     words = max(nodes) // 64 + 1
     mask = (ctypes.c_uint64 * words)()
@@ -81,10 +86,12 @@ def _nodes(tree: Path) -> dict[int, list[int]]:
 def _ids(text: str) -> list[int]:
     """The numbers of a list as ``0-3,8``; none of one that is not such a list."""
     found: list[int] = []
-    with contextlib.suppress(ValueError):
+    try:
         for part in filter(None, text.split(",")):
-            first, _, last = part.partition("-")
-            found += range(int(first), int(last or first) + 1)
+            first, dash, last = part.partition("-")
+            found += range(int(first), int(last if dash else first) + 1)
+    except ValueError:
+        return []
     return found
 
 

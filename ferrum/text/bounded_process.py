@@ -69,8 +69,10 @@ class BoundedProcess:
 
     def _start(self) -> dict[str, Any]:
         self._end()
-        ready = _ready.pop(self._module, None)
-        self._child = ready if ready is not None and ready.poll() is None else _spawn(self._module)
+        self._child = _ready.pop(self._module, None)
+        if self._child is None or self._child.poll() is not None:
+            self._end()
+            self._child = _spawn(self._module)
         try:
             return self._ask(self._first)
         except FerrumError:

@@ -221,8 +221,8 @@ def written_out(s: Scope, m: Match) -> str | None:
     if s.shape(key)[:3] != s.shape(m["v"])[:3]:
         return None
     if not found.added:
-        alone = not found.kept and s.shape(found.q)[2] == s.shape(key)[2]
-        return emit(s, found.q, key, m["v"], found.scale, ALL, found.softcap) if alone else None
+        of_tokens = (soft[0], *soft[2:]) == ("batch", "seq", "seq")  # else what a token's own parts see of each other
+        return emit(s, found.q, key, m["v"], found.scale, ALL, found.softcap) if of_tokens and not found.kept else None
     table = found.added[0]
     for other in found.added[1:]:
         table = s.emit("add", table, other)

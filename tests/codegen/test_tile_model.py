@@ -117,6 +117,21 @@ def test_memory_of_others_is_not_multiplied(folder: Path, tmp_path: Path) -> Non
     assert found[0][0] == found[1][0] and (found[0][1] == found[1][1]).all() and np.isfinite(found[0][1]).all()
 
 
+@pytest.mark.parametrize("window", [21, 80])
+def test_a_window_passes_blocks_whole_and_in_part(run_folder: Path, tmp_path: Path, window: int) -> None:
+    """What lies before a window may be another sequence's, NaNs here."""
+    values = BASE | {"vocab_size": VOCAB, "sliding_window": window, "rope_parameters": dict(ROPES["default"])}
+    folder, many, found = model_folder(run_folder, "mistral", values), prompts(5), []
+    for target, poison, chunk in ((AMX, 0x00, 512), (AMX, 0xFF, 19), (VECTORS, 0x00, 512)):
+        path = compile_folder(folder, "f32", target.name, output=tmp_path / f"{target.name}.fpk", kv_dtype="bf16")
+        with LLM(path, kv_cache_memory=1 << 20, max_model_len=256, prefix_cache=False, max_prefill_chunk=chunk) as llm:
+            llm._model.executor._kv[:] = poison
+            found.append((tokens(llm, many), llm.logits(TOKENS)))
+    (expected, logits), (again, same), (_, of_vectors) = found
+    assert again == expected and np.isfinite(same).all() and (same == logits).all()
+    assert (logits != of_vectors).any() and error(logits, of_vectors) <= 2e-2
+
+
 def test_the_built_in_model_answers(tiny_folder: Path, tmp_path: Path) -> None:
     params = SamplingParams(temperature=0, max_tokens=16)
     for quant in ("none", "int8"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def test_the_fast_cores_of_a_hybrid_processor_come_first(tmp_path: Path, monkeyp
     root = write(tmp_path, {**pairs, "devices/cpu_core/cpus": "2-5\n", "devices/cpu_atom/cpus": "0-1,6-7\n"})
     may_use(monkeypatch, {0, 1, 2, 3, 6, 7})
     assert usable_cpus(root) == [2, 0, 1, 6, 7]
+    write(root, {"devices/cpu_atom/cpus": "1,6-7\n", "devices/cpu_lowpower/cpus": "0\n"})
+    assert usable_cpus(root) == [2, 1, 6, 7, 0]
 
 
 def test_the_large_cores_of_an_arm_processor_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,7 +67,9 @@ def test_nodes_are_those_that_this_process_may_use(tmp_path: Path, monkeypatch: 
 
 @pytest.mark.parametrize("text", ["", "what", "0-", "-1", "0,x"])
 def test_files_that_say_nothing_are_as_good_as_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    root = write(tmp_path, {"devices/system/node/online": text, "devices/cpu_atom/cpus": "what"})
+    node, cpu = "devices/system/node", "devices/system/cpu"
+    files = (f"{node}/online", f"{node}/has_memory", f"{node}/node0/cpulist", f"{cpu}/cpu1/cpu_capacity", "devices/cpu_atom/cpus")
+    root = write(tmp_path, dict.fromkeys(files, text))
     may_use(monkeypatch, {0, 1})
     assert memory_nodes(root) == [] and usable_cpus(root) == [0, 1]
 
@@ -76,7 +81,9 @@ def test_doctor_says_over_how_many_nodes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(topology, "memory_nodes", lambda: [0])
     assert "nodes" not in said()
     monkeypatch.setattr(topology, "memory_nodes", lambda: [0, 1])
-    assert said().endswith("weights are spread over 2 memory nodes")
+    for found, spread in ((MPOL_DEFAULT, sys.platform == "linux"), (MPOL_INTERLEAVE, False), (-1, False)):
+        monkeypatch.setattr(topology, "policy", lambda found=found: found)
+        assert said().endswith("weights are spread over 2 memory nodes") == spread
 
 
 def in_a_thread(work: object) -> list[object]:

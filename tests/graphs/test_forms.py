@@ -80,6 +80,16 @@ class Behind(Model):
         return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
+class OfHeads(Model):
+    """Values of a token's heads are those that its own heads see of each other."""
+
+    def mix(self, x: Tensor) -> Tensor:
+        q, k, v = self.heads(x)
+        own = [t.transpose(1, 2) for t in (q, k, v)]
+        v = (own[0] @ own[1].transpose(2, 3) * 0.4).softmax(-1) @ own[2]
+        return F.scaled_dot_product_attention(q, k, v.transpose(1, 2), is_causal=True).transpose(1, 2).flatten(2)
+
+
 class Chunks(Model):
     """Each token sees its own six places."""
 
@@ -135,6 +145,10 @@ def paged_alike(model: Model) -> Graph:
 def attention_of(graph: Graph) -> dict[str, object]:
     (node,) = (node for node in graph.nodes if node.op == "paged_attend")
     return dict(node.attrs)
+
+
+def test_heads_of_a_token_that_see_each_other_are_no_attention_of_tokens() -> None:
+    assert attention_of(paged_alike(OfHeads()))["operands"] == ()
 
 
 def test_scores_that_are_multiplied_by_a_mask() -> None:

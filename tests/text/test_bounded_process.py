@@ -54,6 +54,7 @@ def test_a_ready_process_that_died_is_not_taken(started: list[subprocess.Popen[b
     with TemplateProcess(SOURCES) as template:
         assert template.render(MESSAGES) == "hello!"
     assert len(started) == 2
+    assert all(stream is not None and stream.closed for stream in (started[0].stdin, started[0].stdout))
 
 
 def test_a_ready_process_that_nobody_takes_ends_with_its_input(started: list[subprocess.Popen[bytes]]) -> None:
