@@ -268,8 +268,7 @@ Slopes: TypeAlias = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Sees:
-    """Which keys a query sees, and what falls with their distance: those less than ``window`` away (0: any), and if ``causal``
-    those up to the query itself; ``slopes`` of the heads, none for 0."""
+    """Keys that a query sees: less than ``window`` away (0: any), if ``causal`` up to itself. ``slopes`` of heads; none for 0."""
 
     window: int = 0
     slopes: Slopes = ()
