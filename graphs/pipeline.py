@@ -92,7 +92,7 @@ PIPELINE: tuple[GraphStage, ...] = (
     GraphStage(
         "fuse_attention",
         "Scaled dot-product attention, its mask recognised by evaluating it, becomes one attend node with window and scale as "
-        "attributes, each permute of heads beside it (graphs/passes/fuse_attention.py).",
+        "attributes, between permutes of heads: permute, attend, permute (graphs/passes/fuse_attention.py).",
         fuse_attention.run,
         _PLAIN | _ROPE,
     ),
