@@ -1,4 +1,4 @@
-"""What computes whatever no pattern has a kernel for, on CPUs so far; the kernels read values wherever their elements lie."""
+"""What computes whatever no pattern has a kernel for; the kernels read values wherever their elements lie."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from ferrum.codegen.kernels.grouped_linear import choose as grouped_linear
 from ferrum.codegen.kernels.map import choose as maps
 from ferrum.codegen.kernels.paged_attention import choose as paged_attention
 from ferrum.codegen.moves import MOVES
-from ferrum.codegen.walk import Choose
+from ferrum.codegen.walk import Choose, apart, everywhere
 
-GENERIC: Mapping[str, Choose] = {
+_EVERYWHERE: Mapping[str, Choose] = {
     "attend": attend.choose,
     "conv": conv.choose,
     "cumsum": cumsum.choose,
     "gather": gather.choose,
-    "grouped_linear": grouped_linear.on_cpu,
     "map": maps.elements,
     "matmul": matmul.choose,
-    "paged_attend": paged_attention.of_values,
     "paged_recur": recur.choose,
     "pool": pool.choose,
     "rope": rope.choose,
@@ -32,4 +30,10 @@ GENERIC: Mapping[str, Choose] = {
     "topk": order.choose,
     **dict.fromkeys(reduce.REDUCTIONS, reduce.choose),
     **MOVES,
+}
+# op -> device -> what adds the calls of a node
+GENERIC: Mapping[str, Mapping[str, Choose]] = {
+    **{op: everywhere(choose) for op, choose in _EVERYWHERE.items()},
+    "grouped_linear": apart(grouped_linear.on_cpu, grouped_linear.on_gpu),
+    "paged_attend": apart(paged_attention.of_values, paged_attention.of_values_on_gpu),
 }

@@ -14,7 +14,7 @@ import jinja2
 
 from ferrum.codegen.kernels.attend import Attend
 from ferrum.codegen.kernels.base import Kernel, distinct
-from ferrum.codegen.kernels.cpu import REPLICATE_ROWS, CpuKernel
+from ferrum.codegen.kernels.cpu import REPLICATE_ROWS
 from ferrum.codegen.kernels.gpu import GpuKernel
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
 from ferrum.codegen.kernels.sample import BINS, LISTED, GpuSample, GpuSampling
@@ -88,7 +88,7 @@ def render_step(plan: Plan, target: Target, contract: str) -> str:
             others=max([1, *(len(r["others"]) for r in records)]),
             weights=max([_WEIGHTS, *(len(r["weights"]) for r in records)]),
             kernels=[kernel_source(k, target) for k in plan.kernels],
-            elements=any(isinstance(k, CpuKernel) and k.elements for k in plan.kernels),
+            elements=any(k.elements for k in plan.kernels),
             tile_tokens=min((k.tile_tokens for k in attention), default=1),
             kv_runs=[_kv_runs(layers) for layers in plan.kv.groups],
             logits_slot=plan.table.logits_slot,
@@ -142,6 +142,7 @@ def render_kernels(name: str, kernels: Sequence[GpuKernel], target: GpuTarget, c
             sample_bins=BINS,
             sample_list=LISTED,
             max_logprobs=MAX_LOGPROBS,
+            elements=any(kernel.elements for kernel in kernels),
             kernels=[kernel_source(kernel, target) for kernel in distinct(kernels)],
         )
     )

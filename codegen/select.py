@@ -13,33 +13,26 @@ from ferrum.codegen.kernels.paged_attention import choose as paged_attention
 from ferrum.codegen.moves import in_order, put_in_order
 from ferrum.codegen.target import GpuTarget, Target
 from ferrum.codegen.views import row_dims
-from ferrum.codegen.walk import Call, Choose, Walk
+from ferrum.codegen.walk import Call, Choose, Walk, apart, everywhere
 from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Graph, Node
 from ferrum.graphs.passes.layout import PRODUCTS
-
-
-def everywhere(choose: Choose) -> dict[str, Choose]:
-    """One choice for all devices."""
-    return {"cpu": choose, "cuda": choose, "metal": choose}
-
 
 # op -> device -> what adds the calls of a node
 OPS: Mapping[str, Mapping[str, Choose]] = {
     "embedding": everywhere(embedding.choose),
     "gather_rows": everywhere(gather_rows.choose),
     "layer_norm": everywhere(layer_norm.choose),
-    "linear": {"cpu": linear.on_cpu, "cuda": linear.on_gpu, "metal": linear.on_gpu},
-    "paged_attention": {"cpu": paged_attention.on_cpu, "cuda": paged_attention.on_gpu, "metal": paged_attention.on_gpu},
+    "linear": apart(linear.on_cpu, linear.on_gpu),
+    "paged_attention": apart(paged_attention.on_cpu, paged_attention.on_gpu),
     "quantize": everywhere(quantize.choose),
     "rms_norm": everywhere(rms_norm.choose),
-    "sample": {"cpu": sample.on_cpu, "cuda": sample.on_gpu, "metal": sample.on_gpu},
-    **{op: {"cpu": choose} for op, choose in GENERIC.items()},
+    "sample": apart(sample.on_cpu, sample.on_gpu),
+    **GENERIC,
 }
 NORMS = ("rms_norm", "layer_norm")
 _MATRICES = (*PRODUCTS, "embedding")  # ops whose second input lies as products read it
-# Ops whose kernels know rows of one run only, but for norms on CPUs.
-_ONE_RUN = frozenset({*NORMS, "linear", "quantize", "embedding", "sample"})
+_ONE_RUN = frozenset({"linear", "quantize", "embedding", "sample"})  # ops whose kernels know rows of one run only
 
 
 def lacking(graph: Graph, device: str) -> list[Finding]:
@@ -53,7 +46,7 @@ def lacking(graph: Graph, device: str) -> list[Finding]:
         if device not in OPS.get(node.op, {}):
             nearest = "--target cpu" if "cpu" in OPS.get(node.op, {}) else ""
             found.append(Finding(f"{node.op}, for which {device} has no kernel", module, source, nearest))
-        elif node.op in _ONE_RUN and several_runs(node) and (device, node.op) not in {("cpu", op) for op in NORMS}:
+        elif node.op in _ONE_RUN and several_runs(node):
             found.append(Finding(f"{node.op} of several rows a token, for which {device} has no kernel", module, source, ""))
     return found
 

@@ -157,6 +157,16 @@ class Walk:
 Choose = Callable[[Walk, Node], None]  # adds the calls of a node
 
 
+def everywhere(choose: Choose) -> dict[str, Choose]:
+    """One choice for all devices."""
+    return {"cpu": choose, "cuda": choose, "metal": choose}
+
+
+def apart(on_cpu: Choose, on_gpu: Choose) -> dict[str, Choose]:
+    """One choice for CPUs and one for both kinds of GPU."""
+    return {"cpu": on_cpu, "cuda": on_gpu, "metal": on_gpu}
+
+
 def rows_of(shape: Shape) -> Rows:
     """What a value has rows of; what is the same for all tokens is stored for each of them."""
     return "samples" if any("samples" in symbols(dim) for dim in shape) else "tokens"

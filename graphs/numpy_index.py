@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 
 from ferrum.graphs.ir import Node
 from ferrum.graphs.numpy_run import Array, Kernel, Run
 from ferrum.graphs.op_spec import axes, integer, number
+
+Ints: TypeAlias = tuple[int, ...]
 
 
 def cumsum(run: Run, node: Node) -> Array:
@@ -59,7 +62,12 @@ def pad(run: Run, node: Node) -> Array:
 def conv(run: Run, node: Node) -> Array:
     x, weight = run.all(node)
     stride, padding, dilation = (axes(node.attrs, name) for name in ("stride", "padding", "dilation"))
-    groups, rank = integer(node.attrs, "groups"), weight.ndim - 2
+    return convolved(x, weight, stride, padding, dilation, integer(node.attrs, "groups"))
+
+
+def convolved(x: Array, weight: Array, stride: Ints, padding: Ints, dilation: Ints, groups: int) -> Array:
+    """``x [batch, channels, sizes ..], weight [outputs, channels / groups, width ..] -> [batch, outputs, places ..]``."""
+    rank = weight.ndim - 2
     x = np.pad(x, [(0, 0), (0, 0), *((p, p) for p in padding)])
     spans = tuple(d * (w - 1) + 1 for d, w in zip(dilation, weight.shape[2:], strict=True))
     windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=tuple(range(2, 2 + rank)))

@@ -54,6 +54,7 @@ class Kernel(ABC):
     """
 
     stem: ClassVar[str] = ""
+    elements: ClassVar[bool] = False  # whether its text calls functions of ``templates/common/elements.h``
 
     @property
     def params(self) -> dict[str, int | float | str | bool]:

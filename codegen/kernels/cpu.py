@@ -15,13 +15,11 @@ class CpuKernel(Kernel):
     """A kernel for CPUs: ``templates/cpu/<stem>.c.j2``, called by every thread of the pool.
 
     ``row_wise`` kernels are cheap and run on every thread when rows are few, instead of paying a barrier; each thread then has
-    rows of its own. ``reads_private``: the function takes such rows as its first value. ``elements``: its text calls functions of
-    ``templates/common/elements.h``.
+    rows of its own. ``reads_private``: the function takes such rows as its first value.
     """
 
     row_wise: ClassVar[bool] = False
     reads_private: ClassVar[bool] = False
-    elements: ClassVar[bool] = False
 
     @property
     def parts(self) -> tuple[tuple[str, Sync], ...]:

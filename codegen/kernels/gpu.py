@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -69,6 +70,32 @@ class GpuKernel(Kernel):
 def per_row(rows: Rows, threads: int) -> Geometry:
     """One block of ``threads`` for each row."""
     return Geometry(((Term(rows, 1),), ONE, ONE), (threads, 1, 1))
+
+
+def per_item(rows: Rows, items: int, threads: int) -> Geometry:
+    """A thread for each of a row's ``items``: as many blocks to a row as that takes, so that a block is of one row."""
+    return Geometry(((Term(rows, blocks_of(items, threads)),), ONE, ONE), (threads, 1, 1))
+
+
+def blocks_of(items: int, threads: int) -> int:
+    return -(-items // threads)
+
+
+def item_threads(items: int) -> int:
+    """Threads of a block that has single items of a row: whole warps, and no more than the row can use."""
+    return min(256, -(-items // WARP) * WARP)
+
+
+def parameter(arg: str) -> str:
+    """What an argument is called as a parameter: ``value:0`` is ``value_0``."""
+    return arg.replace(":", "_")
+
+
+def parameters(typed: Mapping[str, str]) -> list[str]:
+    """The parameters of a kernel as its template declares them: the count, then pointers of C ``typed`` by argument, of which
+    only ``result`` is written."""
+    pointers = (f"{'' if arg == 'result' else 'const '}{kind} *{parameter(arg)}" for arg, kind in typed.items())
+    return ["const int *count", *pointers]
 
 
 def row_threads(k: int, most: int = 256) -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ferrum.codegen.kernels.rowwise import RunKernel, Runs, runs
 from ferrum.codegen.moves import value_view
@@ -30,6 +33,9 @@ class Reduce(RunKernel):
     @property
     def out_strides(self) -> tuple[int, ...]:
         return contiguous((*self.x.outer, *self.x.inner))
+
+    def reference(self, runs: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        return np.asarray(getattr(np, self.kind)(runs, axis=-1))
 
     def why(self) -> str:
         return f"generic: {self.kind} of {self.x.length} elements, {self.x.count} times a row"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ferrum.codegen.kernels.rope_table import RopeTable
 from ferrum.codegen.kernels.rowwise import RunKernel, runs
@@ -23,6 +26,15 @@ class Rope(RunKernel):
     @property
     def args(self) -> tuple[str, ...]:
         return ("count", "value:0", "value:1", "result")
+
+    def more(self, random: np.random.Generator, rows: int) -> dict[str, NDArray[Any]]:
+        return {"value:1": random.uniform(-1, 1, (rows, self.rope_dim)).astype(np.float32)}
+
+    def reference(self, runs: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        half = self.rope_dim // 2
+        table = arrays["value:1"].reshape(len(runs), *(1 for _ in runs.shape[2:]), self.rope_dim)
+        cosine, sine, a, b = table[..., :half], table[..., half:], runs[..., :half], runs[..., half : self.rope_dim]
+        return np.concatenate([a * cosine - b * sine, b * cosine + a * sine, runs[..., self.rope_dim :]], -1)
 
     def why(self) -> str:
         return f"generic: rotation of {self.rope_dim} of {self.x.length} elements, {self.x.count} times a row"

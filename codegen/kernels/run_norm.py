@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ferrum.codegen.kernels.base import c_float
 from ferrum.codegen.kernels.rowwise import RunKernel, runs
 from ferrum.codegen.moves import value_view
 from ferrum.codegen.walk import Walk, number
 from ferrum.graphs.ir import Node
+from ferrum.graphs.numpy_run import normalize
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,12 @@ class RunNorm(RunKernel):
     @property
     def args(self) -> tuple[str, ...]:
         return ("count", "value:0", "weight:0", *(("weight:1",) if self.bias else ()), "result")
+
+    def reference(self, runs: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        if self.centered:
+            runs = runs - runs.mean(-1, keepdims=True)
+        scaled = normalize(runs, arrays["weight:0"], self.eps)
+        return np.asarray(scaled + arrays["weight:1"]) if self.bias else scaled
 
     def why(self) -> str:
         return f"generic: norms of {self.x.count} runs of {self.x.length} elements in each row"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
+
+from numpy.typing import NDArray
 
 from ferrum.codegen.kernels.rowwise import RunKernel, runs
 from ferrum.codegen.moves import value_view
 from ferrum.codegen.views import row_axes
 from ferrum.codegen.walk import Walk, number
 from ferrum.graphs.ir import Node
+from ferrum.graphs.numpy_run import softmax
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,9 @@ class Softmax(RunKernel):
 
     stem: ClassVar[str] = "softmax"
     elements: ClassVar[bool] = True
+
+    def reference(self, runs: NDArray[Any], arrays: dict[str, NDArray[Any]]) -> NDArray[Any]:
+        return softmax(runs)
 
     def why(self) -> str:
         return f"generic: runs of {self.x.length} elements, {self.x.count} times a row"

@@ -35,7 +35,7 @@ from ferrum.devices.pools import Pool
 from ferrum.errors import FerrumError
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
-from ferrum.pack.programs import kv_groups
+from ferrum.pack.programs import kv_groups, row_width
 from ferrum.pack.reader import Pack
 
 # Weights go to the device in pieces through two pinned buffers of this size: one is filled while the other is copied.
@@ -88,7 +88,7 @@ class CudaExecutor:
         self._recordings = Recordings(resolver)
         self._functions = self._load_code(pack, table)
         self._pools = resolver.kv.pools
-        self._logits_at = resolver.arena.offsets[table.logits_slot]
+        self._logits_at, self._width = resolver.arena.offsets[table.logits_slot], row_width(pack.manifest)
         self._allocate_buffers(pack, resolver)
         self._upload(pack.weights[: pack.manifest.weights_bytes])
         self._lanes = [self._make_lane(resolver) for _ in range(2)]
@@ -122,12 +122,12 @@ class CudaExecutor:
 
     def logits(self) -> NDArray[np.float32]:
         self._bind()
-        limits, rows = self.limits, self.buffers.num_samples
+        rows = self.buffers.num_samples
         if self._logits is None:
-            self._logits = np.zeros((limits.max_samples, limits.vocab_size), np.float32)
+            self._logits = np.zeros((self.limits.max_samples, self._width), np.float32)
         if rows:
             source = self._at["arena"] + self._logits_at
-            self._call("cuMemcpyDtoHAsync", self._logits.ctypes.data, source, 4 * rows * limits.vocab_size, self._stream)
+            self._call("cuMemcpyDtoHAsync", self._logits.ctypes.data, source, 4 * rows * self._width, self._stream)
             self._call("cuStreamSynchronize", self._stream)
         return self._logits[:rows]
 

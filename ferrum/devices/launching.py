@@ -16,7 +16,7 @@ true counts from the header of the inputs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -50,7 +50,7 @@ from ferrum.pack.launches import (
     taken,
     total,
 )
-from ferrum.pack.programs import KvGroup, kv_groups
+from ferrum.pack.programs import KvGroup, kv_groups, require_program
 from ferrum.pack.schema import Manifest
 from ferrum.pack.step import OUTPUTS, RowCounts, StepArray, shape_of
 
@@ -329,14 +329,15 @@ def choose_limits(manifest: Manifest, table: LaunchTable, options: DeviceOptions
     KV blocks for every sequence at full length, less when memory or the user says so. Raises FerrumError when not even one
     sequence of a useful length fits.
     """
-    groups, model = kv_groups(manifest), manifest.model
-    unit = groups[0].unit
-    per_seq = -(-(options.max_model_len or model.max_model_len) // unit)
+    groups, model, whole = kv_groups(manifest), manifest.model, require_program(manifest).whole
+    unit, length = groups[0].unit, options.max_model_len or model.max_model_len
+    per_seq = -(-length // unit)
     samples = options.max_samples or options.max_seqs
+    tokens = max(options.max_tokens, length) if whole else options.max_tokens
     limits = Limits(
-        max_tokens=options.max_tokens,
-        max_seqs=min(options.max_seqs, options.max_tokens),
-        max_samples=min(samples, options.max_tokens),
+        max_tokens=tokens,
+        max_seqs=min(options.max_seqs, tokens),
+        max_samples=min(samples, tokens),
         num_blocks=0,
         block_size=unit,
         max_blocks_per_seq=per_seq,
@@ -344,6 +345,8 @@ def choose_limits(manifest: Manifest, table: LaunchTable, options: DeviceOptions
         max_adjust=max(1 << 16, samples * 1024),
         groups=windows(groups, (0,) * len(groups)),
     )
+    if whole:  # nothing is kept
+        return replace(limits, num_blocks=per_seq * limits.max_seqs)
     left = max(0, free - manifest.weights_bytes - device_bytes(table, limits))
     budget = options.kv_cache_bytes or int(left * KV_SHARE)
     if budget > left:

@@ -35,7 +35,7 @@ from ferrum.errors import FerrumError
 from ferrum.pack.atomic import write_atomic
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import LaunchTable
-from ferrum.pack.programs import build_of, kv_groups
+from ferrum.pack.programs import build_of, kv_groups, row_width
 from ferrum.pack.reader import Pack
 from ferrum.pack.schema import MEMBER_ALIGNMENT
 
@@ -147,7 +147,7 @@ class MetalExecutor:
         self._buffers["numbers"] = self._allocate(4 * len(numbers))
         self._bytes_of(self._buffers["numbers"])[: 4 * len(numbers)].view(np.int32)[:] = numbers
         logits = self._bytes_of(self._buffers["arena"])[resolver.arena.offsets[table.logits_slot] :]
-        shape = self.limits.max_samples, self.limits.vocab_size
+        shape = self.limits.max_samples, row_width(pack.manifest)
         self._logits = logits[: 4 * shape[0] * shape[1]].view(np.float32).reshape(shape)
         self._lanes = [self._make_lane(resolver) for _ in range(2)]
         for lane in self._lanes:

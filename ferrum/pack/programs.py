@@ -84,8 +84,9 @@ def check_step(manifest: Manifest, path: str) -> ProgramRecord:
     return program
 
 
-def row_width(manifest: Manifest, program: ProgramRecord) -> int:
-    """Numbers of a row that the program gives: logits, or an embedding."""
+def row_width(manifest: Manifest, program: ProgramRecord | None = None) -> int:
+    """Numbers of a row that the program (of requests, if none is named) gives: logits, or an embedding."""
+    program = program or require_program(manifest)
     made = program.outputs if program.name == ENCODE else []
     return made[0].width if made else manifest.model.vocab_size
 
@@ -157,7 +158,6 @@ def _reserved(manifest: Manifest, program: ProgramRecord) -> dict[str, bool]:
         "a launcher": bool(manifest.launcher),
         "whole sequences in one step": program.whole and program.name != ENCODE,
         "parts of sequences to encode": program.name == ENCODE and not program.whole,
-        f"embeddings on {manifest.target.device}": program.name == ENCODE and manifest.target.device != "cpu",
         "states of an encoder": program.name == ENCODE and bool(program.states),
         "states of other kinds": any(state.kind == "fixed" for state in _states(manifest, program)),
         "states in other groups": not _numbered(_states(manifest, program)),

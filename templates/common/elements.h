@@ -9,7 +9,7 @@ INLINE float el_nan(void) { return FLOAT_OF(0x7fc00000u); }
 INLINE float el_exp(float x) {
   const float low = x < -110.0f ? -110.0f : x, y = low > 90.0f ? 90.0f : low;
   const float t = y * 1.44269504f + 12582912.0f, n = t - 12582912.0f;
-  const int whole = (int)BITS_OF(t) - 0x4b400000, half = whole >> 1;
+  const int whole = (int)BITS_OF(t) - 0x4b400000, first = whole >> 1; /* of two factors */
   float r = y - n * 0.693359375f;
   r = r + n * 2.12194440e-4f;
   float p = 1.9875691500e-4f * r + 1.3981999507e-3f;
@@ -18,7 +18,7 @@ INLINE float el_exp(float x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  return p * FLOAT_OF((unsigned)(half + 127) << 23) * FLOAT_OF((unsigned)(whole - half + 127) << 23);
+  return p * FLOAT_OF((unsigned)(first + 127) << 23) * FLOAT_OF((unsigned)(whole - first + 127) << 23);
 }
 
 /* The natural logarithm; relative error below 2e-7. The mantissa lies in [sqrt(1/2), sqrt(2)). */

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ferrum.codegen.kernels.elements import EITHER, FLOATS, INTS, expression, literal
 from ferrum.codegen.kernels.map.body import Part, merged
 from ferrum.codegen.prove import runs_here
-from ferrum.codegen.target import TARGETS
+from ferrum.codegen.target import TARGETS, Target
 from ferrum.codegen.views import permuted, reshaped, sliced, whole
 from ferrum.graphs.expressions.expression import Tensor
 from ferrum.graphs.infer_region import ELEMENT_OPS
@@ -26,6 +26,7 @@ from tests.codegen.small_graphs import Compiled
 
 HERE = [t for t in TARGETS if runs_here(t.arch, t.requires)]
 VOCAB = 40
+Make = Callable[[Graph, dict[str, np.ndarray]], Compiled]  # a graph's code, with its weights
 # What a function is asked about where it is defined, and far from there.
 DOMAIN: dict[str, tuple[float, float]] = {
     "log": (1e-6, 50.0), "log1p": (-0.99, 50.0), "sqrt": (0.0, 50.0), "rsqrt": (0.01, 50.0), "reciprocal": (0.1, 9.0),
@@ -150,8 +151,9 @@ class Draw:
         return self.s.emit("reshape", name, shape=(*shape[:axis], factor, size // factor, *shape[axis + 1 :]))
 
 
-def check(data: st.DataObject, steps: int) -> None:
-    target, width = data.draw(st.sampled_from(HERE)), data.draw(st.sampled_from([1, 6, 8, 30, 60]))
+def drawn(data: st.DataObject, steps: int) -> tuple[Graph, dict[str, np.ndarray]]:
+    """A graph of so many ops, and its weights."""
+    width = data.draw(st.sampled_from([1, 6, 8, 30, 60]))
 
     def build(s: Scope, name: str) -> str:
         made = Draw(data, s)
@@ -161,8 +163,14 @@ def check(data: st.DataObject, steps: int) -> None:
 
     graph = table_graph(width, build)
     random = np.random.default_rng(width)
-    weights = {p.name: random.normal(size=p.shape).astype(np.float32) for p in graph.params if p.weight is not None}
+    return graph, {p.name: random.normal(size=p.shape).astype(np.float32) for p in graph.params if p.weight is not None}
+
+
+def check(data: st.DataObject, steps: int) -> None:
+    target = data.draw(st.sampled_from(HERE))
+    graph, weights = drawn(data, steps)
     compiled = Compiled(graph, weights, target)
+    random = np.random.default_rng(steps)
     tokens = random.integers(0, VOCAB, 21).tolist()
     wanted = compiled.expected(tokens)
     found = compiled.run(tokens)
@@ -186,7 +194,11 @@ def test_many_drawn_ops(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize("target", HERE[-1:], ids=lambda t: t.name)
-def test_functions_over_their_range(target: object) -> None:
+def test_functions_over_their_range(target: Target) -> None:
+    over_their_range(lambda graph, weights: Compiled(graph, weights, target))
+
+
+def over_their_range(make: Make) -> None:
     """Each function where it is steep, where it is flat and at its edges, beside numpy in float64."""
     edges = [0.0, 1e-30, 1e-8, 1e-3, 0.5, 0.62, 0.63, 0.999, 1.0, 1.001, 2.0, 5.0, 10.0, 30.0, 88.0, 89.0, 200.0, 1e10, math.inf]
     column = np.array([*edges, *(-x for x in edges), float("nan"), 1e-40], np.float32)
@@ -196,7 +208,7 @@ def test_functions_over_their_range(target: object) -> None:
     def build(s: Scope, name: str) -> str:
         return str(s.emit("cat", *(s.emit(op, name) for op in ops), axis=1))
 
-    compiled = Compiled(table_graph(len(column), build), {"table": table}, target)  # type: ignore[arg-type]
+    compiled = make(table_graph(len(column), build), {"table": table})
     with np.errstate(all="ignore"):
         found, wanted = compiled.run([3])[0], compiled.expected([3])[0]
         wanted = np.where(np.abs(wanted) < 1.2e-38, 0, wanted)
@@ -206,7 +218,11 @@ def test_functions_over_their_range(target: object) -> None:
 
 
 @pytest.mark.parametrize("target", HERE[-1:], ids=lambda t: t.name)
-def test_functions_with_steps(target: object) -> None:
+def test_functions_with_steps(target: Target) -> None:
+    at_steps(lambda graph, weights: Compiled(graph, weights, target))
+
+
+def at_steps(make: Make) -> None:
     """Of numbers that are exact in binary, on both sides of each step."""
     column = np.arange(-20, 21, dtype=np.float32) / 8
 
@@ -215,7 +231,7 @@ def test_functions_with_steps(target: object) -> None:
         parts = (s.emit("floor", name), s.emit("floor_divide", name, half), s.emit("remainder", name, half))
         return str(s.emit("cat", *parts, axis=1))
 
-    compiled = Compiled(table_graph(len(column), build), {"table": np.tile(column, (VOCAB, 1))}, target)  # type: ignore[arg-type]
+    compiled = make(table_graph(len(column), build), {"table": np.tile(column, (VOCAB, 1))})
     np.testing.assert_array_equal(compiled.run([3])[0], compiled.expected([3])[0])
 
 

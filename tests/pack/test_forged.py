@@ -95,7 +95,6 @@ def test_numbers_that_reach_code_are_refused_even_with_a_contract_that_fits(
         ({"programs": [encode_record((1 << 20) + 1)]}, "other arrays"),
         ({"programs": [encode_record(whole=False)]}, "parts of sequences"),
         ({"programs": [encode_record(states=["kv"])]}, "states of an encoder"),
-        ({"programs": [encode_record()], "target": CUDA}, "embeddings on cuda"),
         ({"states": [msgspec.structs.replace(paged_state(), kind="fixed")]}, "other kinds"),
         ({"states": [msgspec.structs.replace(paged_state(), kind="slot")]}, "other groups"),
         ({"format": 1}, "compile it again"),
@@ -113,6 +112,7 @@ def test_an_encoder_keeps_nothing() -> None:
     found = step_program(manifest, "x", {"avx2", "fma"})
     assert (found.record.name, found.width, found.build.entry) == ("encode", 7, "code/step.so")
     assert [(group.layers, group.unit_bytes) for group in found.groups] == [(0, 0)]
+    assert step_program(msgspec.structs.replace(manifest, target=CUDA), "x", {"avx2", "fma"}).width == 7
 
 
 def test_a_block_spans_the_states_of_its_program_and_no_others() -> None:

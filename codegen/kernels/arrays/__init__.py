@@ -1,24 +1,34 @@
 """Kernels that pick, place, order or multiply elements of each row: whatever no pattern of a model has a kernel of its own for.
 
 A row is all that a value has for one token (or sample), four bytes an element. What an op does along an axis of a value it does
-along an axis of each row; sizes are constants, and only how many rows there are is known to the step. CPUs only so far.
+along an axis of each row; sizes are constants, and only how many rows there are is known to the step.
 """
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-from ferrum.codegen.kernels.base import Cost
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.base import Cost, Kernel
+from ferrum.codegen.kernels.cases import Case
 from ferrum.codegen.kernels.cpu import CpuKernel
+from ferrum.codegen.kernels.gpu import Geometry, GpuKernel, blocks_of, item_threads, parameter, parameters, per_item
+from ferrum.codegen.kernels.trials import Lies, draw, rows_of
 from ferrum.codegen.moves import copied
 from ferrum.codegen.views import View, row_axes, row_dims
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
 from ferrum.graphs.op_spec import integer
+from ferrum.pack.launches import Rows
 
 ELEMENT = 4  # bytes
+_SHORT = 64  # places of a stored axis in a trial
 
 
 @dataclass(frozen=True)
@@ -67,14 +77,28 @@ class Operand:
                 return f"(c->config.weights + l->weight[{what}])"
         return f"c->step->{what}"
 
+    @property
+    def gpu_type(self) -> str:
+        """``type`` in CUDA and Metal."""
+        return "int" if self.type == "int32_t" else "float"
+
+    @property
+    def parameter(self) -> str:
+        """``pointer`` in CUDA and Metal."""
+        return parameter(self.arg) + (f" + {self.offset}" if self.offset else "")
+
+    def lies(self, low: int = 0, high: int = 2) -> Lies:
+        """Its elements in a trial; integers from ``low`` to before ``high``."""
+        kind = "f32" if self.type == "float" else "i32"
+        return Lies(self.arg, kind, self.row, self.offset, self.dims, self.strides, low, high)
+
     def around(self, axis: int) -> tuple[int, int, int]:
         """How many elements are before, along and behind an axis."""
         return math.prod(self.dims[:axis]), self.dims[axis], math.prod(self.dims[axis + 1 :])
 
 
-@dataclass(frozen=True)
-class ArrayKernel(CpuKernel):
-    """A kernel whose fields of the type ``Operand`` are what it reads and, the last of them, writes. Threads claim items."""
+class OperandKernel(Kernel):
+    """A kernel whose fields of the type ``Operand`` are what it reads and, the last of them, writes."""
 
     @property
     def operands(self) -> tuple[Operand, ...]:
@@ -94,6 +118,71 @@ class ArrayKernel(CpuKernel):
         """What is read and written, and ``flops``."""
         stored, rows = (sum(ELEMENT * o.size for o in self.operands if o.stored is kind) for kind in (True, False))
         return Cost(stored, rows, self.flops)
+
+
+@dataclass(frozen=True)
+class ArrayKernel(OperandKernel, CpuKernel):
+    """A kernel over operands for CPUs. Threads claim items."""
+
+
+@dataclass(frozen=True)
+class ItemKernel(ArrayKernel, GpuKernel):
+    """One for all devices. On GPUs a thread has an item of a row, usually an element of the result."""
+
+    @property
+    def items(self) -> int:
+        return self.operands[-1].size
+
+    @property
+    def params_of_gpu(self) -> list[str]:
+        """What the function of a GPU takes: operands, then arrays and words of the step."""
+        typed = {operand.arg: operand.gpu_type for operand in self.operands}
+        return parameters(dict.fromkeys(self.args[1:], "int") | typed)
+
+    @property
+    def threads(self) -> int:
+        return item_threads(self.items)
+
+    def geometry(self, rows: Rows) -> Geometry:
+        return per_item(rows, self.items, self.threads)
+
+    def context(self) -> dict[str, object]:
+        blocks = blocks_of(self.items, self.threads)
+        return {"params": self.params_of_gpu, "threads": self.threads, "items": self.items, "blocks": blocks}
+
+    @abstractmethod
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        """What becomes of the operands, each ``[rows, *dims]``."""
+
+    @property
+    def below(self) -> int:
+        """Integers of a trial lie between it and its negative: places of an axis of so many."""
+        return 5
+
+    def case(self, random: np.random.Generator, rows: int = 3, **_: Any) -> Case:
+        lying = [operand.lies(-self.below, self.below) for operand in self.operands[:-1]]
+        arrays = draw(random, lying, rows)
+        found = self.reference(*(lies.seen(arrays[lies.arg], rows) for lies in lying))
+        whole = self.operands[-1].type == "int32_t"
+        return rows_of(arrays, found.astype(np.int32 if whole else np.float64))
+
+
+def flat(array: NDArray[Any], around: tuple[int, int, int]) -> NDArray[Any]:
+    """``[rows, *dims]`` with three axes of a row: before, along and behind the one that an op goes along."""
+    return array.reshape(len(array), *around)
+
+
+def inside(places: NDArray[Any], n: int) -> NDArray[Any]:
+    """Places of an axis of ``n``: from its end where they are negative, and the nearest one inside."""
+    at = places.astype(np.int64)
+    return np.clip(np.where(at < 0, at + n, at), 0, n - 1)
+
+
+def shorter(x: Operand, axis: int) -> Operand:
+    """A stored operand with fewer places along its first axis, for trials."""
+    if x.row or axis or not x.stored:
+        return x
+    return replace(x, dims=(min(x.dims[0], _SHORT), *x.dims[1:]))
 
 
 def dense(walk: Walk, name: str, origin: str) -> View:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ferrum.codegen.kernels.arrays import ArrayKernel, Operand, Operands
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.arrays import ItemKernel, Operand, Operands
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
+from ferrum.graphs.numpy_index import convolved
 from ferrum.graphs.op_spec import axes, integer
 
 
@@ -24,7 +27,7 @@ class Ints:
 
 
 @dataclass(frozen=True)
-class Conv(ArrayKernel):
+class Conv(ItemKernel):
     """Of each row ``x [channels, places ..], weight [outputs, channels / groups, width ..] -> [outputs, places ..]``, float32.
 
     Each sum is made channel by channel, place by place of the window, whatever else is computed.
@@ -45,7 +48,7 @@ class Conv(ArrayKernel):
 
     def context(self) -> dict[str, object]:
         rank = len(self.stride.values)
-        return {
+        return super().context() | {
             "channels": self.weight.dims[1],
             "width": self.weight.dims[2:],
             "sizes": self.x.dims[-rank:],
@@ -55,6 +58,11 @@ class Conv(ArrayKernel):
             "behind": [math.prod(self.x.dims[len(self.x.dims) - rank + axis + 1 :]) for axis in range(rank)],
             "inside": [math.prod(self.weight.dims[axis + 3 :]) for axis in range(rank)],
         }
+
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        rank = len(self.stride.values)
+        x = read[0].reshape(-1, *self.x.dims[-rank - 1 :])  # rows, and what of a row comes before the channels, side by side
+        return convolved(x, read[1][0], self.stride.values, self.padding.values, self.dilation.values, self.groups)
 
     def why(self) -> str:
         return "generic: a row of places at a time"

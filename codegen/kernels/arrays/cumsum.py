@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ferrum.codegen.kernels.arrays import ArrayKernel, Operand, Operands
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.arrays import ItemKernel, Operand, Operands, flat
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
 
 
 @dataclass(frozen=True)
-class Cumsum(ArrayKernel):
+class Cumsum(ItemKernel):
     """Of each row ``x [outer, n, inner] -> [outer, n, inner]``, added one after the other in the type of x."""
 
     stem: ClassVar[str] = "cumsum"
@@ -25,7 +28,14 @@ class Cumsum(ArrayKernel):
 
     def context(self) -> dict[str, object]:
         outer, n, inner = self.x.around(self.axis)
-        return {"outer": outer, "n": n, "inner": inner}
+        return super().context() | {"outer": outer, "n": n, "inner": inner}
+
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        return np.cumsum(flat(read[0], self.x.around(self.axis)), axis=2)
+
+    @property
+    def items(self) -> int:
+        return self.x.size // self.x.dims[self.axis]
 
     def why(self) -> str:
         return "generic: sums in order, side by side"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from ferrum.codegen.kernels.arrays import ArrayKernel, Operand, Operands
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.arrays import ItemKernel, Operand, Operands, flat, inside, shorter
 from ferrum.codegen.views import row_axes
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
@@ -13,7 +16,7 @@ from ferrum.graphs.op_spec import integer
 
 
 @dataclass(frozen=True)
-class Gather(ArrayKernel):
+class Gather(ItemKernel):
     """Of each row ``x [outer, n, inner], places [outer, m, inner] -> [outer, m, inner]``; places as in ``Take``."""
 
     stem: ClassVar[str] = "gather"
@@ -25,7 +28,19 @@ class Gather(ArrayKernel):
 
     def context(self) -> dict[str, object]:
         outer, n, inner = self.x.around(self.axis)
-        return {"outer": outer, "n": n, "inner": inner}
+        return super().context() | {"outer": outer, "n": n, "inner": inner}
+
+    @property
+    def below(self) -> int:
+        return self.x.dims[self.axis]
+
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        outer, n, inner = self.x.around(self.axis)
+        at = flat(read[1], (outer, self.m, inner))
+        return np.take_along_axis(flat(read[0], (outer, n, inner)), inside(at, n), 2)
+
+    def reduced(self) -> Gather:
+        return replace(self, x=shorter(self.x, self.axis))
 
     def why(self) -> str:
         return "generic: an element at a time"

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ferrum.codegen.kernels.arrays import ArrayKernel, Operand, Operands
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.arrays import ItemKernel, Operand, Operands
 from ferrum.codegen.views import View, broadcast, row_axes
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node, Shape
 
 
 @dataclass(frozen=True)
-class MatMul(ArrayKernel):
+class MatMul(ItemKernel):
     """Of each row ``a [.., m, k], b [.., k, n] -> [.., m, n]``, wherever elements lie; a stride of 0 is a broadcast.
 
     Each sum is made in the order of k or, where both lie along k, in one order of its parts: whatever other rows there are.
@@ -31,7 +34,7 @@ class MatMul(ArrayKernel):
     def context(self) -> dict[str, object]:
         batch = zip(self.out.dims[:-2], self.a.strides[:-2], self.b.strides[:-2], strict=True)
         along = self.a.strides[-1] == self.b.strides[-2] == 1 and self.b.strides[-1] != 1
-        return {
+        return super().context() | {
             "batch": [axis for axis in batch if axis[0] != 1],
             "count": math.prod(self.out.dims[:-2]),
             "m": self.out.dims[-2],
@@ -39,6 +42,10 @@ class MatMul(ArrayKernel):
             "n": self.out.dims[-1],
             "along": along,
         }
+
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        left, right = (array.astype(np.float64) for array in read)
+        return np.asarray(left @ right)
 
     def why(self) -> str:
         return "generic: columns side by side, in the order of k, read where they lie"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ferrum.codegen.kernels.arrays import ArrayKernel, Operand, Operands, dense
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.arrays import ItemKernel, Operand, Operands, dense, flat
 from ferrum.codegen.kernels.arrays.gather import Gather
 from ferrum.codegen.views import whole
 from ferrum.codegen.walk import Walk
@@ -15,7 +18,7 @@ _FEW = 32  # so many places are kept in order while the axis is read once
 
 
 @dataclass(frozen=True)
-class Order(ArrayKernel):
+class Order(ItemKernel):
     """Of each row ``x [outer, n, inner] -> places [outer, k, inner]``, int32; equal values keep their order, NaN come last."""
 
     stem: ClassVar[str] = "order"
@@ -42,7 +45,15 @@ class Order(ArrayKernel):
 
     def context(self) -> dict[str, object]:
         outer, n, inner = self.x.around(self.axis)
-        return {"outer": outer, "n": n, "inner": inner, "k": self.k, "few": self.few}
+        return super().context() | {"outer": outer, "n": n, "inner": inner, "k": self.k, "few": self.few}
+
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        x = flat(read[0], self.x.around(self.axis))
+        return np.argsort(-x if self.descending else x, axis=2, kind="stable")[:, :, : self.k]
+
+    @property
+    def items(self) -> int:
+        return self.x.size
 
     def why(self) -> str:
         return "generic: " + ("the first places are kept in order" if self.few else "runs are merged")

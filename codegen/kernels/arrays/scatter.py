@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ferrum.codegen.kernels.arrays import ArrayKernel, Operand, Operands
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.arrays import ItemKernel, Operand, Operands, flat, inside
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
 
 
 @dataclass(frozen=True)
-class Scatter(ArrayKernel):
+class Scatter(ItemKernel):
     """Of each row ``x [outer, n, inner], places and values [outer, m, inner] -> [outer, n, inner]``; places as in ``Take``."""
 
     stem: ClassVar[str] = "scatter"
@@ -28,7 +31,24 @@ class Scatter(ArrayKernel):
 
     def context(self) -> dict[str, object]:
         outer, n, inner = self.x.around(self.axis)
-        return {"outer": outer, "n": n, "inner": inner, "m": self.places.dims[self.axis]}
+        return super().context() | {"outer": outer, "n": n, "inner": inner, "m": self.places.dims[self.axis]}
+
+    @property
+    def below(self) -> int:
+        return self.x.dims[self.axis]
+
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        operands = (self.x, self.places, self.values)
+        x, places, values = (flat(array, o.around(self.axis)) for array, o in zip(read, operands, strict=True))
+        out, at = np.array(x), inside(places, x.shape[2])
+        for m in range(at.shape[2]):
+            here, new = at[:, :, m : m + 1], values[:, :, m : m + 1]
+            np.put_along_axis(out, here, np.take_along_axis(out, here, 2) + new if self.adds else new, 2)
+        return out
+
+    @property
+    def items(self) -> int:
+        return self.x.size // self.x.dims[self.axis]
 
     def why(self) -> str:
         return "generic: a thread has all of an axis, so that values come in their order"

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-from ferrum.codegen.kernels.arrays import ArrayKernel, Operand, Operands
+import numpy as np
+from numpy.typing import NDArray
+
+from ferrum.codegen.kernels.arrays import ItemKernel, Operand, Operands, flat, inside, shorter
 from ferrum.codegen.walk import Walk
 from ferrum.graphs.ir import Node
 
 
 @dataclass(frozen=True)
-class Take(ArrayKernel):
+class Take(ItemKernel):
     """Of each row ``x [outer, n, inner], places [m] -> [outer, m, inner]``; a place outside of n is the nearest one inside."""
 
     stem: ClassVar[str] = "take"
@@ -23,7 +26,19 @@ class Take(ArrayKernel):
 
     def context(self) -> dict[str, object]:
         outer, n, inner = self.x.around(self.axis)
-        return {"outer": outer, "n": n, "inner": inner, "m": math.prod(self.places.dims)}
+        return super().context() | {"outer": outer, "n": n, "inner": inner, "m": math.prod(self.places.dims)}
+
+    @property
+    def below(self) -> int:
+        return self.x.dims[self.axis]
+
+    def reference(self, *read: NDArray[Any]) -> NDArray[Any]:
+        x, places = flat(read[0], self.x.around(self.axis)), read[1].reshape(len(read[1]), 1, -1, 1)
+        at = np.broadcast_to(inside(places, x.shape[2]), (*x.shape[:2], places.shape[2], x.shape[3]))
+        return np.take_along_axis(x, at, 2)
+
+    def reduced(self) -> Take:
+        return replace(self, x=shorter(self.x, self.axis))
 
     def why(self) -> str:
         return "generic: elements that lie together are copied"

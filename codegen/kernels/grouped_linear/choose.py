@@ -7,8 +7,9 @@ import math
 from ferrum.codegen.kernels.arrays import Operands, dense
 from ferrum.codegen.kernels.grouped_linear.bucket import Bucket, BucketRows, list_bytes
 from ferrum.codegen.kernels.grouped_linear.cpu import CpuGroupedLinear
+from ferrum.codegen.kernels.grouped_linear.plain import PlainGroupedLinear
 from ferrum.codegen.kernels.linear.choose import cut
-from ferrum.codegen.layouts import StackedLayout, TiledLayout, parse_layout
+from ferrum.codegen.layouts import RowLayout, StackedLayout, TiledLayout, parse_layout
 from ferrum.codegen.layouts.activations import act_for
 from ferrum.codegen.target import Target
 from ferrum.codegen.tuned import blocking
@@ -37,6 +38,18 @@ def on_cpu(walk: Walk, node: Node) -> None:
         matrix.n, matrix.k, matrix, False, False, "", act, count=layout.count, times=times, **cut(matrix, target, block)
     )
     walk.add(node, kernel, (f"{name}.sorted", listed), node.inputs[1:2], 4 * times * matrix.n)
+
+
+def on_gpu(walk: Walk, node: Node) -> None:
+    param = walk.graph.param(node.inputs[1])
+    layout = parse_layout(param.layout, param.format, param.shape)
+    assert isinstance(layout, StackedLayout) and isinstance(layout.matrix, RowLayout)
+    matrix = layout.matrix
+    found = Operands(walk, node, [walk.view(node.inputs[0]), dense(walk, node.inputs[2], node.origin)])
+    x, group = found.read
+    found.params.append(node.inputs[1])
+    kernel = PlainGroupedLinear(matrix.n, matrix.k, matrix, layout.count, x, group, found.result())
+    walk.add(node, kernel, tuple(found.values), tuple(found.params), 4 * kernel.times * matrix.n)
 
 
 def runs(walk: Walk, node: Node, count: int, times: int) -> str:

@@ -9,10 +9,14 @@ from dataclasses import replace
 from ferrum.codegen.kernels.map import Map
 from ferrum.codegen.kernels.map.body import Body, Operand, Part, dense, merged, operand
 from ferrum.codegen.layouts.activations import ActFormat
+from ferrum.codegen.target import GpuTarget
 from ferrum.codegen.views import View, broadcast, contiguous, row_axes, row_dims
 from ferrum.codegen.walk import Walk, number, rows_of
+from ferrum.graphs.findings import Finding, UnsupportedOps
 from ferrum.graphs.ir import Node
 from ferrum.graphs.op_spec import axes
+
+MOST_OPERANDS = 29  # Metal binds 31 buffers: these, the count and the result
 
 
 def elements(walk: Walk, node: Node) -> None:
@@ -98,5 +102,9 @@ class Arguments:
     def add(self, node: Node, parts: Sequence[Part], act: ActFormat | None = None, output: str = "") -> None:
         act = act or ActFormat("f32")
         k = math.prod(row_dims(node.output.shape))
+        if isinstance(self.walk.target, GpuTarget) and len(self.params + self.inputs + self.values) > MOST_OPERANDS:
+            module, _, source = node.origin.rpartition(" ")
+            what = f"{node.op} of more than {MOST_OPERANDS} values"
+            raise UnsupportedOps([Finding(what, module, source, "--target cpu")], f"graph {self.walk.graph.name}")
         kernel = Map(k, Body(tuple(map(merged, parts))), act, self.own)
-        self.walk.add(node, kernel, self.values, self.params, act.row_bytes(k), output or node.output.name)
+        self.walk.add(node, kernel, self.values, self.params, self.walk.row_bytes(act, k), output or node.output.name)

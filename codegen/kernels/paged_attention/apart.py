@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ferrum.codegen.kernels.base import Cost, c_float
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
+from ferrum.codegen.kernels.trials import Lies
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,10 @@ class Heads:
     def slot(self) -> str:
         """The launch's slot."""
         return "in" if self.value == 0 else f"other[{self.value - 1}]"
+
+    def lies(self, count: int, width: int) -> Lies:
+        """``count`` of them in a trial."""
+        return Lies(f"value:{self.value}", "f32", self.row, self.offset, (count, width), (self.head, 1))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from ferrum.codegen.kernels import rope
@@ -10,9 +11,11 @@ from ferrum.codegen.kernels.paged_attention.apart import CpuAttend, Heads
 from ferrum.codegen.kernels.paged_attention.cpu import CpuAttention
 from ferrum.codegen.kernels.paged_attention.decode import DecodeAttention
 from ferrum.codegen.kernels.paged_attention.plain import PlainAttention
+from ferrum.codegen.kernels.paged_attention.plain_apart import ApartAttention
 from ferrum.codegen.kernels.paged_attention.prefill import PrefillAttention
 from ferrum.codegen.kernels.rope_kv import RopeKv
 from ferrum.codegen.kernels.schedule import Schedule, tile_tokens
+from ferrum.codegen.kernels.store_kv import StoreKv
 from ferrum.codegen.layouts.activations import ActFormat
 from ferrum.codegen.moves import copied, value_view
 from ferrum.codegen.target import GpuTarget, Target
@@ -45,20 +48,70 @@ def heads_of(walk: Walk, name: str, node: Node) -> View:
     return view if view.packed(1) else walk.view(copied(walk, name, node.origin))
 
 
+@dataclass(frozen=True)
+class Apart:
+    """What a ``paged_attend`` reads: queries, keys and values where they lie, if each head lies in order."""
+
+    bases: tuple[str, ...]
+    heads: tuple[Heads, Heads, Heads]
+    shared: dict[str, Any]
+    options: dict[str, Any]
+    width: int
+
+    @classmethod
+    def of(cls, walk: Walk, node: Node) -> Apart:
+        q, k, v = views = [heads_of(walk, name, node) for name in node.inputs[:3]]
+        bases = tuple(dict.fromkeys(view.base for view in views))
+        lying = [Heads(bases.index(view.base), view.width, view.offset, view.strides[0]) for view in views]
+        (num_heads, head_dim), (num_kv_heads, _), (_, width) = q.dims, k.dims, v.dims
+        shared = {
+            "num_heads": num_heads,
+            "num_kv_heads": num_kv_heads,
+            "head_dim": head_dim,
+            "window": int(number(node, "window")),
+            "softmax_scale": float(number(node, "scale")),
+            "kv_dtype": walk.kv_dtype,
+            "pool": walk.kept[int(number(node, "layer"))].group,
+        }
+        options = {
+            "value_width": width,
+            "softcap": float(number(node, "softcap")),
+            "operands": " ".join(words(node.attrs, "operands")),
+        }
+        return cls(bases, (lying[0], lying[1], lying[2]), shared, options, num_heads * width)
+
+
 def of_values(walk: Walk, node: Node) -> None:
-    """A ``paged_attend``: its queries, keys and values are read where they lie, if each head lies in order."""
-    target = walk.target
+    target, found = walk.target, Apart.of(walk, node)
     assert isinstance(target, Target)
-    views = [heads_of(walk, name, node) for name in node.inputs[:3]]
-    bases = tuple(dict.fromkeys(view.base for view in views))
-    q, k, v = (Heads(bases.index(view.base), view.width, view.offset, view.strides[0]) for view in views)
-    layer, ((num_heads, head_dim), (num_kv_heads, _), (_, width)) = int(number(node, "layer")), (view.dims for view in views)
-    kernel = CpuAttend(
-        num_heads, num_kv_heads, head_dim, int(number(node, "window")), float(number(node, "scale")), walk.kv_dtype,
-        rope_dim=0, qk_norm=False, eps=0.0, **_registers(target, walk.kv_dtype, head_dim), q=q, k=k, v=v, value_width=width,
-        softcap=float(number(node, "softcap")), operands=" ".join(words(node.attrs, "operands")), pool=walk.kept[layer].group,
-    )  # fmt: skip
-    walk.add(node, kernel, bases, node.inputs[3:], 4 * num_heads * width)
+    q, k, v = found.heads
+    registers = _registers(target, walk.kv_dtype, found.shared["head_dim"])
+    kernel = CpuAttend(**found.shared, **found.options, **registers, rope_dim=0, qk_norm=False, eps=0.0, q=q, k=k, v=v)
+    walk.add(node, kernel, found.bases, node.inputs[3:], 4 * found.width)
+
+
+def of_values_on_gpu(walk: Walk, node: Node) -> None:
+    """Keys and values are stored, and queries copied in the cache's format; then attention as of joined projections, where that
+    has all that is asked for."""
+    assert isinstance(walk.target, GpuTarget)
+    found, block = Apart.of(walk, node), _block_bytes(walk, node)
+    shared, options = found.shared, found.options
+    _schedule(walk, node, shared)
+    sizes = {name: shared[name] for name in ("num_heads", "num_kv_heads", "head_dim", "kv_dtype", "pool")}
+    q, k, v = found.heads
+    store = StoreKv(**sizes, value_width=options["value_width"], q=q, k=k, v=v, block_bytes=block)
+    queries, size = f"{node.output.name}.q", ActFormat(walk.kv_dtype).stride_bytes(shared["num_heads"] * shared["head_dim"])
+    walk.add(node, store, found.bases, (), size, queries)
+    out, name = walk.stored(node)
+    fields = shared | {"out": out.kind, "block_bytes": block}
+    plain = not options["softcap"] and not options["operands"] and options["value_width"] == shared["head_dim"]
+    variants = gpu_variants(fields, walk.target) if plain else (Variant(ApartAttention(**fields, **options)),)
+    walk.add(node, variants, (queries,), node.inputs[3:], out.stride_bytes(found.width), name)
+
+
+def _schedule(walk: Walk, node: Node, heads: dict[str, Any]) -> None:
+    tile = tile_tokens(heads["num_heads"] // heads["num_kv_heads"], _PREFILL_WARPS)
+    walk.once(("schedule", tile, heads["pool"]), node, Schedule(tile, heads["pool"]), (), 0, "")
 
 
 def _registers(target: Target, kv_dtype: str, head_dim: int) -> dict[str, Any]:
@@ -78,8 +131,7 @@ def on_gpu(walk: Walk, node: Node) -> None:
     assert isinstance(walk.target, GpuTarget)
     heads, block = _heads(walk, node), _block_bytes(walk, node)
     width = heads["num_heads"] * heads["head_dim"]
-    tile = tile_tokens(heads["num_heads"] // heads["num_kv_heads"], _PREFILL_WARPS)
-    walk.once(("schedule", tile, heads["pool"]), node, Schedule(tile, heads["pool"]), (), 0, "")
+    _schedule(walk, node, heads)
     shared = {name: heads[name] for name in ("num_heads", "num_kv_heads", "head_dim", "kv_dtype", "pool")}
     rotate = RopeKv(**shared, **_rotation(node), block_bytes=block)
     rotated, size = f"{node.output.name}.q", ActFormat(walk.kv_dtype).stride_bytes(width)
@@ -103,8 +155,8 @@ def _rotation(node: Node) -> dict[str, Any]:
 def _block_bytes(walk: Walk, node: Node) -> int:
     """Bytes of a block of the node's group with all its layers, which may differ."""
     group = walk.kept[int(number(node, "layer"))].group
-    values = sum(kept.heads * kept.width for kept in walk.kept.values() if kept.group == group)
-    return 2 * BLOCK_SIZE * values * KV_BYTES[walk.kv_dtype]
+    values = sum(kept.heads * (kept.width + kept.value_width) for kept in walk.kept.values() if kept.group == group)
+    return BLOCK_SIZE * values * KV_BYTES[walk.kv_dtype]
 
 
 def gpu_variants(fields: dict[str, Any], target: GpuTarget) -> tuple[Variant, ...]:

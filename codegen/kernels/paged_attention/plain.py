@@ -37,4 +37,5 @@ class PlainAttention(GpuAttention):
         return f"head size {self.head_dim} and {self.kv_dtype} keys have no matrix instruction: a warp per row and head"
 
     def context(self) -> dict[str, object]:
-        return super().context() | {"warps": _WARPS, "per_lane": -(-self.head_dim // WARP)}
+        options = {"values": self.head_dim, "softcap": "", "sinks": "", "slopes": "", "numbers": []}
+        return super().context() | options | {"warps": _WARPS, "per_lane": -(-self.head_dim // WARP)}

@@ -25,7 +25,7 @@ from ferrum.pack.check import damaged
 from ferrum.pack.launch_check import read_table
 from ferrum.pack.launches import HEADER, HEADER_WORDS, LaunchTable, total
 from ferrum.pack.layers import LayerPoint
-from ferrum.pack.programs import kv_groups
+from ferrum.pack.programs import kv_groups, row_width
 from ferrum.pack.reader import Pack
 
 # Copies landing late find more faults than eager ones and cost nothing.
@@ -73,7 +73,7 @@ class EmulatedExecutor:
         self._header[HEADER.index("max_blocks_per_seq")] = self.limits.max_blocks_per_seq
         self.buffers = self._make_buffers(resolver)
         slot, at = self._pieces["arena"].at(resolver.arena.offsets[table.logits_slot])
-        shape = self.limits.max_samples, self.limits.vocab_size
+        shape = self.limits.max_samples, row_width(pack.manifest)
         self._logits: NDArray[np.float32] = np.asarray(slot.view(np.float32, shape[0] * shape[1], at), np.float32).reshape(shape)
         # slots with counters keep what the last step left in them
         kept = {id(self._pieces["arena"].at(offset)[0]) for offset, _ in resolver.arena.zero}

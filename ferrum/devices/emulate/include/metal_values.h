@@ -153,6 +153,7 @@ template <class V, class A, class B, class... More> static inline V emu_vector(A
   template <class T> static inline T rsqrt(T x) { return (T)1 / __builtin_elementwise_sqrt(x); } \
   template <class T> static inline T pow(T x, T y) { return __builtin_elementwise_pow(x, y); }   \
   template <class T> static inline T powr(T x, T y) { return __builtin_elementwise_pow(x, y); }  \
+  template <class T> static inline T fmod(T x, T y) { return x - y * __builtin_elementwise_trunc(x / y); }                   \
   template <class T> static inline T divide(T x, T y) { return x / y; }                          \
   template <class T> static inline T fma(T a, T b, T c) { return __builtin_elementwise_fma(a, b, c); } \
   template <class T> static inline T fmax(T a, T b) { return __builtin_elementwise_max(a, b); }  \
