@@ -1,4 +1,4 @@
-"""What one sequence leaves in blocks of the cache does not reach the next one that gets them, not even a NaN, which times 0 is one."""
+"""What one sequence leaves in blocks of the cache does not reach the next one that gets them, nor does a NaN of it."""
 
 from __future__ import annotations
 
