@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.stop_after:
         made = [read_manifest(path).provenance for path in paths]
         said = [("weights", each.blocks) for each in made] + [("calibrated", each.calibrated) for each in made]
-        notes = [*dict.fromkeys(f"{what}: {text}" for what, text in said if text), *read_text(source).notes]
+        text = read_text(source)
+        notes = [*dict.fromkeys(f"{what}: {of}" for what, of in said if of), *text.notes]
         print_notes([*notes, *dict.fromkeys(note for path in paths if (note := quality_note(path)))])
     if args.json:
         records = [{"path": str(p), "bytes": p.stat().st_size, "seconds": round(seconds, 3)} for p in paths]
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     for path in paths:
         print(f"{path}  {size(path.stat().st_size)}  in {seconds:.1f} s" if path.is_file() else path)
     if not args.stop_after:
-        print(f"next: ferrum serve {shlex.quote(str(paths[0]))}", file=sys.stderr)
+        print(f"next: ferrum {'serve' if text.tokenizer else 'explain'} {shlex.quote(str(paths[0]))}", file=sys.stderr)
     return 0
 
 

@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
 
     parse_name(args.model)  # a wrong name is said before a prompt is read
     prompt = _given_prompt(args)
+    path = find_pack(args)
     make_ready(TEMPLATES)
     from ferrum.llm import LLM
     from ferrum.pack.reader import read_manifest
 
-    path = find_pack(args)
     with LLM(path, max_num_seqs=1, max_model_len=args.max_model_len, num_threads=args.threads, trust=args.trust) as llm:
         text = read_manifest(path).text
         chat = Chat(

@@ -214,6 +214,8 @@ def written_out(s: Scope, m: Match) -> str | None:
     soft = s.shape(m["soft"])
     if s.attr(m["soft"], "axis") != len(soft) - 1 or len(soft) != 4 or len(s.shape(m["v"])) != 4:
         return None
+    if (soft[0], *soft[2:]) != ("batch", "seq", "seq"):  # what a token's own parts see of each other, say
+        return None
     found = scores_of(s, m["scores"], soft[:2])
     if found is None or len(s.shape(found.k)) != 4:
         return None
@@ -221,8 +223,7 @@ def written_out(s: Scope, m: Match) -> str | None:
     if s.shape(key)[:3] != s.shape(m["v"])[:3]:
         return None
     if not found.added:
-        of_tokens = (soft[0], *soft[2:]) == ("batch", "seq", "seq")  # else what a token's own parts see of each other
-        return emit(s, found.q, key, m["v"], found.scale, ALL, found.softcap) if of_tokens and not found.kept else None
+        return None if found.kept else emit(s, found.q, key, m["v"], found.scale, ALL, found.softcap)
     table = found.added[0]
     for other in found.added[1:]:
         table = s.emit("add", table, other)

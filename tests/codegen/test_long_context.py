@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from ferrum.codegen.kernels.paged_attention.cpu import PART
 from ferrum.codegen.prove import runs_here
 from ferrum.codegen.target import TARGETS
-from ferrum.devices.base import Executor
-from ferrum.devices.cpu import CpuDevice
+from ferrum.devices.cpu import CpuDevice, CpuExecutor
 from ferrum.devices.options import DeviceOptions
 from ferrum.pack.reader import open_pack
 from tests.codegen.conftest import model_folder
@@ -36,9 +35,19 @@ CASES: list[tuple[str, str, str, dict[str, Any]]] = [
 QUICK = (CASES[0], CASES[-2])
 
 
-def logits_at(executor: Executor, tokens: list[int], blocks: list[int], positions: list[int]) -> NDArray[np.float32]:
-    """One step in which a sequence for each position has its token alone; all share the blocks, which hold every token."""
-    fill(executor, [(tokens[p : p + 1], p, blocks) for p in positions])
+def ending(executor: CpuExecutor, blocks: list[int], position: int) -> list[int]:
+    """``blocks`` of a sequence that ends at ``position``; the last is its own, as what lies behind an end is cleared."""
+    last, own = position // 16, len(blocks) + POSITIONS.index(position)
+    assert all(own < pool.num_blocks for pool in executor.pools.pools)
+    executor.copy_block(blocks[last], own)
+    for group in range(len(executor.pools.pools) - 1):
+        executor.copy_place(group, blocks[last], own)
+    return [*blocks[:last], own, *blocks[last + 1 :]]
+
+
+def logits_at(executor: CpuExecutor, tokens: list[int], blocks: list[int], positions: list[int]) -> NDArray[np.float32]:
+    """One step in which a sequence for each position has its token alone; all share the blocks before the last."""
+    fill(executor, [(tokens[p : p + 1], p, ending(executor, blocks, p)) for p in positions])
     executor.step()
     return executor.logits().copy()
 
@@ -63,13 +72,16 @@ def test_who_reads_a_context_changes_no_bit(
             executor = CpuDevice().load(opened, DeviceOptions(max_seqs=SEQS, max_tokens=CHUNK, num_threads=threads))
             for start in range(0, LENGTH, CHUNK):
                 last_logits(executor, tokens[start : start + CHUNK], start, blocks)
-            streamed = streamed or [last_logits(executor, tokens[p - 4 : p + 1], p - 4, blocks) for p in POSITIONS]
+            streamed = streamed or [
+                last_logits(executor, tokens[p - 4 : p + 1], p - 4, ending(executor, blocks, p)) for p in POSITIONS
+            ]
             together = logits_at(executor, tokens, blocks, POSITIONS)
             some = logits_at(executor, tokens, blocks, POSITIONS[::-3])[::-1]
             for i, row in enumerate(streamed):
                 np.testing.assert_array_equal(row, together[i], str(POSITIONS[i]))
-                last_logits(executor, [tokens[POSITIONS[i]] - 1], POSITIONS[i], blocks)  # its key and value must be replaced
-                np.testing.assert_array_equal(row, last_logits(executor, [tokens[POSITIONS[i]]], POSITIONS[i], blocks))
+                own = ending(executor, blocks, POSITIONS[i])
+                last_logits(executor, [tokens[POSITIONS[i]] - 1], POSITIONS[i], own)  # its key and value must be replaced
+                np.testing.assert_array_equal(row, last_logits(executor, [tokens[POSITIONS[i]]], POSITIONS[i], own))
             for row, wanted in zip(some, streamed[1::3], strict=True):
                 np.testing.assert_array_equal(row, wanted)
             executor.close()

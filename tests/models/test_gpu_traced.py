@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,13 +47,18 @@ PATTERNS = {
     "lfm2": "short convolutions",
     "jamba": "a state space among attention and experts",
 }
-FAST = ("cuda-sm89", "phi3")
-CASES = [
-    pytest.param(target, kind, id=f"{kind}-{target}", marks=() if (target, kind) == FAST else pytest.mark.slow)
-    for kind in PATTERNS
-    for target in GPUS
-]
+CUDA, METAL = GPUS
+FAST = {(CUDA, "phi3")}
+SLOW = {(CUDA, "mixtral"), (CUDA, "qwen3_next"), (CUDA, "gpt_oss"), (METAL, "gemma2"), (METAL, "deepseek_v3"), (METAL, "mamba2")}
 PARAMS = SamplingParams(temperature=0, max_tokens=16, ignore_eos=True)
+
+
+def case(target: str, kind: str) -> Any:
+    marks = () if (target, kind) in FAST else pytest.mark.slow if (target, kind) in SLOW else pytest.mark.sweep
+    return pytest.param(target, kind, id=f"{kind}-{target}", marks=marks)
+
+
+CASES = [case(target, kind) for kind in PATTERNS for target in GPUS]
 
 
 @cache
