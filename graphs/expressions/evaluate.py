@@ -336,7 +336,9 @@ def _components(expr: Expr) -> Components:
             return replace(expr, parts=parts)
         (part,) = parts
         if isinstance(expr, Reshape):
-            return Reshape(part, (*expr.shape[:-1], part.type.shape[-1]))
+            before, after = expr.source.type.blocked, expr.type.blocked
+            assert before is not None and after is not None
+            return Reshape(part, (*expr.shape[: after.axis], part.type.shape[before.axis], *expr.shape[after.axis + 1 :]))
         return replace(expr, source=part)
 
     def whole(name: str) -> Expr | None:

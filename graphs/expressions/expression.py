@@ -23,6 +23,7 @@ from ferrum.graphs.expressions.types import ExpressionFault as ExpressionFault
 from ferrum.graphs.expressions.types import Ints as Ints
 from ferrum.graphs.expressions.types import Type as Type
 from ferrum.graphs.expressions.types import check as check
+from ferrum.graphs.expressions.types import reshaped_blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +129,7 @@ class Reshape:
         inner = self.source.type
         fits = math.prod(inner.shape) == math.prod(self.shape) and all(dim >= 1 for dim in self.shape)
         check(fits, f"reshape of {list(inner.shape)} to {list(self.shape)}")
-        blocked = inner.blocked
-        if blocked and self.shape and blocked.axis == len(inner.shape) - 1 and self.shape[-1] == inner.shape[-1]:
-            return Type(self.shape, inner.dtype, replace(blocked, axis=len(self.shape) - 1))
-        return Type(self.shape, inner.dtype)
+        return Type(self.shape, inner.dtype, reshaped_blocks(inner, self.shape))
 
 
 @dataclass(frozen=True, slots=True)

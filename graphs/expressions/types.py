@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 Ints: TypeAlias = tuple[int, ...]
@@ -38,6 +38,19 @@ class Type:
     shape: Ints
     dtype: str = "f32"
     blocked: Blocked | None = None
+
+
+def reshaped_blocks(inner: Type, shape: Ints) -> Blocked | None:
+    """The blocks of ``inner`` in another shape: kept along a last axis that stays, and where axes of one place come and go."""
+    blocked = inner.blocked
+    if blocked is None or not shape:
+        return None
+    if blocked.axis == len(inner.shape) - 1 and shape[-1] == inner.shape[-1]:
+        return replace(blocked, axis=len(shape) - 1)
+    before, after = ([axis for axis, size in enumerate(sizes) if size > 1] for sizes in (inner.shape, shape))
+    if blocked.axis not in before or [inner.shape[axis] for axis in before] != [shape[axis] for axis in after]:
+        return None
+    return replace(blocked, axis=after[before.index(blocked.axis)])
 
 
 def check(condition: bool, what: str) -> None:

@@ -145,6 +145,19 @@ def test_outer_cuts_and_joins_commute_with_blocks(data: st.DataObject) -> None:
     assert np.array_equal(stacked.codes, np.stack([part.codes for part in blocks]))
 
 
+def test_axes_of_one_place_come_and_go_beside_blocks() -> None:
+    units = np.random.default_rng(3).integers(0, 120, (5, 12), np.uint8)
+    reader, leaf = Arrays({"w": units}), e.Dequant(Q8(4), (e.Tensor("w", (5, 12), "u8"),))
+    turned = e.Permute(leaf, (1, 0))
+    stacked = e.Cat(tuple(e.Reshape(turned, (1, 8, 5)) for _ in range(2)), 0)
+    assert turned.type.blocked is not None and stacked.type.blocked == replace(turned.type.blocked, axis=1)
+    one = ExprRows(stacked, reader).element(1)
+    assert one.blocked == turned.type.blocked and one.shape == (8, 5)
+    same(ExprRows(e.permute(one.expr, (1, 0)), reader).blocks(slice(0, 5)).values(), ExprRows(leaf, reader).values(slice(0, 5)))
+    assert e.Reshape(turned, (8, 5, 1)).type.blocked == turned.type.blocked
+    assert e.Reshape(turned, (4, 2, 5)).type.blocked is None
+
+
 def test_what_takes_blocks_away_is_named() -> None:
     leaf = e.Dequant(Q8(32), (e.Tensor("w", (4, 68), "u8"),))
     assert leaf.type == e.Type((4, 64), "f32", e.Blocked("q8", 32, 1, 8, False, "f16"))
