@@ -93,7 +93,11 @@ class Compiled:
         return found.reshape(rows, width)
 
     def expected(
-        self, tokens: Sequence[int], positions: Sequence[int] | None = None, starts: Sequence[int] | None = None
+        self,
+        tokens: Sequence[int],
+        positions: Sequence[int] | None = None,
+        starts: Sequence[int] | None = None,
+        dtype: type[np.floating[Any]] = np.float32,
     ) -> NDArray[Any]:
         """What the interpreter says, row by row."""
         rows, starts = len(tokens), starts or [0, len(tokens)]
@@ -102,7 +106,8 @@ class Compiled:
         if any(value.name == "sample_rows" for value in self.graph.inputs):
             inputs["sample_rows"] = np.array(starts[1:], np.int32) - 1
         name = self.graph.outputs[0]
-        found = interpret(self.graph, inputs, ArrayWeights(dict(self.weights)), query_start=starts, wanted=(name,))[name]
+        weights = ArrayWeights(dict(self.weights))
+        found = interpret(self.graph, inputs, weights, dtype, query_start=starts, wanted=(name,))[name]
         shape = self.graph.values()[name].shape
         if shape[:1] == ("samples",):
             return found

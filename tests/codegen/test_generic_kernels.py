@@ -172,9 +172,10 @@ def check(data: st.DataObject, steps: int) -> None:
     compiled = Compiled(graph, weights, target)
     random = np.random.default_rng(steps)
     tokens = random.integers(0, VOCAB, 21).tolist()
-    wanted = compiled.expected(tokens)
+    wanted = compiled.expected(tokens, dtype=np.float64)
     found = compiled.run(tokens)
-    assert np.abs(found - wanted).max() <= 2e-4 * max(1.0, np.abs(wanted).max())
+    rounding = np.abs(compiled.expected(tokens) - wanted).max()  # what drawn ops make of it: an exp of a hundred, say
+    assert np.abs(found - wanted).max() <= 2e-4 * max(1.0, np.abs(wanted).max()) + 8 * min(rounding, 0.01)
     for first, end, threads in ((0, 1, 1), (3, 9, 2), (4, 17, 1)):  # the same bits in any rows, on any threads
         part = compiled.run(tokens[first:end], list(range(first, end)), threads)
         np.testing.assert_array_equal(part, found[first:end])
